@@ -1,0 +1,113 @@
+#pragma once
+
+/// \file
+/// What a lock means: the verdict on its owner, and the words for it.
+///
+/// The rule behind every verdict: alive if anything says alive; dead only on proof; otherwise unknown, and unknown means
+/// held. `docs/protocol.md` has the table.
+
+#include <chrono>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <vector>
+
+#include <sessionlock/export.hpp>
+#include <sessionlock/lock_record.hpp>
+
+namespace sessionlock {
+
+/// Why a lock is, or looks, stale. The first six come from the verdict on the owner; the last three are facts about the
+/// record that are listed whatever the verdict is.
+enum class StaleReason {
+  missing_pid,         ///< The record names no usable owner.
+  dead_pid,            ///< No process has the recorded pid.
+  recycled_pid,        ///< The recorded pid now belongs to a process that started at another time.
+  previous_boot,       ///< Written under another boot of this machine, before this one.
+  orphaned,            ///< Of another namespace, and nobody holds its witness any more.
+  orphan_self_pid,     ///< This very process is recorded, yet holds nothing: left behind by an `exec`.
+  invalid_created_at,  ///< `createdAt` is absent or not RFC 3339.
+  too_old,             ///< `createdAt` is longer ago than `StalePolicy::stale_after`.
+  hold_exceeded        ///< The holder's own `maxHoldMs` has passed.
+};
+
+/// The reason as documented for users: "missing-pid", "dead-pid", …, "invalid-createdAt", "too-old", "hold-exceeded".
+/// Lifetime: the view is of static storage.
+[[nodiscard]] SESSIONLOCK_API std::string_view to_string(StaleReason reason);
+
+enum class LockState {
+  free,     ///< No lock file.
+  held,     ///< Somebody has it, or may have it.
+  pending,  ///< No usable owner yet, and so young that it may be a lock being written.
+  stale     ///< Removable: its owner is provably gone, or a policy says that age is enough.
+};
+enum class OwnerState { none, alive, dead, unknown };
+
+/// "free", "held", "pending" or "stale". Lifetime: static storage.
+[[nodiscard]] SESSIONLOCK_API std::string_view to_string(LockState state);
+/// "none", "alive", "dead" or "unknown". Lifetime: static storage.
+[[nodiscard]] SESSIONLOCK_API std::string_view to_string(OwnerState owner);
+
+/// What to do with an aged lock of another program that has no start time, while some process has its pid.
+enum class AgedUnverified { reclaim, keep };
+/// What to do with a lock whose owner cannot be judged from here.
+enum class UnknownOwner { hold, reclaim_when_aged };
+
+/// When a lock may be removed although its owner is not provably gone. Durations below zero count as zero.
+struct StalePolicy {
+  /// Age of `createdAt` from which a lock is `too_old`.
+  std::chrono::milliseconds stale_after{std::chrono::minutes{30}};
+  /// How long a file without a usable pid is left alone: another program may be between create and write.
+  std::chrono::milliseconds malformed_grace{std::chrono::seconds{30}};
+  AgedUnverified aged_unverified{AgedUnverified::reclaim};
+  UnknownOwner unknown_owner{UnknownOwner::hold};
+};
+
+/// The evidence that decided a verdict: one value for each row of the verdict table in `docs/protocol.md`.
+enum class Basis {
+  no_file,           ///< Nothing at the lock path.
+  unreadable,        ///< The file, or its witness, cannot be read: `Inspection::cause` says why.
+  held_here,         ///< This process holds it.
+  witness_held,      ///< Some process holds the kernel lock that came with the file.
+  no_pid,            ///< No usable pid in the record.
+  orphan_self,       ///< Our own pid and start time, but the witness is free.
+  pid_gone,          ///< No such process.
+  start_differs,     ///< The pid was given to another process.
+  verified,          ///< Pid and start time are those of a running process.
+  unverified,        ///< Another program's record without a start time; some process has the pid.
+  start_unknown,     ///< The process exists; its start time cannot be compared.
+  witness_free,      ///< Another namespace of this boot; nobody holds the witness.
+  before_this_boot,  ///< Another boot, and the file is older than this one.
+  undecided          ///< Nothing proves either way.
+};
+
+/// What was found at a lock path and what it means. A default-constructed value describes a free lock.
+struct SESSIONLOCK_API Inspection {
+  /// Canonical session path; empty where only the lock file is known.
+  std::filesystem::path session_path{};
+  std::filesystem::path lock_path{};
+  LockState state{LockState::free};
+  OwnerState owner{OwnerState::none};
+  LockRecord record{};
+  /// True only if the recorded pid was asked for and some process has it.
+  bool pid_alive{false};
+  /// Time since `createdAt`; 0 for one in the future; none where `createdAt` is not a time.
+  std::optional<std::chrono::milliseconds> age{};
+  /// The verdict's reason first, then the facts.
+  std::vector<StaleReason> reasons{};
+  /// An acquire would take this lock away now.
+  bool removable{false};
+  /// This call took it away.
+  bool removed{false};
+  /// Which evidence decided.
+  Basis basis{Basis::no_file};
+  /// Why the file could not be read, where `basis` is `unreadable`.
+  std::error_code cause{};
+
+  /// One English sentence: who holds the lock, and why it is or is not stale.
+  [[nodiscard]] std::string explanation() const;
+};
+
+}  // namespace sessionlock

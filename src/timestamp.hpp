@@ -1,0 +1,22 @@
+#pragma once
+
+/// \file
+/// RFC 3339 times, as `createdAt` has them. Part of the `lock_record` room: no clock is read here.
+
+#include <chrono>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace sessionlock {
+
+using WallTime = std::chrono::sys_time<std::chrono::milliseconds>;
+
+/// Reads an RFC 3339 date-time: any offset, any number of fraction digits (cut to milliseconds), `T`/`Z` in either case,
+/// a leap second as the last second of its minute. Returns none for anything else.
+[[nodiscard]] std::optional<WallTime> parse_rfc3339(std::string_view text);
+
+/// Writes `2026-11-20T03:31:48.712Z`.
+[[nodiscard]] std::string format_rfc3339(WallTime time);
+
+}  // namespace sessionlock

@@ -1,9 +1,9 @@
 #pragma once
 
 /// \file
-/// The verdict on a lock as a pure function of its record, the evidence about its owner, and a policy. Room `staleness`:
-/// no disk, no clock, no processes. Whoever gathers the evidence (`inspector`) states only what it saw; everything that is
-/// concluded from it is concluded here, so that the whole space can be enumerated by a test.
+/// The verdict on a lock as a pure function of its record, the evidence about its owner, and a policy. Room
+/// `staleness`: no disk, no clock, no processes. Whoever gathers the evidence (`inspector`) states only what it saw;
+/// everything that is concluded from it is concluded here, so that the whole space can be enumerated by a test.
 
 #include <chrono>
 #include <cstdint>

@@ -1,10 +1,10 @@
 #pragma once
 
 /// \file
-/// What the protocol asks about processes and the kernel. Room `process_identity`: everything that knows a `/proc` path.
+/// What the protocol asks about processes and the kernel. Room `process_identity`: everything that knows a `/proc`
+/// path.
 
 #include <array>
-#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string_view>
@@ -16,11 +16,6 @@
 #include "classify.hpp"
 
 namespace sessionlock {
-
-/// Number of this process incarnation, different on the two sides of every fork (also `_Fork` and raw `clone`): a page
-/// with `MADV_WIPEONFORK` (madvise(2), Linux 4.14) is empty in a child. Only ever compared with values the process
-/// inherited or made itself. Async-signal-safe after the first call. Where the kernel cannot wipe pages, the pid decides.
-[[nodiscard]] std::uint64_t process_generation() noexcept;
 
 /// This process as the observer of others. Lifetime: the views and the reference live as long as the process; after a
 /// fork the next call gives a new object and leaves the old one alone. Thread safety: safe.
@@ -46,8 +41,8 @@ struct ProcStat {
 /// Counts fields after the **last** `)`, because a command name may contain anything.
 [[nodiscard]] std::optional<ProcStat> parse_proc_stat(std::string_view line);
 
-/// Wall-clock time of this kernel's boot: `btime` of `/proc/stat`, in seconds since 1970. None where it cannot be read or
-/// where `/proc/self/timens_offsets` is not all zero, because then it is another namespace's.
+/// Wall-clock time of this kernel's boot: `btime` of `/proc/stat`, in seconds since 1970. None where it cannot be read
+/// or where `/proc/self/timens_offsets` is not all zero, because then it is another namespace's.
 [[nodiscard]] std::optional<std::int64_t> boot_time_seconds();
 [[nodiscard]] std::optional<std::int64_t> parse_btime(std::string_view proc_stat);
 [[nodiscard]] bool timens_offsets_are_zero(std::string_view timens_offsets);

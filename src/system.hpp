@@ -4,29 +4,42 @@
 /// The system calls the library makes on files and locks, behind one seam. `errno` is read here, in the line after the
 /// call, and nowhere else. A test can watch each call, make it fail, shorten it, or stop before it (`Interceptor`).
 ///
-/// Every descriptor opened here is close-on-exec, numbered 3 or higher, and registered, so that a forked child can drop
-/// what it inherited (`close_inherited_descriptors`).
+/// Every descriptor opened here is close-on-exec, numbered 3 or higher, and registered, so that a forked child drops
+/// what it inherited. Thread safety: everything here is safe from any thread.
 
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
-#include <string>
 #include <string_view>
 #include <system_error>
 #include <utility>
 
 #include <sys/stat.h>
 #include <sys/types.h>
-#include <time.h>
 
 namespace sessionlock::sys {
 
 /// The calls, by name: for tests that single one out, and for error messages.
 enum class Call {
-  open, close, fstat, fstatat, fstatfs, linkat, unlinkat, renameat2, readlinkat, mkdirat, pread, read, write, pwrite,
-  ftruncate, fsync, flock, ofd_setlk, ofd_getlk, fcntl, kill, getdents, poll, inotify_init, inotify_add_watch,
-  inotify_rm_watch, pidfd_open, pidfd_send_signal, eventfd, posix_spawn, getrandom, count
+  openat,
+  fstat,
+  fstatat,
+  fstatfs,
+  linkat,
+  unlinkat,
+  renameat2,
+  readlinkat,
+  pread,
+  write,
+  pwrite,
+  ftruncate,
+  fsync,
+  futimens,
+  flock,
+  ofd_setlk,
+  ofd_getlk,
+  kill,
+  getrandom
 };
 /// The call's name as in its manual page. Lifetime: static storage.
 [[nodiscard]] std::string_view to_string(Call call);
@@ -39,8 +52,8 @@ struct CallInfo {
   std::size_t* length{nullptr};
 };
 
-/// Seam for tests. `before` returns an errno to fail with instead of making the call, or 0 to make it; it may also block,
-/// or do anything else, before it returns.
+/// Seam for tests. `before` returns an errno to fail with instead of making the call, or 0 to make it; it may also
+/// block, or do anything else, before it returns.
 class Interceptor {
  public:
   virtual ~Interceptor() = default;
@@ -57,11 +70,10 @@ struct [[nodiscard]] Outcome {
   [[nodiscard]] std::error_code code() const noexcept { return {error, std::system_category()}; }
 };
 
-/// An open descriptor that closes itself. Move-only.
+/// An open descriptor that closes itself, and is registered until then. Move-only.
 class Fd {
  public:
   Fd() = default;
-  explicit Fd(int number) noexcept : number_(number) {}
   Fd(Fd&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
   Fd& operator=(Fd&& other) noexcept {
     if (this != &other) {
@@ -74,9 +86,72 @@ class Fd {
   [[nodiscard]] int get() const noexcept { return number_; }
   [[nodiscard]] explicit operator bool() const noexcept { return number_ >= 0; }
   void reset() noexcept;
-  /// Gives the number up without closing it.
-  int release() noexcept { return std::exchange(number_, -1); }
+  /// Gives the number up without closing it: for a descriptor that is known to be closed, or somebody else's, by now.
+  void abandon() noexcept;
 
  private:
+  friend struct OpenedAccess;
+  explicit Fd(int number) noexcept : number_(number) {}
   int number_{-1};
 };
+
+/// A new descriptor, or why there is none.
+struct [[nodiscard]] Opened {
+  Fd fd{};
+  int error{};
+  [[nodiscard]] bool ok() const noexcept { return error == 0; }
+  [[nodiscard]] std::error_code code() const noexcept { return {error, std::system_category()}; }
+};
+
+/// openat(2) with `O_CLOEXEC`.
+Opened open(int directory, const char* path, int flags, mode_t mode = 0);
+Outcome fstat(int fd, struct stat& status);
+Outcome fstatat(int directory, const char* path, struct stat& status, int flags);
+/// The file system's magic number (statfs(2), `f_type`) as value, and an identity of this mount's file system.
+struct FileSystem {
+  std::uint64_t type{};
+  std::uint64_t id{};
+  bool read_only{};
+};
+Outcome fstatfs(int fd, FileSystem& file_system);
+Outcome linkat(int from_directory, const char* from, int to_directory, const char* to, int flags);
+Outcome unlinkat(int directory, const char* path, int flags = 0);
+/// renameat2(2) with `RENAME_NOREPLACE` inside one directory.
+Outcome rename_no_replace(int directory, const char* from, const char* to);
+/// The length of the target; a value equal to `size` may have been cut.
+Outcome readlinkat(int directory, const char* path, char* buffer, std::size_t size);
+Outcome pread(int fd, void* buffer, std::size_t size, std::uint64_t offset);
+Outcome write(int fd, const void* data, std::size_t size);
+Outcome pwrite(int fd, const void* data, std::size_t size, std::uint64_t offset);
+Outcome ftruncate(int fd, std::uint64_t size);
+Outcome fsync(int fd);
+/// futimens(2) to now, by the file system's own clock.
+Outcome touch(int fd);
+/// flock(2). `operation` is `LOCK_EX | LOCK_NB` or `LOCK_UN`; a lock that is busy is EWOULDBLOCK.
+Outcome flock(int fd, int operation);
+/// `F_OFD_SETLK` (fcntl(2), Linux 3.15) of one byte; `type` is `F_WRLCK`, `F_RDLCK` or `F_UNLCK`.
+Outcome ofd_set_lock(int fd, short type, std::int64_t offset);
+/// `F_OFD_GETLK` of one byte: as value the type of a lock that would conflict with `type`, `F_UNLCK` if none would.
+Outcome ofd_get_lock(int fd, short type, std::int64_t offset);
+Outcome kill(pid_t pid, int signal);
+/// Fills the buffer with random bytes (getrandom(2)).
+Outcome getrandom(void* buffer, std::size_t size);
+/// The wall clock.
+[[nodiscard]] std::chrono::sys_time<std::chrono::milliseconds> wall_clock() noexcept;
+
+/// Number of this process incarnation: another one on each side of every fork, also of `_Fork` and raw `clone`. A page
+/// with `MADV_WIPEONFORK` (madvise(2), Linux 4.14) reads as empty in a child; where the kernel cannot do that, the pid
+/// decides. Only ever compared with values that this process made or inherited. The first call in a child closes the
+/// descriptors of the library it inherited, so that it keeps no lock of its parent's.
+[[nodiscard]] std::uint64_t process_generation() noexcept;
+/// Async-signal-safe form: 0 in a child in which nobody has called `process_generation` yet.
+[[nodiscard]] std::uint64_t settled_generation() noexcept;
+
+/// Tells which inode a descriptor is open on. A forked child closes an inherited descriptor with a known inode only
+/// while its number still refers to that inode: programs that become daemons close and reuse numbers they never opened.
+void remember_inode(int fd, dev_t device, ino_t inode) noexcept;
+
+/// The descriptors that are open now through this seam: for tests that look for leaks.
+[[nodiscard]] std::size_t open_descriptor_count() noexcept;
+
+}  // namespace sessionlock::sys

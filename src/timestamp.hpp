@@ -12,8 +12,8 @@ namespace sessionlock {
 
 using WallTime = std::chrono::sys_time<std::chrono::milliseconds>;
 
-/// Reads an RFC 3339 date-time: any offset, any number of fraction digits (cut to milliseconds), `T`/`Z` in either case,
-/// a leap second as the last second of its minute. Returns none for anything else.
+/// Reads an RFC 3339 date-time: any offset, any number of fraction digits (cut to milliseconds), `T`/`Z` in either
+/// case, a leap second as the last second of its minute. Returns none for anything else.
 [[nodiscard]] std::optional<WallTime> parse_rfc3339(std::string_view text);
 
 /// Writes `2026-11-20T03:31:48.712Z`.

@@ -4,8 +4,9 @@
 /// What a lock file says: one JSON object, read leniently and written strictly.
 ///
 /// Reading never fails. A field of the wrong type or out of range is dropped by itself and the others are kept, because
-/// one unreadable field must not turn a live owner's lock into an empty one. Of duplicate keys the last one counts, as in
-/// JavaScript. Text that is not exactly one JSON object gives an empty record. This file knows no disk, clock or process.
+/// one unreadable field must not turn a live owner's lock into an empty one. Of duplicate keys the last one counts, as
+/// in JavaScript. Text that is not exactly one JSON object gives an empty record. This file knows no disk, clock or
+/// process.
 
 #include <cstddef>
 #include <cstdint>

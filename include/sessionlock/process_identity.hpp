@@ -39,8 +39,8 @@ struct ProcessIdentity {
 [[nodiscard]] SESSIONLOCK_API ProcessIdentity this_process();
 
 /// Any process by its pid.
-/// Errors: `Errc::invalid_argument` for a pid below 1, ESRCH if there is none. Members that this process may not read are
-/// left empty.
+/// Errors: `Errc::invalid_argument` for a pid below 1, ESRCH if there is none. Members that this process may not read
+/// are left empty.
 [[nodiscard]] SESSIONLOCK_API Result<ProcessIdentity> identify(pid_t pid);
 
 /// When a process started, in clock ticks after boot (proc_pid_stat(5), field 22).
@@ -58,8 +58,8 @@ bool is_pid_alive(std::floating_point auto pid) = delete;
 
 enum class Match { same, different, unknown };
 
-/// Whether two identities are of one incarnation. `unknown` where they are of different namespaces, or where a start time
-/// is missing; the caller decides what unknown means.
+/// Whether two identities are of one incarnation. `unknown` where they are of different namespaces, or where a start
+/// time is missing; the caller decides what unknown means.
 [[nodiscard]] SESSIONLOCK_API Match same_process(const ProcessIdentity& recorded, const ProcessIdentity& observed);
 
 }  // namespace sessionlock

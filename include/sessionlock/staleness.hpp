@@ -3,8 +3,8 @@
 /// \file
 /// What a lock means: the verdict on its owner, and the words for it.
 ///
-/// The rule behind every verdict: alive if anything says alive; dead only on proof; otherwise unknown, and unknown means
-/// held. `docs/protocol.md` has the table.
+/// The rule behind every verdict: alive if anything says alive; dead only on proof; otherwise unknown, and unknown
+/// means held. `docs/protocol.md` has the table.
 
 #include <chrono>
 #include <filesystem>

@@ -1,0 +1,456 @@
+#include "system.hpp"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <ctime>
+#include <memory>
+#include <new>
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/statfs.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace sessionlock::sys {
+namespace {
+
+constexpr int k_lowest_descriptor = 3;
+constexpr int k_interruptions_max = 1000;
+
+std::atomic<Interceptor*> g_interceptor{nullptr};
+
+/// Asks the interceptor, makes the call, retries it when a signal interrupted it, and saves errno.
+template <class F>
+Outcome invoke(CallInfo info, F&& call) {
+  for (int attempt = 0;; ++attempt) {
+    if (auto* interceptor = g_interceptor.load(std::memory_order_acquire); interceptor != nullptr) {
+      if (const int error = interceptor->before(info); error != 0) {
+        if (error == EINTR && attempt < k_interruptions_max) {
+          continue;
+        }
+        return {-1, error};
+      }
+    }
+    const auto value = call();
+    const int error = value < 0 ? errno : 0;
+    if (error != EINTR || attempt >= k_interruptions_max) {
+      return {value, error};
+    }
+  }
+}
+
+// --- the register of descriptors -------------------------------------------------------------------------------------
+//
+// Indexed by number, so that the child's side of a fork can walk it without a lock or an allocation.
+
+struct Slot {
+  std::atomic<bool> open{false};
+  std::atomic<std::uint64_t> device{0};
+  std::atomic<std::uint64_t> inode{0};  // 0: not known
+};
+constexpr std::size_t k_slots_per_chunk = 256;
+constexpr std::size_t k_chunks_max = 4096;
+using Chunk = std::array<Slot, k_slots_per_chunk>;
+std::array<std::atomic<Chunk*>, k_chunks_max> g_chunks{};
+
+Slot* slot_of(int fd) noexcept {
+  const auto index = static_cast<std::size_t>(fd);
+  if (fd < 0 || index / k_slots_per_chunk >= k_chunks_max) {
+    return nullptr;
+  }
+  auto& chunk = g_chunks[index / k_slots_per_chunk];
+  Chunk* found = chunk.load(std::memory_order_acquire);
+  if (found == nullptr) {
+    auto fresh = std::unique_ptr<Chunk>(new (std::nothrow) Chunk);
+    if (!fresh) {
+      return nullptr;
+    }
+    if (chunk.compare_exchange_strong(found, fresh.get(), std::memory_order_acq_rel)) {
+      found = fresh.release();
+    }
+  }
+  return &(*found)[index % k_slots_per_chunk];
+}
+
+template <class F>
+void for_each_registered(F&& visit) noexcept {
+  for (std::size_t c = 0; c < k_chunks_max; ++c) {
+    Chunk* chunk = g_chunks[c].load(std::memory_order_acquire);
+    for (std::size_t i = 0; chunk != nullptr && i < k_slots_per_chunk; ++i) {
+      if ((*chunk)[i].open.load(std::memory_order_acquire)) {
+        visit(static_cast<int>(c * k_slots_per_chunk + i), (*chunk)[i]);
+      }
+    }
+  }
+}
+
+void register_descriptor(int fd) noexcept {
+  if (Slot* slot = slot_of(fd); slot != nullptr) {
+    slot->inode.store(0, std::memory_order_relaxed);
+    slot->open.store(true, std::memory_order_release);
+  }
+}
+
+void unregister_descriptor(int fd) noexcept {
+  if (Slot* slot = slot_of(fd); slot != nullptr) {
+    slot->open.store(false, std::memory_order_release);
+  }
+}
+
+void close_inherited_descriptors() noexcept {
+  for_each_registered([](int fd, Slot& slot) {
+    slot.open.store(false, std::memory_order_release);
+    struct stat status {};
+    const std::uint64_t inode = slot.inode.load(std::memory_order_relaxed);
+    if (inode == 0 || (::fstat(fd, &status) == 0 && status.st_ino == inode &&
+                       status.st_dev == slot.device.load(std::memory_order_relaxed))) {
+      ::close(fd);
+    }
+  });
+}
+
+// --- forks -----------------------------------------------------------------------------------------------------------
+//
+// A fork must not fall between opening a descriptor and registering it (the child would keep a lock that it cannot know
+// of), nor between taking it off the register and closing it. Whoever does either stands in a section; `fork` waits
+// until the sections are empty. Not a mutex, because the child would inherit it locked.
+
+std::atomic<int> g_sections{0};
+std::atomic<int> g_forks_waiting{0};
+thread_local int t_sections = 0;
+
+class Section {
+ public:
+  Section() noexcept {
+    // A thread that is inside already must not wait for a fork that waits for it.
+    while (true) {
+      g_sections.fetch_add(1);
+      if (t_sections > 0 || g_forks_waiting.load() == 0) {
+        break;
+      }
+      g_sections.fetch_sub(1);
+      ::sched_yield();
+    }
+    ++t_sections;
+  }
+  ~Section() {
+    --t_sections;
+    g_sections.fetch_sub(1);
+  }
+  Section(const Section&) = delete;
+  Section& operator=(const Section&) = delete;
+};
+
+void before_fork() noexcept {
+  g_forks_waiting.fetch_add(1);
+  while (g_sections.load() > t_sections) {
+    ::sched_yield();
+  }
+}
+
+void after_fork_in_parent() noexcept {
+  g_forks_waiting.fetch_sub(1);
+}
+
+constexpr std::uint64_t k_settling = ~std::uint64_t{0};
+std::atomic<std::uint64_t> g_generations{0};
+/// On its own page, which the kernel empties in a child.
+std::atomic<std::uint64_t>* g_generation = nullptr;
+/// Where pages cannot be wiped.
+std::atomic<pid_t> g_generation_pid{0};
+bool g_page_is_wiped = false;
+
+void after_fork_in_child() noexcept {
+  // Only the forking thread is here; what other threads had entered they will never leave.
+  g_sections.store(t_sections);
+  g_forks_waiting.store(0);
+  if (!g_page_is_wiped) {
+    g_generation->store(0);
+  }
+  (void)process_generation();
+}
+
+std::atomic<std::uint64_t>* map_generation_page() noexcept {
+  static std::atomic<std::uint64_t> fallback{0};
+  const auto size = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  void* page = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (page == MAP_FAILED) {
+    return &fallback;
+  }
+  g_page_is_wiped = ::madvise(page, size, MADV_WIPEONFORK) == 0;
+  return new (page) std::atomic<std::uint64_t>{0};
+}
+
+void install_fork_handling() noexcept {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  ::pthread_once(&once, [] {
+    g_generation = map_generation_page();
+    g_generation_pid.store(::getpid());
+    g_generation->store(g_generations.fetch_add(1) + 1);
+    ::pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+  });
+}
+
+}  // namespace
+
+struct OpenedAccess {
+  static Fd adopt(int number) noexcept { return Fd(number); }
+};
+
+namespace {
+
+/// Registers a new descriptor, out of the way of standard input, output and error: a program that starts with one of
+/// those closed would otherwise write its messages into the lock file.
+Opened to_opened(const Outcome& outcome) noexcept {
+  if (!outcome.ok()) {
+    return {{}, outcome.error};
+  }
+  int fd = static_cast<int>(outcome.value);
+  if (fd < k_lowest_descriptor) {
+    const int moved = ::fcntl(fd, F_DUPFD_CLOEXEC, k_lowest_descriptor);
+    const int error = moved < 0 ? errno : 0;
+    ::close(fd);
+    if (error != 0) {
+      return {{}, error};
+    }
+    fd = moved;
+  }
+  register_descriptor(fd);
+  return {OpenedAccess::adopt(fd), 0};
+}
+
+}  // namespace
+
+std::string_view to_string(Call call) {
+  switch (call) {
+    case Call::openat:
+      return "openat";
+    case Call::fstat:
+      return "fstat";
+    case Call::fstatat:
+      return "fstatat";
+    case Call::fstatfs:
+      return "fstatfs";
+    case Call::linkat:
+      return "linkat";
+    case Call::unlinkat:
+      return "unlinkat";
+    case Call::renameat2:
+      return "renameat2";
+    case Call::readlinkat:
+      return "readlinkat";
+    case Call::pread:
+      return "pread";
+    case Call::write:
+      return "write";
+    case Call::pwrite:
+      return "pwrite";
+    case Call::ftruncate:
+      return "ftruncate";
+    case Call::fsync:
+      return "fsync";
+    case Call::futimens:
+      return "futimens";
+    case Call::flock:
+      return "flock";
+    case Call::ofd_setlk:
+      return "fcntl(F_OFD_SETLK)";
+    case Call::ofd_getlk:
+      return "fcntl(F_OFD_GETLK)";
+    case Call::kill:
+      return "kill";
+    case Call::getrandom:
+      return "getrandom";
+  }
+  return "?";
+}
+
+void set_interceptor(Interceptor* interceptor) noexcept {
+  g_interceptor.store(interceptor, std::memory_order_release);
+}
+
+void Fd::reset() noexcept {
+  if (number_ < 0) {
+    return;
+  }
+  const Section section;
+  unregister_descriptor(number_);
+  ::close(std::exchange(number_, -1));
+}
+
+void Fd::abandon() noexcept {
+  if (number_ >= 0) {
+    unregister_descriptor(std::exchange(number_, -1));
+  }
+}
+
+Opened open(int directory, const char* path, int flags, mode_t mode) {
+  (void)process_generation();  // a child drops what it inherited before it opens anything of its own
+  const Section section;
+  return to_opened(invoke({Call::openat, directory, path},
+                          [&]() -> std::int64_t { return ::openat(directory, path, flags | O_CLOEXEC, mode); }));
+}
+
+Outcome fstat(int fd, struct stat& status) {
+  return invoke({Call::fstat, fd}, [&]() -> std::int64_t { return ::fstat(fd, &status); });
+}
+
+Outcome fstatat(int directory, const char* path, struct stat& status, int flags) {
+  return invoke({Call::fstatat, directory, path},
+                [&]() -> std::int64_t { return ::fstatat(directory, path, &status, flags); });
+}
+
+Outcome fstatfs(int fd, FileSystem& file_system) {
+  return invoke({Call::fstatfs, fd}, [&]() -> std::int64_t {
+    struct statfs status {};
+    const int result = ::fstatfs(fd, &status);
+    file_system.type = static_cast<std::uint64_t>(status.f_type);
+    static_assert(sizeof status.f_fsid == sizeof file_system.id);
+    std::copy_n(reinterpret_cast<const unsigned char*>(&status.f_fsid), sizeof file_system.id,
+                reinterpret_cast<unsigned char*>(&file_system.id));
+    file_system.read_only = (status.f_flags & ST_RDONLY) != 0;
+    return result;
+  });
+}
+
+Outcome linkat(int from_directory, const char* from, int to_directory, const char* to, int flags) {
+  return invoke({Call::linkat, to_directory, to},
+                [&]() -> std::int64_t { return ::linkat(from_directory, from, to_directory, to, flags); });
+}
+
+Outcome unlinkat(int directory, const char* path, int flags) {
+  return invoke({Call::unlinkat, directory, path},
+                [&]() -> std::int64_t { return ::unlinkat(directory, path, flags); });
+}
+
+Outcome rename_no_replace(int directory, const char* from, const char* to) {
+  return invoke({Call::renameat2, directory, to}, [&]() -> std::int64_t {
+    return ::syscall(SYS_renameat2, directory, from, directory, to, RENAME_NOREPLACE);
+  });
+}
+
+Outcome readlinkat(int directory, const char* path, char* buffer, std::size_t size) {
+  return invoke({Call::readlinkat, directory, path},
+                [&]() -> std::int64_t { return ::readlinkat(directory, path, buffer, size); });
+}
+
+Outcome pread(int fd, void* buffer, std::size_t size, std::uint64_t offset) {
+  return invoke({Call::pread, fd, nullptr, &size},
+                [&]() -> std::int64_t { return ::pread(fd, buffer, size, static_cast<off_t>(offset)); });
+}
+
+Outcome write(int fd, const void* data, std::size_t size) {
+  return invoke({Call::write, fd, nullptr, &size}, [&]() -> std::int64_t { return ::write(fd, data, size); });
+}
+
+Outcome pwrite(int fd, const void* data, std::size_t size, std::uint64_t offset) {
+  return invoke({Call::pwrite, fd, nullptr, &size},
+                [&]() -> std::int64_t { return ::pwrite(fd, data, size, static_cast<off_t>(offset)); });
+}
+
+Outcome ftruncate(int fd, std::uint64_t size) {
+  return invoke({Call::ftruncate, fd}, [&]() -> std::int64_t { return ::ftruncate(fd, static_cast<off_t>(size)); });
+}
+
+Outcome fsync(int fd) {
+  return invoke({Call::fsync, fd}, [&]() -> std::int64_t { return ::fsync(fd); });
+}
+
+Outcome touch(int fd) {
+  return invoke({Call::futimens, fd}, [&]() -> std::int64_t { return ::futimens(fd, nullptr); });
+}
+
+Outcome flock(int fd, int operation) {
+  return invoke({Call::flock, fd}, [&]() -> std::int64_t { return ::flock(fd, operation); });
+}
+
+Outcome ofd_set_lock(int fd, short type, std::int64_t offset) {
+  return invoke({Call::ofd_setlk, fd}, [&]() -> std::int64_t {
+    struct flock lock {};
+    lock.l_type = type;
+    lock.l_whence = SEEK_SET;
+    lock.l_start = offset;
+    lock.l_len = 1;
+    return ::fcntl(fd, F_OFD_SETLK, &lock);
+  });
+}
+
+Outcome ofd_get_lock(int fd, short type, std::int64_t offset) {
+  return invoke({Call::ofd_getlk, fd}, [&]() -> std::int64_t {
+    struct flock lock {};
+    lock.l_type = type;
+    lock.l_whence = SEEK_SET;
+    lock.l_start = offset;
+    lock.l_len = 1;
+    return ::fcntl(fd, F_OFD_GETLK, &lock) < 0 ? -1 : lock.l_type;
+  });
+}
+
+Outcome kill(pid_t pid, int signal) {
+  return invoke({Call::kill}, [&]() -> std::int64_t { return ::kill(pid, signal); });
+}
+
+Outcome getrandom(void* buffer, std::size_t size) {
+  return invoke({Call::getrandom}, [&]() -> std::int64_t { return ::getrandom(buffer, size, 0); });
+}
+
+std::chrono::sys_time<std::chrono::milliseconds> wall_clock() noexcept {
+  return std::chrono::floor<std::chrono::milliseconds>(std::chrono::system_clock::now());
+}
+
+std::uint64_t process_generation() noexcept {
+  install_fork_handling();
+  if (!g_page_is_wiped && g_generation_pid.load() != ::getpid()) {
+    g_generation->store(0);
+    g_generation_pid.store(::getpid());
+  }
+  std::uint64_t generation = g_generation->load(std::memory_order_acquire);
+  if (generation != 0 && generation != k_settling) [[likely]] {
+    return generation;
+  }
+  // A child's first call. One thread settles it; others of a child made by raw clone wait for that.
+  if (generation == 0 && g_generation->compare_exchange_strong(generation, k_settling)) {
+    close_inherited_descriptors();
+    const std::uint64_t fresh = g_generations.fetch_add(1) + 1;
+    g_generation->store(fresh, std::memory_order_release);
+    return fresh;
+  }
+  while ((generation = g_generation->load(std::memory_order_acquire)) == k_settling) {
+    ::sched_yield();
+  }
+  return generation;
+}
+
+std::uint64_t settled_generation() noexcept {
+  if (g_generation == nullptr || (!g_page_is_wiped && g_generation_pid.load() != ::getpid())) {
+    return 0;
+  }
+  const std::uint64_t generation = g_generation->load(std::memory_order_acquire);
+  return generation == k_settling ? 0 : generation;
+}
+
+void remember_inode(int fd, dev_t device, ino_t inode) noexcept {
+  if (Slot* slot = slot_of(fd); slot != nullptr) {
+    slot->device.store(device, std::memory_order_relaxed);
+    slot->inode.store(inode, std::memory_order_release);
+  }
+}
+
+std::size_t open_descriptor_count() noexcept {
+  std::size_t count = 0;
+  for_each_registered([&count](int, Slot&) { ++count; });
+  return count;
+}
+
+}  // namespace sessionlock::sys

@@ -211,23 +211,23 @@ struct OpenedAccess {
 namespace {
 
 /// Registers a new descriptor, out of the way of standard input, output and error: a program that starts with one of
-/// those closed would otherwise write its messages into the lock file.
-Opened to_opened(const Outcome& outcome) noexcept {
-  if (!outcome.ok()) {
-    return {{}, outcome.error};
-  }
-  int fd = static_cast<int>(outcome.value);
-  if (fd < k_lowest_descriptor) {
+/// those closed would otherwise write its messages into the lock file. Returns it, or -1 with errno set.
+int adopt(int fd) noexcept {
+  if (fd >= 0 && fd < k_lowest_descriptor) {
     const int moved = ::fcntl(fd, F_DUPFD_CLOEXEC, k_lowest_descriptor);
-    const int error = moved < 0 ? errno : 0;
+    const int error = errno;
     ::close(fd);
-    if (error != 0) {
-      return {{}, error};
-    }
+    errno = error;
     fd = moved;
   }
-  register_descriptor(fd);
-  return {OpenedAccess::adopt(fd), 0};
+  if (fd >= 0) {
+    register_descriptor(fd);
+  }
+  return fd;
+}
+
+Opened to_opened(const Outcome& outcome) noexcept {
+  return outcome.ok() ? Opened{OpenedAccess::adopt(static_cast<int>(outcome.value)), 0} : Opened{{}, outcome.error};
 }
 
 }  // namespace
@@ -297,9 +297,10 @@ void Fd::abandon() noexcept {
 
 Opened open(int directory, const char* path, int flags, mode_t mode) {
   (void)process_generation();  // a child drops what it inherited before it opens anything of its own
-  const Section section;
-  return to_opened(invoke({Call::openat, directory, path},
-                          [&]() -> std::int64_t { return ::openat(directory, path, flags | O_CLOEXEC, mode); }));
+  return to_opened(invoke({Call::openat, directory, path}, [&]() -> std::int64_t {
+    const Section section;
+    return adopt(::openat(directory, path, flags | O_CLOEXEC, mode));
+  }));
 }
 
 Outcome fstat(int fd, struct stat& status) {

@@ -1,0 +1,44 @@
+#pragma once
+
+/// \file
+/// What a file system can do for a lock, found out once and remembered. Room `lock_file`.
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "system.hpp"
+
+namespace sessionlock {
+
+/// How a complete file gets its name exclusively.
+enum class Naming : std::uint8_t {
+  untried,
+  empty_path,       ///< `linkat` of a nameless file with `AT_EMPTY_PATH`
+  descriptor_link,  ///< `linkat` of a nameless file through `/proc/self/fd`
+  temporary_link,   ///< `linkat` of a file with a temporary name
+  temporary_rename  ///< `renameat2(RENAME_NOREPLACE)` of a file with a temporary name
+};
+
+/// Thread safety: safe; several threads that find out the same thing store the same answer.
+struct FileSystemTraits {
+  /// Known to be arbitrated by this kernel alone.
+  bool local{false};
+  std::atomic<Naming> naming{Naming::untried};
+  /// `flock` was seen to work, and whether it is independent of record locks.
+  std::atomic<bool> locks_tried{false};
+  /// Witness and marks may be used: OFD locks exist and do not collide with `flock`.
+  std::atomic<bool> record_locks{true};
+  /// The inode number of an open file was seen to equal that of its name.
+  std::atomic<bool> inodes_trusted{false};
+};
+
+/// Whether this `statfs` type is on the list of file systems that one kernel arbitrates alone. A list of known good,
+/// because a list of known bad is never complete.
+[[nodiscard]] bool is_local_file_system(std::uint64_t type) noexcept;
+
+/// The traits of the file system that `device` and `file_system` identify. Device numbers of virtual file systems are
+/// given out again after an unmount, so the device alone would not do.
+[[nodiscard]] std::shared_ptr<FileSystemTraits> traits_of(std::uint64_t device, const sys::FileSystem& file_system);
+
+}  // namespace sessionlock

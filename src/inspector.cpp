@@ -1,0 +1,66 @@
+#include "inspector.hpp"
+
+#include "classify.hpp"
+#include "timestamp.hpp"
+
+namespace sessionlock {
+namespace {
+
+std::chrono::milliseconds distance(WallTime a, WallTime b) {
+  return a < b ? b - a : a - b;
+}
+
+/// Fills in what has to be asked about the owner's process and boot.
+void ask_about_owner(Evidence& evidence, const PinnedLock& pinned, const Observer& observer,
+                     const InspectionContext& context) {
+  const LockRecord& record = pinned.record;
+  evidence.comparison = compare(record, observer);
+  if (record.boot_id && !observer.boot_id.empty()) {
+    evidence.same_boot = *record.boot_id == observer.boot_id;
+    evidence.other_boot = !evidence.same_boot;
+  }
+  if (record.pid && evidence.comparison != Comparison::none) {
+    evidence.own_pid = *record.pid == observer.pid;
+    const ProcessProbe probe = context.probe(*record.pid);
+    evidence.pid = probe.pid;
+    evidence.observed_start_ticks = probe.start_time_ticks;
+  }
+  if (evidence.other_boot && evidence.local_file_system) {
+    const auto boot = boot_time_seconds();
+    evidence.older_than_boot = boot && pinned.modified < WallTime{std::chrono::seconds{*boot}};
+  }
+}
+
+}  // namespace
+
+Inspection judge(const PinnedLock& pinned, const Place& place, const InspectionContext& context) {
+  Evidence evidence;
+  evidence.now = sys::wall_clock();
+  evidence.unreadable = pinned.unreadable;
+  evidence.local_file_system = place.directory->traits->local;
+  if (!pinned.unreadable) {
+    const Observer& observer = this_observer();
+    const WitnessAnswer answer = query_witness(pinned);
+    if (pinned.record.witness) {
+      evidence.witness_failure = answer.failure;
+    }
+    evidence.witness = judge_witness(pinned.record, answer.query, pinned.file, observer, evidence.local_file_system);
+    evidence.held_here = context.held_here && context.held_here(pinned.file);
+    ask_about_owner(evidence, pinned, observer, context);
+    if (needs_file_age(pinned.record)) {
+      auto now = context.file_system_now ? context.file_system_now : file_system_clock(*place.directory);
+      evidence.file_age = distance(now.value_or(evidence.now), pinned.modified);
+    }
+  }
+  Inspection inspection = classify(pinned.record, evidence, context.policy);
+  inspection.lock_path = place.path();
+  return inspection;
+}
+
+Inspection free_lock(const Place& place) {
+  Inspection inspection;
+  inspection.lock_path = place.path();
+  return inspection;
+}
+
+}  // namespace sessionlock

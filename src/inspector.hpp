@@ -1,0 +1,35 @@
+#pragma once
+
+/// \file
+/// Gathers the evidence about one pinned lock and has it judged. Room `lock_file`: this is where what a file says
+/// (`lock_file`), what the kernel says of its owner (`process_probe`) and the verdict (`classify`) come together.
+
+#include <functional>
+#include <optional>
+
+#include <sessionlock/error.hpp>
+#include <sessionlock/staleness.hpp>
+
+#include "lock_file.hpp"
+#include "process_probe.hpp"
+
+namespace sessionlock {
+
+/// What the gathering needs from its surroundings.
+struct InspectionContext {
+  StalePolicy policy{};
+  /// Whether this process holds exactly this inode.
+  std::function<bool(const FileIdentity&)> held_here{};
+  /// The time by the lock's file system, where the caller knows it from a file it just made.
+  std::optional<WallTime> file_system_now{};
+  /// Asks about a pid; replaced where answers are remembered, as in a sweep.
+  std::function<ProcessProbe(pid_t)> probe{probe_process};
+};
+
+/// The verdict on a pinned lock, with the lock path filled in.
+[[nodiscard]] Inspection judge(const PinnedLock& pinned, const Place& place, const InspectionContext& context);
+
+/// The inspection of a lock path at which there is nothing.
+[[nodiscard]] Inspection free_lock(const Place& place);
+
+}  // namespace sessionlock

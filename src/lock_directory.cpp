@@ -1,0 +1,266 @@
+#include "lock_directory.hpp"
+
+#include <array>
+#include <cerrno>
+#include <climits>
+#include <map>
+#include <mutex>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <boost/filesystem/operations.hpp>
+#include <boost/uuid/name_generator_sha1.hpp>
+#include <boost/uuid/uuid_io.hpp>
+
+#include "per_process.hpp"
+#include "process_probe.hpp"
+
+namespace sessionlock {
+namespace {
+
+constexpr int k_links_max = 40;  // as path_resolution(7)
+constexpr std::size_t k_remembered_paths_max = 256;
+constexpr std::string_view k_lock_suffix = ".lock";
+
+tl::unexpected<Error> failure(std::error_code code, std::string operation, std::filesystem::path path,
+                              std::string detail = {}) {
+  return tl::unexpected(Error{code, std::move(operation), std::move(path), std::nullopt, std::move(detail)});
+}
+
+/// What is remembered of directories: the open ones, and the canonical paths of some that were open.
+struct Directories {
+  struct Remembered {
+    FileIdentity identity;
+    std::filesystem::path canonical;
+    std::weak_ptr<const Directory> open;
+  };
+  std::mutex mutex;
+  std::map<std::filesystem::path::string_type, Remembered> by_path;
+};
+PerProcess<Directories> g_directories;
+
+FileIdentity identity_of(const struct stat& status) {
+  return {static_cast<std::uint64_t>(status.st_dev), static_cast<std::uint64_t>(status.st_ino)};
+}
+
+/// The kernel's own name for an open directory; without `/proc`, what Boost makes of the path.
+std::filesystem::path canonical_path(int fd, const std::filesystem::path& path) {
+  std::array<char, PATH_MAX> buffer{};
+  const auto length = sys::readlinkat(AT_FDCWD, descriptor_link(fd).data(), buffer.data(), buffer.size());
+  if (length.ok() && length.value > 0 && static_cast<std::size_t>(length.value) < buffer.size() && buffer[0] == '/') {
+    return std::string(buffer.data(), static_cast<std::size_t>(length.value));
+  }
+  boost::system::error_code error;
+  const auto canonical = boost::filesystem::canonical(boost::filesystem::path(path.native()), error);
+  return error ? std::filesystem::absolute(path).lexically_normal() : std::filesystem::path(canonical.native());
+}
+
+/// A directory that is open already and that this path still leads to; null otherwise.
+DirectoryPtr find_open(Directories& directories, const std::filesystem::path& path) {
+  DirectoryPtr open;
+  {
+    const std::lock_guard lock(directories.mutex);
+    if (const auto found = directories.by_path.find(path.native()); found != directories.by_path.end()) {
+      open = found->second.open.lock();
+    }
+  }
+  struct stat status {};
+  if (open && sys::fstatat(AT_FDCWD, path.c_str(), status, 0).ok() && identity_of(status) == open->identity) {
+    return open;
+  }
+  return nullptr;
+}
+
+/// Gives a freshly opened directory its canonical path, and shares it.
+/// A remembered canonical path is only words where the lock lies beside its session, since directory and name decide
+/// there; it may be out of date when a parent was renamed and a link to it repointed.
+DirectoryPtr share(Directories& directories, const std::filesystem::path& path, Directory&& fresh) {
+  auto directory = std::make_shared<Directory>(std::move(fresh));
+  {
+    const std::lock_guard lock(directories.mutex);
+    const auto found = directories.by_path.find(path.native());
+    if (found != directories.by_path.end() && found->second.identity == directory->identity) {
+      directory->path = found->second.canonical;
+      found->second.open = directory;
+      return directory;
+    }
+  }
+  directory->path = canonical_path(directory->fd.get(), path);
+  const std::lock_guard lock(directories.mutex);
+  if (directories.by_path.size() >= k_remembered_paths_max) {
+    directories.by_path.clear();
+  }
+  directories.by_path[path.native()] = {directory->identity, directory->path, directory};
+  return directory;
+}
+
+struct FollowedSession {
+  DirectoryPtr directory;
+  std::string name;
+};
+
+/// One step along a symbolic link: the path it leads to, or none if the name is no link.
+Result<std::optional<std::filesystem::path>> follow(const FollowedSession& at, const LocateOptions& options) {
+  struct stat status {};
+  const auto found = sys::fstatat(at.directory->fd.get(), at.name.c_str(), status, AT_SYMLINK_NOFOLLOW);
+  const auto path = at.directory->path / at.name;
+  if (!found.ok()) {
+    if (found.error == ENOENT) {
+      return std::nullopt;
+    }
+    return failure(found.code(), "fstatat", path);
+  }
+  if (S_ISDIR(status.st_mode)) {
+    return failure(std::make_error_code(std::errc::is_a_directory), "locate session", path);
+  }
+  if (!S_ISLNK(status.st_mode)) {
+    if (S_ISREG(status.st_mode) && status.st_nlink > 1 && !options.allow_hard_links) {
+      return failure(Errc::aliased_session, "locate session", path,
+                     fmt::format("it has {} hard links, and each name would have a lock of its own; allow_hard_links "
+                                 "(--allow-hard-links) accepts that",
+                                 status.st_nlink));
+    }
+    return std::nullopt;
+  }
+  std::array<char, PATH_MAX> target{};
+  const auto length = sys::readlinkat(at.directory->fd.get(), at.name.c_str(), target.data(), target.size());
+  if (!length.ok()) {
+    return failure(length.code(), "readlinkat", path);
+  }
+  return at.directory->path / std::string_view(target.data(), static_cast<std::size_t>(length.value));
+}
+
+Result<void> make_directories(const std::filesystem::path& path) {
+  boost::system::error_code error;
+  boost::filesystem::create_directories(boost::filesystem::path(path.native()), error);
+  if (error) {
+    return failure({error.value(), std::system_category()}, "create directories", path);
+  }
+  return {};
+}
+
+Result<FollowedSession> enter(const std::filesystem::path& path, const LocateOptions& options) {
+  const std::string name = path.filename().native();
+  if (name.empty() || name == "." || name == ".." || path.native().find('\0') != std::string::npos) {
+    return failure(Errc::invalid_argument, "locate session", path, "the path does not name a file");
+  }
+  const std::filesystem::path parent = path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
+  auto directory = open_directory(parent);
+  if (!directory && options.create_directories && directory.error().code == std::errc::no_such_file_or_directory) {
+    if (auto made = make_directories(parent); !made) {
+      return tl::unexpected(std::move(made).error());
+    }
+    directory = open_directory(parent);
+  }
+  if (!directory) {
+    return tl::unexpected(std::move(directory).error());
+  }
+  return FollowedSession{std::move(*directory), name};
+}
+
+Result<FollowedSession> follow_to_end(std::filesystem::path path, const LocateOptions& options) {
+  for (int links = 0; links <= k_links_max; ++links) {
+    auto at = enter(path, options);
+    if (!at) {
+      return at;
+    }
+    auto next = follow(*at, options);
+    if (!next) {
+      return tl::unexpected(std::move(next).error());
+    }
+    if (!next->has_value()) {
+      return at;
+    }
+    path = std::move(**next);
+  }
+  return failure(std::make_error_code(std::errc::too_many_symbolic_link_levels), "locate session", path);
+}
+
+}  // namespace
+
+bool Directory::is_removed() const {
+  struct stat status {};
+  return sys::fstat(fd.get(), status).ok() && status.st_nlink == 0;
+}
+
+Result<DirectoryPtr> open_directory(const std::filesystem::path& path) {
+  Directories& directories = g_directories.get();
+  if (auto open = find_open(directories, path)) {
+    return open;
+  }
+  auto opened = sys::open(AT_FDCWD, path.c_str(), O_PATH | O_DIRECTORY);
+  if (!opened.ok()) {
+    return failure(opened.code(), "open directory", path);
+  }
+  struct stat status {};
+  if (const auto result = sys::fstat(opened.fd.get(), status); !result.ok()) {
+    return failure(result.code(), "fstat", path);
+  }
+  sys::FileSystem file_system;
+  if (const auto result = sys::fstatfs(opened.fd.get(), file_system); !result.ok()) {
+    return failure(result.code(), "fstatfs", path);
+  }
+  sys::remember_inode(opened.fd.get(), status.st_dev, status.st_ino);
+  const FileIdentity identity = identity_of(status);
+  return share(directories, path, {std::move(opened.fd), identity, {}, traits_of(identity.device, file_system)});
+}
+
+Result<SessionLocation> locate(const std::filesystem::path& session, const LocateOptions& options) {
+  auto followed = follow_to_end(session, options);
+  if (!followed) {
+    return tl::unexpected(std::move(followed).error());
+  }
+  SessionLocation location{{std::move(followed->directory), std::move(followed->name)}, {}};
+  if (options.lock_directory.empty()) {
+    location.lock = {location.session.directory, lock_name_beside(location.session.name)};
+    return location;
+  }
+  if (options.create_directories) {
+    if (auto made = make_directories(options.lock_directory); !made) {
+      return tl::unexpected(std::move(made).error());
+    }
+  }
+  auto directory = open_directory(options.lock_directory);
+  if (!directory) {
+    return tl::unexpected(std::move(directory).error());
+  }
+  // The name is made of the path, so here the words count: ask the kernel for them now.
+  const auto& at = location.session;
+  location.lock = {std::move(*directory),
+                   lock_name_in_directory(canonical_path(at.directory->fd.get(), at.directory->path) / at.name)};
+  return location;
+}
+
+Result<bool> is_current(const SessionLocation& location, const std::filesystem::path& session,
+                        const LocateOptions& options) {
+  auto again = locate(session, options);
+  if (!again) {
+    if (again.error().code == std::errc::no_such_file_or_directory) {
+      return false;
+    }
+    return tl::unexpected(std::move(again).error());
+  }
+  return again->session.directory->identity == location.session.directory->identity &&
+         again->session.name == location.session.name &&
+         again->lock.directory->identity == location.lock.directory->identity && again->lock.name == location.lock.name;
+}
+
+std::string lock_name_beside(const std::string& session_name) {
+  return session_name + std::string(k_lock_suffix);
+}
+
+std::string lock_name_in_directory(const std::filesystem::path& canonical_session) {
+  const boost::uuids::name_generator_sha1 generate(boost::uuids::ns::url());
+  return boost::uuids::to_string(generate(canonical_session.native())) + "-" +
+         lock_name_beside(canonical_session.filename().native());
+}
+
+std::string session_name_of_lock(const std::string& lock_name) {
+  const std::string_view name(lock_name);
+  if (name.size() <= k_lock_suffix.size() || !name.ends_with(k_lock_suffix)) {
+    return {};
+  }
+  return std::string(name.substr(0, name.size() - k_lock_suffix.size()));
+}
+
+}  // namespace sessionlock

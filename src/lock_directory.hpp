@@ -1,0 +1,77 @@
+#pragma once
+
+/// \file
+/// Directories held open, and the one place that turns a session path into the names that count. Room `lock_file`.
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include <sessionlock/error.hpp>
+
+#include "classify.hpp"
+#include "file_system_traits.hpp"
+#include "system.hpp"
+
+namespace sessionlock {
+
+/// A directory, open as `O_PATH`, so that everything below is relative to it and a rename of it loses nothing. Shared
+/// by all holds there and closed with the last: an idle one would keep its file system from being unmounted.
+struct Directory {
+  sys::Fd fd;
+  FileIdentity identity;
+  /// Canonical path when it was opened.
+  std::filesystem::path path;
+  std::shared_ptr<FileSystemTraits> traits;
+
+  /// It was removed: nothing can be created in it any more.
+  [[nodiscard]] bool is_removed() const;
+};
+using DirectoryPtr = std::shared_ptr<const Directory>;
+
+/// Opens a directory, or shares the one that is open already.
+/// Errors: those of `openat`, `fstat`, `fstatfs`; the path is in the error.
+[[nodiscard]] Result<DirectoryPtr> open_directory(const std::filesystem::path& path);
+
+/// A name in a directory.
+struct Place {
+  DirectoryPtr directory;
+  std::string name;
+
+  [[nodiscard]] std::filesystem::path path() const { return directory->path / name; }
+};
+
+/// Where a session and its lock are, after all symbolic links.
+struct SessionLocation {
+  Place session;
+  Place lock;
+};
+
+struct LocateOptions {
+  /// Where locks lie; empty: beside their sessions.
+  std::filesystem::path lock_directory{};
+  bool create_directories{false};
+  bool allow_hard_links{false};
+};
+
+/// Finds the canonical session: links are followed one by one to the end, so that a link, dangling or not, and its
+/// target have one lock; directories above it are resolved by the kernel. Errors: `Errc::invalid_argument` for a path
+/// that cannot name a file, `Errc::aliased_session` for a file with several hard links, ELOOP, and those of the calls
+/// it makes.
+[[nodiscard]] Result<SessionLocation> locate(const std::filesystem::path& session, const LocateOptions& options);
+
+/// Whether `locate` would still give this location: asked again once the lock is held.
+[[nodiscard]] Result<bool> is_current(const SessionLocation& location, const std::filesystem::path& session,
+                                      const LocateOptions& options);
+
+/// The name of a session's lock: the only place that knows how it is built.
+[[nodiscard]] std::string lock_name_beside(const std::string& session_name);
+/// The name in a directory of locks: `<UUID v5 of the canonical session path>-<name>.lock`, in the URL name space of
+/// RFC 4122.
+[[nodiscard]] std::string lock_name_in_directory(const std::filesystem::path& canonical_session);
+/// The session's name for the name of a lock beside it; empty if it is none.
+[[nodiscard]] std::string session_name_of_lock(const std::string& lock_name);
+
+}  // namespace sessionlock

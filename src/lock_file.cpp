@@ -1,0 +1,555 @@
+#include "lock_file.hpp"
+
+#include <algorithm>
+#include <cerrno>
+
+#include <fcntl.h>
+#include <sys/file.h>
+
+#include "process_probe.hpp"
+
+namespace sessionlock {
+namespace {
+
+constexpr int k_candidates_max = 8;  // a sweep that keeps removing our temporary name is not going to let us in
+constexpr std::string_view k_temporary_suffix = ".tmp";
+
+tl::unexpected<Error> failure(std::error_code code, std::string operation, const Place& place,
+                              std::string detail = {}) {
+  return tl::unexpected(Error{code, std::move(operation), place.path(), std::nullopt, std::move(detail)});
+}
+
+tl::unexpected<Error> unsupported(const Place& place, std::string detail) {
+  return failure(Errc::unsupported_file_system, "publish", place, std::move(detail));
+}
+
+WallTime modification_time(const struct stat& status) {
+  return WallTime{std::chrono::floor<std::chrono::milliseconds>(std::chrono::seconds{status.st_mtim.tv_sec} +
+                                                                std::chrono::nanoseconds{status.st_mtim.tv_nsec})};
+}
+
+FileIdentity identity_of(const struct stat& status) {
+  return {static_cast<std::uint64_t>(status.st_dev), static_cast<std::uint64_t>(status.st_ino)};
+}
+
+bool is_own_shortage(int error) {
+  return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS;
+}
+bool is_not_supported(int error) {
+  return error == EOPNOTSUPP || error == ENOSYS || error == EINVAL || error == ENOTTY;
+}
+
+/// A complete lock file that has no name yet, or a temporary one, which goes when this goes.
+class Candidate {
+ public:
+  explicit Candidate(const Place& place) : place_(place) {}
+  ~Candidate() {
+    if (!temporary_name_.empty()) {
+      (void)sys::unlinkat(directory(), temporary_name_.c_str());
+    }
+  }
+  Candidate(const Candidate&) = delete;
+  Candidate& operator=(const Candidate&) = delete;
+
+  Result<void> create(const LockRecord& record, mode_t mode);
+  Result<void> take_witness();
+  Result<void> write(LockRecord record);
+  /// An errno: 0 named, EEXIST contended, others as they are.
+  int give_name();
+  Result<void> check_inode_identity();
+
+  [[nodiscard]] WallTime modified() const { return modified_; }
+  PublishedLock take() { return {std::move(fd_), file_, std::move(record_)}; }
+
+ private:
+  [[nodiscard]] int directory() const { return place_.directory->fd.get(); }
+  [[nodiscard]] FileSystemTraits& traits() const { return *place_.directory->traits; }
+  [[nodiscard]] bool may_be_nameless() const {
+    const Naming naming = traits().naming.load();
+    return naming != Naming::temporary_link && naming != Naming::temporary_rename;
+  }
+  Result<void> try_locks();
+  int link_nameless();
+  int link_temporary();
+
+  const Place& place_;
+  sys::Fd fd_;
+  std::string temporary_name_;
+  FileIdentity file_;
+  WallTime modified_{};
+  LockRecord record_;
+  bool has_witness_{false};
+};
+
+Result<void> Candidate::create(const LockRecord& record, mode_t mode) {
+  sys::Opened opened;
+  if (may_be_nameless()) {
+    opened = sys::open(directory(), ".", O_TMPFILE | O_RDWR, mode);
+    // EISDIR and EINVAL: open(2), O_TMPFILE, where the file system or an old kernel does not know it.
+    if (!opened.ok() && (is_not_supported(opened.error) || opened.error == EISDIR)) {
+      traits().naming.store(Naming::temporary_link);
+    }
+  }
+  if (!may_be_nameless()) {
+    temporary_name_ = "." + place_.name + "." + record.lock_id.value_or("") + std::string(k_temporary_suffix);
+    opened = sys::open(directory(), temporary_name_.c_str(), O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW, mode);
+    if (!opened.ok()) {
+      temporary_name_.clear();
+    }
+  }
+  if (!opened.ok()) {
+    return failure(opened.code(), "openat", place_);
+  }
+  fd_ = std::move(opened.fd);
+  struct stat status {};
+  if (const auto result = sys::fstat(fd_.get(), status); !result.ok()) {
+    return failure(result.code(), "fstat", place_);
+  }
+  file_ = identity_of(status);
+  modified_ = modification_time(status);
+  sys::remember_inode(fd_.get(), status.st_dev, status.st_ino);
+  return {};
+}
+
+/// The witness comes before the record that declares it.
+Result<void> Candidate::take_witness() {
+  if (traits().record_locks.load()) {
+    const auto locked = sys::ofd_set_lock(fd_.get(), F_WRLCK, k_witness_offset);
+    // ENOLCK is what network file systems without a lock service say; on a local one it is a shortage.
+    if (!locked.ok() && !is_not_supported(locked.error) && (locked.error != ENOLCK || traits().local)) {
+      return failure(locked.code(), "fcntl(F_OFD_SETLK)", place_);
+    }
+    has_witness_ = locked.ok();
+    if (!locked.ok() && locked.error != ENOLCK) {
+      traits().record_locks.store(false);
+    }
+  }
+  return traits().locks_tried.load() ? Result<void>{} : try_locks();
+}
+
+/// Once for a file system: a lock that could not be released must not be published, and witness and marks must not
+/// stand in the way of `flock` (NFS turns `flock` into a record lock on the whole file).
+Result<void> Candidate::try_locks() {
+  const std::string name = temporary_name_.empty() ? descriptor_link(fd_.get()).data() : temporary_name_;
+  auto second = sys::open(directory(), name.c_str(), O_RDWR);
+  if (!second.ok() && temporary_name_.empty() && second.error == ENOENT) {
+    traits().naming.store(Naming::temporary_link);  // no path to a nameless file here: start again with a named one
+  }
+  if (!second.ok()) {
+    return failure(second.code(), "openat", place_);
+  }
+  if (has_witness_ && !sys::ofd_set_lock(fd_.get(), F_RDLCK, k_mark_offset).ok()) {
+    traits().record_locks.store(false);
+  }
+  auto locked = sys::flock(second.fd.get(), LOCK_EX | LOCK_NB);
+  if (!locked.ok() && locked.error == EWOULDBLOCK && has_witness_) {
+    traits().record_locks.store(false);
+    has_witness_ = false;
+    (void)sys::ofd_set_lock(fd_.get(), F_UNLCK, k_witness_offset);
+    (void)sys::ofd_set_lock(fd_.get(), F_UNLCK, k_mark_offset);
+    locked = sys::flock(second.fd.get(), LOCK_EX | LOCK_NB);
+  }
+  if (!locked.ok()) {
+    if (is_not_supported(locked.error) || locked.error == ENOLCK) {
+      return unsupported(place_, "flock does not work there (" + locked.code().message() + ")");
+    }
+    return failure(locked.code(), "flock", place_);
+  }
+  (void)sys::flock(second.fd.get(), LOCK_UN);
+  (void)sys::ofd_set_lock(fd_.get(), F_UNLCK, k_mark_offset);
+  traits().locks_tried.store(true);
+  return {};
+}
+
+Result<void> Candidate::write(LockRecord record) {
+  record_ = std::move(record);
+  record_.witness = has_witness_ ? std::optional(format_witness(file_)) : std::nullopt;
+  const std::string text = format_lock_record(record_);
+  for (std::size_t done = 0; done < text.size();) {
+    const auto written = sys::write(fd_.get(), text.data() + done, text.size() - done);
+    if (!written.ok()) {
+      return failure(written.code(), "write", place_);
+    }
+    if (written.value == 0) {
+      return failure(std::make_error_code(std::errc::io_error), "write", place_, "the file system takes no bytes");
+    }
+    done += static_cast<std::size_t>(written.value);
+  }
+  return {};
+}
+
+/// Tries the ways in order until one works, and remembers it. ENOENT does not say whether a way is missing (no
+/// capability, no /proc) or the directory is; only success of a later way shows that.
+int Candidate::link_nameless() {
+  const Naming naming = traits().naming.load();
+  int error = ENOENT;
+  if (naming != Naming::descriptor_link) {
+    error = sys::linkat(fd_.get(), "", directory(), place_.name.c_str(), AT_EMPTY_PATH).error;
+    if (error == 0 || error == EEXIST) {
+      traits().naming.store(Naming::empty_path);
+      return error;
+    }
+    if (error != ENOENT && error != EPERM && error != EACCES) {
+      return error;
+    }
+  }
+  error = sys::linkat(AT_FDCWD, descriptor_link(fd_.get()).data(), directory(), place_.name.c_str(), AT_SYMLINK_FOLLOW)
+              .error;
+  if (error == 0 || error == EEXIST) {
+    traits().naming.store(Naming::descriptor_link);
+  }
+  return error;
+}
+
+int Candidate::link_temporary() {
+  if (traits().naming.load() == Naming::temporary_link) {
+    const int error = sys::linkat(directory(), temporary_name_.c_str(), directory(), place_.name.c_str(), 0).error;
+    // A network file system may have made the link and lost its reply.
+    if (error == EEXIST && names_inode(directory(), place_.name.c_str(), file_).value_or(false)) {
+      return 0;
+    }
+    if (error != EPERM && error != EMLINK && !is_not_supported(error)) {
+      return error;
+    }
+    traits().naming.store(Naming::temporary_rename);
+  }
+  const int error = sys::rename_no_replace(directory(), temporary_name_.c_str(), place_.name.c_str()).error;
+  if (error == 0) {
+    temporary_name_.clear();
+  }
+  return error;
+}
+
+int Candidate::give_name() {
+  return temporary_name_.empty() ? link_nameless() : link_temporary();
+}
+
+/// Once for a file system: where the inode of an open file is not that of its name, nothing here can be verified.
+Result<void> Candidate::check_inode_identity() {
+  if (traits().inodes_trusted.load()) {
+    return {};
+  }
+  auto same = names_inode(directory(), place_.name.c_str(), file_);
+  if (same && *same) {
+    traits().inodes_trusted.store(true);
+    return {};
+  }
+  // Nobody else can have taken the name: whoever looks finds our running process as its owner. So it may go by its
+  // name.
+  if (sys::flock(fd_.get(), LOCK_EX | LOCK_NB).ok()) {
+    (void)sys::unlinkat(directory(), place_.name.c_str());
+    (void)sys::flock(fd_.get(), LOCK_UN);
+  }
+  if (!same) {
+    return tl::unexpected(std::move(same).error());
+  }
+  return unsupported(place_, "the inode number of an open file there is not that of its name");
+}
+
+PublishAttempt directory_gone() {
+  return {PublishAttempt::Outcome::directory_gone, std::nullopt, std::nullopt};
+}
+
+/// ENOENT, or on ext4 EPERM, is also what a removed directory says.
+bool may_mean_removed(const std::error_code& code) {
+  return code == std::errc::no_such_file_or_directory || code == std::errc::operation_not_permitted;
+}
+
+/// What it means that a candidate could not be given its name. None: try another.
+Result<std::optional<PublishAttempt>> judge_naming_failure(const Place& place, int error) {
+  auto& naming = place.directory->traits->naming;
+  const std::error_code code{error, std::system_category()};
+  if (may_mean_removed(code) && place.directory->is_removed()) {
+    return directory_gone();
+  }
+  if (error == ENOENT && naming.load() == Naming::untried) {
+    naming.store(Naming::temporary_link);  // no capability and no /proc
+    return std::nullopt;
+  }
+  if (error == ENOENT && (naming.load() == Naming::temporary_link || naming.load() == Naming::temporary_rename)) {
+    return std::nullopt;  // a sweep took it for left over
+  }
+  if (is_not_supported(error) && naming.load() == Naming::temporary_rename) {
+    return unsupported(place, "it has neither nameless files, nor hard links, nor an exclusive rename");
+  }
+  return failure(code, "linkat", place);
+}
+
+/// One candidate. None: it was swept away before it had its name, and another is needed.
+Result<std::optional<PublishAttempt>> publish_one(const Place& place, const LockRecord& record, mode_t mode) {
+  const auto& naming = place.directory->traits->naming;
+  const Naming naming_before = naming.load();
+  Candidate candidate(place);
+  for (auto step : {+[](Candidate&c, const LockRecord&r, mode_t m) { return c.create(r, m); },
+                    +[](Candidate&c, const LockRecord&, mode_t) { return c.take_witness(); },
+                    +[](Candidate&c, const LockRecord&r, mode_t) { return c.write(r); }}) {
+    if (auto done = step(candidate, record, mode); !done) {
+      if (may_mean_removed(done.error().code) && place.directory->is_removed()) {
+        return directory_gone();
+      }
+      if (naming_before == Naming::untried && naming.load() == Naming::temporary_link &&
+          done.error().code == std::errc::no_such_file_or_directory) {
+        return std::nullopt;
+      }
+      return tl::unexpected(std::move(done).error());
+    }
+  }
+  const int error = candidate.give_name();
+  if (error == EEXIST) {
+    return PublishAttempt{PublishAttempt::Outcome::contended, std::nullopt, candidate.modified()};
+  }
+  if (error != 0) {
+    return judge_naming_failure(place, error);
+  }
+  if (auto checked = candidate.check_inode_identity(); !checked) {
+    return tl::unexpected(std::move(checked).error());
+  }
+  const WallTime modified = candidate.modified();
+  return PublishAttempt{PublishAttempt::Outcome::published, candidate.take(), modified};
+}
+
+/// Reads at most one byte more than a record may have.
+Result<void> read_record(PinnedLock& pinned, const Place& place, std::size_t expected_size) {
+  std::string text(std::min(expected_size, k_lock_record_bytes_max) + 1, '\0');
+  std::size_t size = 0;
+  while (size <= k_lock_record_bytes_max) {
+    if (size == text.size()) {
+      text.resize(std::min(text.size() * 2, k_lock_record_bytes_max + 1));
+    }
+    const auto got = sys::pread(pinned.fd.get(), text.data() + size, text.size() - size, size);
+    if (!got.ok()) {
+      if (is_own_shortage(got.error)) {
+        return failure(got.code(), "pread", place);
+      }
+      pinned.unreadable = got.code();
+      return {};
+    }
+    if (got.value == 0) {
+      pinned.record = parse_lock_record({text.data(), size});
+      return {};
+    }
+    size += static_cast<std::size_t>(got.value);
+  }
+  return failure(Errc::not_a_lock_file, "read lock", place, "it is longer than any lock file");
+}
+
+std::string_view describe_kind(mode_t mode) {
+  switch (mode & S_IFMT) {
+    case S_IFLNK:
+      return "a symbolic link";
+    case S_IFDIR:
+      return "a directory";
+    case S_IFIFO:
+      return "a FIFO";
+    case S_IFSOCK:
+      return "a socket";
+    case S_IFCHR:
+    case S_IFBLK:
+      return "a device";
+    default:
+      return "no regular file";
+  }
+}
+
+tl::unexpected<Error> not_a_lock_file(const Place& place, mode_t mode) {
+  return failure(Errc::not_a_lock_file, "open lock", place, "it is " + std::string(describe_kind(mode)));
+}
+
+/// What a lock path that cannot be opened means.
+Result<std::optional<PinnedLock>> judge_open_failure(const Place& place, int error) {
+  const std::error_code code{error, std::system_category()};
+  if (error == ENOENT) {
+    return std::nullopt;
+  }
+  if (is_own_shortage(error)) {
+    return failure(code, "openat", place);
+  }
+  struct stat status {};
+  const auto found = sys::fstatat(place.directory->fd.get(), place.name.c_str(), status, AT_SYMLINK_NOFOLLOW);
+  if (found.ok() && !S_ISREG(status.st_mode)) {
+    return not_a_lock_file(place, status.st_mode);
+  }
+  if (!found.ok() && found.error == ENOENT) {
+    return std::nullopt;
+  }
+  PinnedLock pinned;
+  pinned.unreadable = code;
+  return pinned;
+}
+
+/// The part of a removal that runs under the inode's `flock`.
+Result<Removal> remove_locked(const Place& place, PinnedLock& pinned,
+                              const std::function<Result<bool>()>& still_removable) {
+  if (auto read = read_again(pinned, place); !read) {
+    return tl::unexpected(std::move(read).error());
+  }
+  auto removable = still_removable();
+  if (!removable) {
+    return tl::unexpected(std::move(removable).error());
+  }
+  if (!*removable) {
+    return Removal::spared;
+  }
+  // A judged inode 7 removable. B judged it too, locked it, unlinked it and published inode 8. A locks inode 7, sees
+  // that the path names 8, and stops here.
+  auto same = names_inode(place.directory->fd.get(), place.name.c_str(), pinned.file);
+  if (!same) {
+    same.error().path = place.path();
+    return tl::unexpected(std::move(same).error());
+  }
+  if (!*same) {
+    return Removal::replaced;
+  }
+  const auto unlinked = sys::unlinkat(place.directory->fd.get(), place.name.c_str());
+  if (!unlinked.ok() && unlinked.error != ENOENT) {
+    return failure(unlinked.code(), "unlinkat", place);
+  }
+  return Removal::removed;
+}
+
+}  // namespace
+
+Result<PublishAttempt> publish(const Place& place, const LockRecord& record, mode_t mode) {
+  for (int attempt = 0; attempt < k_candidates_max; ++attempt) {
+    auto done = publish_one(place, record, mode);
+    if (!done) {
+      return tl::unexpected(std::move(done).error());
+    }
+    if (done->has_value()) {
+      return std::move(**done);
+    }
+  }
+  return failure(std::make_error_code(std::errc::no_such_file_or_directory), "publish", place,
+                 "the unfinished lock file was removed again and again");
+}
+
+Result<std::optional<PinnedLock>> pin(const Place& place) {
+  // O_NONBLOCK: a FIFO must not hang us. Network file systems want a writable descriptor for an exclusive flock.
+  const int access = place.directory->traits->local ? O_RDONLY : O_RDWR;
+  auto opened = sys::open(place.directory->fd.get(), place.name.c_str(), access | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+  if (!opened.ok() && access == O_RDWR && (opened.error == EACCES || opened.error == EPERM || opened.error == EROFS)) {
+    opened = sys::open(place.directory->fd.get(), place.name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+  }
+  if (!opened.ok()) {
+    return judge_open_failure(place, opened.error);
+  }
+  PinnedLock pinned;
+  pinned.fd = std::move(opened.fd);
+  if (auto read = read_again(pinned, place); !read) {
+    return tl::unexpected(std::move(read).error());
+  }
+  return pinned;
+}
+
+Result<void> read_again(PinnedLock& pinned, const Place& place) {
+  struct stat status {};
+  if (const auto result = sys::fstat(pinned.fd.get(), status); !result.ok()) {
+    if (is_own_shortage(result.error)) {
+      return failure(result.code(), "fstat", place);
+    }
+    pinned.unreadable = result.code();
+    return {};
+  }
+  if (!S_ISREG(status.st_mode)) {
+    return not_a_lock_file(place, status.st_mode);
+  }
+  pinned.file = identity_of(status);
+  pinned.modified = modification_time(status);
+  pinned.unreadable = {};
+  return read_record(pinned, place, static_cast<std::size_t>(std::max<off_t>(status.st_size, 0)));
+}
+
+WitnessAnswer query_witness(const PinnedLock& pinned) {
+  if (!pinned.fd) {
+    return {};
+  }
+  const auto found = sys::ofd_get_lock(pinned.fd.get(), F_RDLCK, k_witness_offset);
+  if (!found.ok()) {
+    return {WitnessQuery::failed, found.code()};
+  }
+  return {found.value == F_WRLCK ? WitnessQuery::write_locked : WitnessQuery::not_locked, {}};
+}
+
+Result<Removal> remove_verified(const Place& place, PinnedLock& pinned,
+                                const std::function<Result<bool>()>& still_removable) {
+  const auto locked = sys::flock(pinned.fd.get(), LOCK_EX | LOCK_NB);
+  if (!locked.ok()) {
+    return locked.error == EWOULDBLOCK ? Result<Removal>(Removal::busy) : failure(locked.code(), "flock", place);
+  }
+  auto removal = remove_locked(place, pinned, still_removable);
+  (void)leave_guard(pinned.fd.get());
+  return removal;
+}
+
+Result<Entry> try_enter_guard(int directory, const char* name, int fd, const FileIdentity& file) {
+  const auto locked = sys::flock(fd, LOCK_EX | LOCK_NB);
+  if (!locked.ok()) {
+    if (locked.error == EWOULDBLOCK) {
+      return Entry::busy;
+    }
+    return tl::unexpected(Error{locked.code(), "flock", {}, std::nullopt, {}});
+  }
+  auto same = names_inode(directory, name, file);
+  if (same && *same) {
+    return Entry::entered;
+  }
+  (void)leave_guard(fd);
+  if (!same) {
+    return tl::unexpected(std::move(same).error());
+  }
+  return Entry::lost;
+}
+
+Result<void> leave_guard(int fd) {
+  if (const auto unlocked = sys::flock(fd, LOCK_UN); !unlocked.ok()) {
+    return tl::unexpected(Error{unlocked.code(), "flock", {}, std::nullopt, {}});
+  }
+  return {};
+}
+
+Result<bool> names_inode(int directory, const char* name, const FileIdentity& file) {
+  struct stat status {};
+  const auto found = sys::fstatat(directory, name, status, AT_SYMLINK_NOFOLLOW);
+  if (found.ok()) {
+    return identity_of(status) == file;
+  }
+  if (found.error == ENOENT) {
+    return false;
+  }
+  return tl::unexpected(Error{found.code(), "fstatat", name, std::nullopt, {}});
+}
+
+void mark_waiting(const PinnedLock& pinned, const FileSystemTraits& traits) {
+  if (pinned.fd && traits.record_locks.load()) {
+    (void)sys::ofd_set_lock(pinned.fd.get(), F_RDLCK, k_mark_offset);  // without it we are only less polite to others
+  }
+}
+
+bool has_waiting_mark(int fd, const FileSystemTraits& traits) {
+  if (!traits.record_locks.load()) {
+    return false;
+  }
+  const auto found = sys::ofd_get_lock(fd, F_WRLCK, k_mark_offset);
+  return found.ok() && found.value == F_RDLCK;
+}
+
+std::optional<WallTime> file_system_clock(const Directory& directory) {
+  const auto opened = sys::open(directory.fd.get(), ".", O_TMPFILE | O_RDWR, S_IRUSR | S_IWUSR);
+  struct stat status {};
+  if (!opened.ok() || !sys::fstat(opened.fd.get(), status).ok()) {
+    return std::nullopt;
+  }
+  return modification_time(status);
+}
+
+bool is_temporary_name(std::string_view name) {
+  constexpr std::size_t k_digits = 32;
+  constexpr std::size_t k_tail = 1 + k_digits + k_temporary_suffix.size();  // ".<digits>.tmp"
+  if (name.size() <= 1 + k_tail || name.front() != '.' || !name.ends_with(k_temporary_suffix)) {
+    return false;
+  }
+  const std::string_view digits = name.substr(name.size() - k_tail, 1 + k_digits);
+  return digits.front() == '.' && digits.substr(1).find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
+
+}  // namespace sessionlock

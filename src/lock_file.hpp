@@ -1,0 +1,114 @@
+#pragma once
+
+/// \file
+/// The protocol on disk (docs/protocol.md): publish, pin, remove, guard. Room `lock_file`: it waits for nobody and
+/// knows no threads; whoever calls it does.
+///
+/// INVARIANT 1: a lock path is only ever unlinked by a process that holds `flock` on the inode it names, and has
+/// compared the two under that `flock`. INVARIANT 2: a lock path only ever comes into being complete, by an exclusive
+/// link or rename.
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include <sessionlock/error.hpp>
+#include <sessionlock/lock_record.hpp>
+
+#include "lock_directory.hpp"
+#include "system.hpp"
+#include "timestamp.hpp"
+
+namespace sessionlock {
+
+/// Offset of the witness byte: far outside the content, so that network file systems with mandatory locks can still
+/// read the record. The byte after it carries the waiters' marks.
+inline constexpr std::int64_t k_witness_offset = std::int64_t{1} << 40;
+inline constexpr std::int64_t k_mark_offset = k_witness_offset + 1;
+
+/// A lock file that this process made and holds. The descriptor carries the witness; closing it gives it up.
+struct PublishedLock {
+  sys::Fd fd;
+  FileIdentity file;
+  LockRecord record;
+};
+
+/// What became of an attempt to publish.
+struct PublishAttempt {
+  enum class Outcome {
+    published,
+    contended,      ///< There is a lock file already.
+    directory_gone  ///< The directory was removed meanwhile: locate the session again.
+  };
+  Outcome outcome{};
+  /// Where published.
+  std::optional<PublishedLock> lock{};
+  /// The file system's own clock, from the file just made.
+  std::optional<WallTime> file_system_now{};
+};
+
+/// Makes a complete lock file and gives it its name, or finds that the name is taken. The witness is taken, and the
+/// record's `witness` filled in, where the file system can carry one. Whatever fails leaves nothing behind.
+/// Errors: `Errc::unsupported_file_system`; otherwise the failing call's own.
+[[nodiscard]] Result<PublishAttempt> publish(const Place& place, const LockRecord& record, mode_t mode);
+
+/// What lies at a lock path, pinned: while the descriptor is open, its inode's number cannot be used again, so
+/// decisions can be made on it.
+struct PinnedLock {
+  sys::Fd fd;
+  FileIdentity file;
+  WallTime modified{};
+  LockRecord record;
+  /// The file is there and cannot be read (EACCES, EPERM, EIO, ESTALE, …); nothing else is known then.
+  std::error_code unreadable{};
+};
+/// Opens and reads the lock file. None: there is no lock.
+/// Errors: `Errc::not_a_lock_file` for a symbolic link, directory, FIFO, socket, device or over-long file; our own
+/// shortages (EMFILE, ENFILE, ENOMEM) under their own names.
+[[nodiscard]] Result<std::optional<PinnedLock>> pin(const Place& place);
+/// Reads a pinned lock's record and time again.
+/// Errors: those of the calls; `Errc::not_a_lock_file` if it has grown too long.
+[[nodiscard]] Result<void> read_again(PinnedLock& pinned, const Place& place);
+
+/// Asks the kernel whether anybody holds the witness of a pinned lock.
+struct WitnessAnswer {
+  WitnessQuery query{WitnessQuery::not_asked};
+  std::error_code failure{};
+};
+[[nodiscard]] WitnessAnswer query_witness(const PinnedLock& pinned);
+
+enum class Removal {
+  removed,
+  busy,     ///< Somebody else has the inode's `flock`: is removing it, or is inside a guarded write.
+  spared,   ///< Under the `flock` it turned out not to be removable.
+  replaced  ///< The path does not name the pinned inode any more.
+};
+/// Takes a lock away that was judged removable: locks the inode, lets `still_removable` judge what it says now,
+/// compares it with what the path names, and only then unlinks. Errors: of the calls, under their own names; of
+/// `still_removable`.
+[[nodiscard]] Result<Removal> remove_verified(const Place& place, PinnedLock& pinned,
+                                              const std::function<Result<bool>()>& still_removable);
+
+/// Tries to lock the inode of a hold and checks that its path still names it: after `entered` nobody else can remove it
+/// until `leave_guard`.
+enum class Entry { entered, busy, lost };
+[[nodiscard]] Result<Entry> try_enter_guard(int directory, const char* name, int fd, const FileIdentity& file);
+/// Errors: of `flock`.
+Result<void> leave_guard(int fd);
+/// Whether the path names this inode.
+[[nodiscard]] Result<bool> names_inode(int directory, const char* name, const FileIdentity& file);
+
+/// Says to the holder that somebody waits, until the pinned descriptor is closed. Does nothing where marks cannot be
+/// had.
+void mark_waiting(const PinnedLock& pinned, const FileSystemTraits& traits);
+/// Whether somebody's mark is on the lock.
+[[nodiscard]] bool has_waiting_mark(int fd, const FileSystemTraits& traits);
+
+/// The time by a directory's file system, from a nameless file made there; none where that cannot be had.
+[[nodiscard]] std::optional<WallTime> file_system_clock(const Directory& directory);
+
+/// Whether a name is that of an unfinished lock: `.<lock name>.<32 hex digits>.tmp`.
+[[nodiscard]] bool is_temporary_name(std::string_view name);
+
+}  // namespace sessionlock

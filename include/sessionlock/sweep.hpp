@@ -1,0 +1,46 @@
+#pragma once
+
+/// \file
+/// Inspecting and clearing a directory of locks.
+
+#include <cstddef>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <sessionlock/error.hpp>
+#include <sessionlock/export.hpp>
+#include <sessionlock/staleness.hpp>
+
+namespace sessionlock {
+
+struct SweepOptions {
+  /// Take away what is removable; otherwise only look.
+  bool remove{true};
+  bool recursive{false};
+  /// Only files whose names end so.
+  std::string suffix{".jsonl.lock"};
+  StalePolicy stale{};
+  /// Told now and then how far it is. What it throws ends the sweep and propagates.
+  std::function<void(std::size_t done, std::size_t total)> progress{};
+};
+
+struct SweepReport {
+  /// Every lock found, removed ones included, sorted by path.
+  std::vector<Inspection> locks{};
+  /// Those taken away, with the reason: an application may have to repair what their owners left undone.
+  std::vector<Inspection> removed{};
+  /// What could not be read or removed; never ends the sweep.
+  std::vector<Error> errors{};
+};
+
+/// Inspects every lock in a directory and takes away what is provably nobody's, each by the protocol of an acquire.
+///
+/// Temporary files of publishers that died are removed too, when older than ten minutes.
+/// Returns: an empty report for a missing directory. Blocking: reads each lock once. Thread safety: safe.
+/// Errors: the directory cannot be read.
+[[nodiscard]] SESSIONLOCK_API Result<SweepReport> sweep(const std::filesystem::path& directory,
+                                                        const SweepOptions& options = {});
+
+}  // namespace sessionlock

@@ -1,0 +1,158 @@
+#pragma once
+
+/// \file
+/// One hold of this process and what may be done with it. Room `lock_manager`/`session_lock`.
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include <sessionlock/error.hpp>
+#include <sessionlock/lock_manager.hpp>
+#include <sessionlock/session_lock.hpp>
+
+#include "lock_file.hpp"
+
+namespace sessionlock {
+
+/// How long a release, a guarded write or a verification waits for another that is under way.
+inline constexpr std::chrono::seconds k_hold_wait{5};
+
+/// What a hold is doing. One atomic word, because `flock` on one open file description does not exclude the threads of
+/// a process from each other, nor a thread from a signal handler.
+///
+///     idle ──► guarded ──► idle            a guarded write, by one thread
+///     idle ──► ending ──► ended            released, or lost
+///                   └───► idle             the release failed and can be tried again
+///     guarded ──► ended                    found lost on the way in
+enum class HoldPhase : int { idle, guarded, ending, ended };
+
+/// The part of a hold that clean-up at exit and in a signal handler may touch: no lock, no allocation.
+struct HoldCore {
+  std::atomic<HoldPhase> phase{HoldPhase::idle};
+  int fd{-1};
+  int directory{-1};
+  const char* name{nullptr};
+  FileIdentity file{};
+  std::uint64_t generation{0};
+  bool release_at_exit{true};
+
+  /// Ends the hold if nothing is under way, without waiting for anything or anybody; what is busy is left to the
+  /// kernel, which drops the witness at death. Async-signal-safe.
+  bool try_end() noexcept;
+  /// The descriptor's number still refers to the lock file. Programs that become daemons close numbers they never
+  /// opened.
+  [[nodiscard]] bool owns_descriptor() const noexcept;
+};
+
+/// What a hold is made of.
+struct HoldSetup {
+  SessionLocation location;
+  PublishedLock lock;
+  std::shared_ptr<const ManagerOptions> options;
+  std::string owner{};
+  bool reentrant{false};
+  /// Joined under another process's hold: checked by lock id too, and never unlinked.
+  bool joined{false};
+  std::chrono::milliseconds max_hold{0};
+  std::optional<Inspection> reclaimed_from{};
+};
+
+/// A hold, shared by the handles of a re-entrant acquisition and by transcripts.
+/// Thread safety: safe from any thread. Lifetime: the descriptor's number stays reserved until the last share is gone.
+class Hold : public std::enable_shared_from_this<Hold> {
+ public:
+  explicit Hold(HoldSetup setup);
+  ~Hold();
+  Hold(const Hold&) = delete;
+  Hold& operator=(const Hold&) = delete;
+
+  /// A guarded write's beginning. Blocking: `k_hold_wait`. Errors: `lost`, `timed_out`, of `flock` and `fstatat`.
+  [[nodiscard]] Result<detail::GuardScope> enter_guard();
+  void leave_guard() noexcept;
+  /// Whether the lock file is still this hold's.
+  [[nodiscard]] Result<void> verify();
+  /// Gives the lock up, or plans it for the end of the calling thread's own guarded write.
+  [[nodiscard]] Result<void> release();
+  /// Gives the lock up if nothing is under way; never waits. True if the hold has ended.
+  bool try_release() noexcept { return core_.try_end(); }
+  [[nodiscard]] Result<pid_t> spawn(const char* file, char* const argv[], char* const envp[]);
+
+  /// One more handle.
+  void add_share();
+  /// One handle less; releases with the last. On failure the share stays.
+  [[nodiscard]] Result<void> drop_share();
+
+  [[nodiscard]] bool has_ended() const noexcept;
+  /// A fork lies between the acquisition and now.
+  [[nodiscard]] bool is_inherited() const noexcept;
+  [[nodiscard]] bool is_shared_by(const AcquireOptions& options) const;
+  [[nodiscard]] int depth() const;
+  [[nodiscard]] std::chrono::milliseconds held_for() const;
+
+  [[nodiscard]] const SessionLocation& location() const noexcept { return setup_.location; }
+  [[nodiscard]] const HoldSetup& setup() const noexcept { return setup_; }
+  [[nodiscard]] const FileIdentity& file() const noexcept { return core_.file; }
+  [[nodiscard]] const LockRecord& record() const noexcept { return setup_.lock.record; }
+  [[nodiscard]] const std::filesystem::path& session_path() const noexcept { return session_path_; }
+  [[nodiscard]] const std::filesystem::path& lock_path() const noexcept { return lock_path_; }
+  [[nodiscard]] std::thread::id thread() const noexcept { return thread_; }
+  [[nodiscard]] HoldCore& core() noexcept { return core_; }
+
+ private:
+  [[nodiscard]] Error lost_error() const;
+  /// Takes the phase from idle, waiting for it; nested guarded writes are the caller's to see first.
+  [[nodiscard]] Result<void> claim(HoldPhase phase, std::chrono::steady_clock::time_point deadline);
+  /// Gives the phase back, and wakes who waits for it.
+  void settle(HoldPhase phase) noexcept;
+  [[nodiscard]] Result<void> enter_file(std::chrono::steady_clock::time_point deadline);
+  [[nodiscard]] Result<void> check_lock_id() const;
+  [[nodiscard]] Result<void> release_now();
+  [[nodiscard]] Result<void> unlink_file();
+  void end(bool lost);
+
+  HoldSetup setup_;
+  HoldCore core_;
+  const std::filesystem::path session_path_;
+  const std::filesystem::path lock_path_;
+  const std::chrono::steady_clock::time_point since_{std::chrono::steady_clock::now()};
+  const std::thread::id thread_{std::this_thread::get_id()};
+
+  std::atomic<std::thread::id> guarding_thread_{};
+  int guard_depth_{0};               // of the guarding thread alone
+  bool release_after_guard_{false};  // likewise
+  std::atomic<bool> was_lost_{false};
+
+  std::atomic<int> waiters_{0};
+  std::mutex wait_mutex_;
+  std::condition_variable phase_changed_;
+
+  mutable std::mutex share_mutex_;
+  int shares_{1};
+};
+
+/// One handle's share of a hold.
+struct LockShare {
+  std::shared_ptr<Hold> hold;
+  /// This acquisition is nested in another, and so took nothing over.
+  bool nested{false};
+  std::atomic<bool> released{false};
+
+  [[nodiscard]] Result<detail::GuardScope> enter_guard() const;
+  [[nodiscard]] Result<void> release();
+};
+
+/// For the library's own rooms: makes handles, and looks behind them.
+struct SessionLockAccess {
+  static SessionLock make(std::shared_ptr<LockShare> share) { return SessionLock(std::move(share)); }
+  static const std::shared_ptr<LockShare>& share(const SessionLock& lock) { return lock.share_; }
+};
+
+}  // namespace sessionlock

@@ -34,6 +34,9 @@ inline constexpr std::chrono::seconds k_hold_wait{5};
 ///     guarded ──► ended                    found lost on the way in
 enum class HoldPhase : int { idle, guarded, ending, ended };
 
+/// Where clean-up finds a hold.
+using CleanupSlot = std::atomic<std::uintptr_t>;
+
 /// The part of a hold that clean-up at exit and in a signal handler may touch: no lock, no allocation.
 struct HoldCore {
   std::atomic<HoldPhase> phase{HoldPhase::idle};
@@ -43,10 +46,15 @@ struct HoldCore {
   FileIdentity file{};
   std::uint64_t generation{0};
   bool release_at_exit{true};
+  CleanupSlot* slot{nullptr};
 
   /// Ends the hold if nothing is under way, without waiting for anything or anybody; what is busy is left to the
-  /// kernel, which drops the witness at death. Async-signal-safe.
+  /// kernel, which drops the witness at death. Async-signal-safe. Returns whether the hold has ended.
   bool try_end() noexcept;
+  /// Locks the lock file's inode and checks that it still has its name. Async-signal-safe.
+  [[nodiscard]] Step try_enter() const noexcept;
+  /// Takes the lock file away, unless it is another's by now. Does not touch the phase. Async-signal-safe.
+  [[nodiscard]] Step try_unlink() const noexcept;
   /// The descriptor's number still refers to the lock file. Programs that become daemons close numbers they never
   /// opened.
   [[nodiscard]] bool owns_descriptor() const noexcept;
@@ -82,12 +90,12 @@ class Hold : public std::enable_shared_from_this<Hold> {
   /// Gives the lock up, or plans it for the end of the calling thread's own guarded write.
   [[nodiscard]] Result<void> release();
   /// Gives the lock up if nothing is under way; never waits. True if the hold has ended.
-  bool try_release() noexcept { return core_.try_end(); }
+  bool try_release() noexcept;
   [[nodiscard]] Result<pid_t> spawn(const char* file, char* const argv[], char* const envp[]);
 
-  /// One more handle.
-  void add_share();
-  /// One handle less; releases with the last. On failure the share stays.
+  /// One more handle; false if the last is being given up.
+  [[nodiscard]] bool add_share();
+  /// One handle less; releases with the last. On failure, other than `lost`, the share stays.
   [[nodiscard]] Result<void> drop_share();
 
   [[nodiscard]] bool has_ended() const noexcept;
@@ -112,11 +120,14 @@ class Hold : public std::enable_shared_from_this<Hold> {
   [[nodiscard]] Result<void> claim(HoldPhase phase, std::chrono::steady_clock::time_point deadline);
   /// Gives the phase back, and wakes who waits for it.
   void settle(HoldPhase phase) noexcept;
-  [[nodiscard]] Result<void> enter_file(std::chrono::steady_clock::time_point deadline);
+  /// Repeats a step on the lock file while that is busy.
+  template <class F>
+  [[nodiscard]] Result<void> persist(F&& step, std::chrono::steady_clock::time_point deadline);
   [[nodiscard]] Result<void> check_lock_id() const;
-  [[nodiscard]] Result<void> release_now();
-  [[nodiscard]] Result<void> unlink_file();
-  void end(bool lost);
+  /// With the phase `ending`: takes the file away and ends, or goes back to idle.
+  [[nodiscard]] Result<void> release_now(std::chrono::steady_clock::time_point deadline);
+  void release_after_guard() noexcept;
+  void end(bool lost) noexcept;
 
   HoldSetup setup_;
   HoldCore core_;
@@ -128,7 +139,6 @@ class Hold : public std::enable_shared_from_this<Hold> {
   std::atomic<std::thread::id> guarding_thread_{};
   int guard_depth_{0};               // of the guarding thread alone
   bool release_after_guard_{false};  // likewise
-  std::atomic<bool> was_lost_{false};
 
   std::atomic<int> waiters_{0};
   std::mutex wait_mutex_;

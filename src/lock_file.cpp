@@ -205,7 +205,7 @@ int Candidate::link_temporary() {
   if (traits().naming.load() == Naming::temporary_link) {
     const int error = sys::linkat(directory(), temporary_name_.c_str(), directory(), place_.name.c_str(), 0).error;
     // A network file system may have made the link and lost its reply.
-    if (error == EEXIST && names_inode(directory(), place_.name.c_str(), file_).value_or(false)) {
+    if (error == EEXIST && names_inode(directory(), place_.name.c_str(), file_).answer == Step::Answer::done) {
       return 0;
     }
     if (error != EPERM && error != EMLINK && !is_not_supported(error)) {
@@ -229,8 +229,8 @@ Result<void> Candidate::check_inode_identity() {
   if (traits().inodes_trusted.load()) {
     return {};
   }
-  auto same = names_inode(directory(), place_.name.c_str(), file_);
-  if (same && *same) {
+  const Step same = names_inode(directory(), place_.name.c_str(), file_);
+  if (same.answer == Step::Answer::done) {
     traits().inodes_trusted.store(true);
     return {};
   }
@@ -240,8 +240,8 @@ Result<void> Candidate::check_inode_identity() {
     (void)sys::unlinkat(directory(), place_.name.c_str());
     (void)sys::flock(fd_.get(), LOCK_UN);
   }
-  if (!same) {
-    return tl::unexpected(std::move(same).error());
+  if (same.answer == Step::Answer::failed) {
+    return tl::unexpected(to_error(same, place_.path()));
   }
   return unsupported(place_, "the inode number of an open file there is not that of its name");
 }
@@ -392,12 +392,11 @@ Result<Removal> remove_locked(const Place& place, PinnedLock& pinned,
   }
   // A judged inode 7 removable. B judged it too, locked it, unlinked it and published inode 8. A locks inode 7, sees
   // that the path names 8, and stops here.
-  auto same = names_inode(place.directory->fd.get(), place.name.c_str(), pinned.file);
-  if (!same) {
-    same.error().path = place.path();
-    return tl::unexpected(std::move(same).error());
+  const Step same = names_inode(place.directory->fd.get(), place.name.c_str(), pinned.file);
+  if (same.answer == Step::Answer::failed) {
+    return tl::unexpected(to_error(same, place.path()));
   }
-  if (!*same) {
+  if (same.answer == Step::Answer::other) {
     return Removal::replaced;
   }
   const auto unlinked = sys::unlinkat(place.directory->fd.get(), place.name.c_str());
@@ -481,42 +480,35 @@ Result<Removal> remove_verified(const Place& place, PinnedLock& pinned,
   return removal;
 }
 
-Result<Entry> try_enter_guard(int directory, const char* name, int fd, const FileIdentity& file) {
-  const auto locked = sys::flock(fd, LOCK_EX | LOCK_NB);
-  if (!locked.ok()) {
-    if (locked.error == EWOULDBLOCK) {
-      return Entry::busy;
-    }
-    return tl::unexpected(Error{locked.code(), "flock", {}, std::nullopt, {}});
+Step try_enter_guard(int directory, const char* name, int fd, const FileIdentity& file) noexcept {
+  if (const auto locked = sys::flock(fd, LOCK_EX | LOCK_NB); !locked.ok()) {
+    return locked.error == EWOULDBLOCK ? Step{Step::Answer::busy}
+                                       : Step{Step::Answer::failed, sys::Call::flock, locked.error};
   }
-  auto same = names_inode(directory, name, file);
-  if (same && *same) {
-    return Entry::entered;
+  const Step same = names_inode(directory, name, file);
+  if (same.answer != Step::Answer::done) {
+    (void)leave_guard(fd);
   }
-  (void)leave_guard(fd);
-  if (!same) {
-    return tl::unexpected(std::move(same).error());
-  }
-  return Entry::lost;
+  return same;
 }
 
-Result<void> leave_guard(int fd) {
-  if (const auto unlocked = sys::flock(fd, LOCK_UN); !unlocked.ok()) {
-    return tl::unexpected(Error{unlocked.code(), "flock", {}, std::nullopt, {}});
-  }
-  return {};
+Step leave_guard(int fd) noexcept {
+  const auto unlocked = sys::flock(fd, LOCK_UN);
+  return unlocked.ok() ? Step{} : Step{Step::Answer::failed, sys::Call::flock, unlocked.error};
 }
 
-Result<bool> names_inode(int directory, const char* name, const FileIdentity& file) {
+Step names_inode(int directory, const char* name, const FileIdentity& file) noexcept {
   struct stat status {};
   const auto found = sys::fstatat(directory, name, status, AT_SYMLINK_NOFOLLOW);
   if (found.ok()) {
-    return identity_of(status) == file;
+    return {identity_of(status) == file ? Step::Answer::done : Step::Answer::other};
   }
-  if (found.error == ENOENT) {
-    return false;
-  }
-  return tl::unexpected(Error{found.code(), "fstatat", name, std::nullopt, {}});
+  return found.error == ENOENT ? Step{Step::Answer::other}
+                               : Step{Step::Answer::failed, sys::Call::fstatat, found.error};
+}
+
+Error to_error(const Step& step, const std::filesystem::path& path) {
+  return {{step.error, std::system_category()}, std::string(sys::to_string(step.call)), path, std::nullopt, {}};
 }
 
 void mark_waiting(const PinnedLock& pinned, const FileSystemTraits& traits) {

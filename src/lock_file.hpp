@@ -90,14 +90,27 @@ enum class Removal {
 [[nodiscard]] Result<Removal> remove_verified(const Place& place, PinnedLock& pinned,
                                               const std::function<Result<bool>()>& still_removable);
 
-/// Tries to lock the inode of a hold and checks that its path still names it: after `entered` nobody else can remove it
-/// until `leave_guard`.
-enum class Entry { entered, busy, lost };
-[[nodiscard]] Result<Entry> try_enter_guard(int directory, const char* name, int fd, const FileIdentity& file);
-/// Errors: of `flock`.
-Result<void> leave_guard(int fd);
-/// Whether the path names this inode.
-[[nodiscard]] Result<bool> names_inode(int directory, const char* name, const FileIdentity& file);
+/// Answer of the steps that a signal handler may take too: no exception, no allocation.
+struct Step {
+  enum class Answer {
+    done,
+    busy,   ///< Somebody else has the inode's `flock`.
+    other,  ///< The path names another inode, or nothing.
+    failed  ///< `call` failed with `error`.
+  };
+  Answer answer{Answer::done};
+  sys::Call call{};
+  int error{};
+};
+/// Tries to lock the inode of a hold and checks that its path still names it: once that is done, nobody else can remove
+/// it until `leave_guard`. Async-signal-safe.
+[[nodiscard]] Step try_enter_guard(int directory, const char* name, int fd, const FileIdentity& file) noexcept;
+/// Async-signal-safe.
+Step leave_guard(int fd) noexcept;
+/// Whether the path names this inode: `done` or `other`. Async-signal-safe.
+[[nodiscard]] Step names_inode(int directory, const char* name, const FileIdentity& file) noexcept;
+/// The failed step as an error about a path.
+[[nodiscard]] Error to_error(const Step& step, const std::filesystem::path& path);
 
 /// Says to the holder that somebody waits, until the pinned descriptor is closed. Does nothing where marks cannot be
 /// had.

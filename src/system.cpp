@@ -13,6 +13,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -102,22 +103,23 @@ void register_descriptor(int fd) noexcept {
   }
 }
 
-void unregister_descriptor(int fd) noexcept {
-  if (Slot* slot = slot_of(fd); slot != nullptr) {
+/// Closes a registered descriptor while its number still refers to the inode that was remembered for it.
+void close_registered(int fd, Slot* slot) noexcept {
+  std::uint64_t inode = 0;
+  std::uint64_t device = 0;
+  if (slot != nullptr) {
+    inode = slot->inode.load(std::memory_order_relaxed);
+    device = slot->device.load(std::memory_order_relaxed);
     slot->open.store(false, std::memory_order_release);
+  }
+  struct stat status {};
+  if (inode == 0 || (::fstat(fd, &status) == 0 && status.st_ino == inode && status.st_dev == device)) {
+    ::close(fd);
   }
 }
 
 void close_inherited_descriptors() noexcept {
-  for_each_registered([](int fd, Slot& slot) {
-    slot.open.store(false, std::memory_order_release);
-    struct stat status {};
-    const std::uint64_t inode = slot.inode.load(std::memory_order_relaxed);
-    if (inode == 0 || (::fstat(fd, &status) == 0 && status.st_ino == inode &&
-                       status.st_dev == slot.device.load(std::memory_order_relaxed))) {
-      ::close(fd);
-    }
-  });
+  for_each_registered([](int fd, Slot& slot) { close_registered(fd, &slot); });
 }
 
 // --- forks -----------------------------------------------------------------------------------------------------------
@@ -205,7 +207,7 @@ void install_fork_handling() noexcept {
 }  // namespace
 
 struct OpenedAccess {
-  static Fd adopt(int number) noexcept { return Fd(number); }
+  static Fd adopt(int number) noexcept { return {number, process_generation()}; }
 };
 
 namespace {
@@ -270,6 +272,8 @@ std::string_view to_string(Call call) {
       return "fcntl(F_OFD_GETLK)";
     case Call::kill:
       return "kill";
+    case Call::posix_spawn:
+      return "posix_spawn";
     case Call::getrandom:
       return "getrandom";
   }
@@ -281,18 +285,12 @@ void set_interceptor(Interceptor* interceptor) noexcept {
 }
 
 void Fd::reset() noexcept {
-  if (number_ < 0) {
+  const int number = std::exchange(number_, -1);
+  if (number < 0 || generation_ != process_generation()) {
     return;
   }
   const Section section;
-  unregister_descriptor(number_);
-  ::close(std::exchange(number_, -1));
-}
-
-void Fd::abandon() noexcept {
-  if (number_ >= 0) {
-    unregister_descriptor(std::exchange(number_, -1));
-  }
+  close_registered(number, slot_of(number));
 }
 
 Opened open(int directory, const char* path, int flags, mode_t mode) {
@@ -400,6 +398,23 @@ Outcome ofd_get_lock(int fd, short type, std::int64_t offset) {
 
 Outcome kill(pid_t pid, int signal) {
   return invoke({Call::kill}, [&]() -> std::int64_t { return ::kill(pid, signal); });
+}
+
+Outcome spawn_with_descriptor(int fd, const char* file, char* const argv[], char* const envp[]) {
+  return invoke({Call::posix_spawn, fd, file}, [&]() -> std::int64_t {
+    posix_spawn_file_actions_t actions;
+    pid_t child = -1;
+    int error = ::posix_spawn_file_actions_init(&actions);
+    if (error == 0) {
+      error = ::posix_spawn_file_actions_adddup2(&actions, fd, fd);
+      if (error == 0) {
+        error = ::posix_spawnp(&child, file, &actions, nullptr, argv, envp);
+      }
+      ::posix_spawn_file_actions_destroy(&actions);
+    }
+    errno = error;
+    return error == 0 ? child : -1;
+  });
 }
 
 Outcome getrandom(void* buffer, std::size_t size) {

@@ -39,6 +39,7 @@ enum class Call {
   ofd_setlk,
   ofd_getlk,
   kill,
+  posix_spawn,
   getrandom
 };
 /// The call's name as in its manual page. Lifetime: static storage.
@@ -74,25 +75,27 @@ struct [[nodiscard]] Outcome {
 class Fd {
  public:
   Fd() = default;
-  Fd(Fd&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
+  Fd(Fd&& other) noexcept : number_(std::exchange(other.number_, -1)), generation_(other.generation_) {}
   Fd& operator=(Fd&& other) noexcept {
     if (this != &other) {
       reset();
       number_ = std::exchange(other.number_, -1);
+      generation_ = other.generation_;
     }
     return *this;
   }
   ~Fd() { reset(); }
   [[nodiscard]] int get() const noexcept { return number_; }
   [[nodiscard]] explicit operator bool() const noexcept { return number_ >= 0; }
+  /// Closes, unless the number is not ours any more: a child closed at the fork what it inherited, and a program that
+  /// becomes a daemon closes and reuses numbers it never opened (seen where `remember_inode` was told).
   void reset() noexcept;
-  /// Gives the number up without closing it: for a descriptor that is known to be closed, or somebody else's, by now.
-  void abandon() noexcept;
 
  private:
   friend struct OpenedAccess;
-  explicit Fd(int number) noexcept : number_(number) {}
+  Fd(int number, std::uint64_t generation) noexcept : number_(number), generation_(generation) {}
   int number_{-1};
+  std::uint64_t generation_{0};
 };
 
 /// A new descriptor, or why there is none.
@@ -134,6 +137,9 @@ Outcome ofd_set_lock(int fd, short type, std::int64_t offset);
 /// `F_OFD_GETLK` of one byte: as value the type of a lock that would conflict with `type`, `F_UNLCK` if none would.
 Outcome ofd_get_lock(int fd, short type, std::int64_t offset);
 Outcome kill(pid_t pid, int signal);
+/// posix_spawnp(3) of a program that inherits one descriptor under its own number: `adddup2(fd, fd)` clears its
+/// close-on-exec mark in the child alone. Runs no fork handlers. The child's pid as value.
+Outcome spawn_with_descriptor(int fd, const char* file, char* const argv[], char* const envp[]);
 /// Fills the buffer with random bytes (getrandom(2)).
 Outcome getrandom(void* buffer, std::size_t size);
 /// The wall clock.

@@ -1,0 +1,311 @@
+#include "acquisition.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
+#include <fmt/format.h>
+
+#include "duration_text.hpp"
+#include "process_probe.hpp"
+#include "timestamp.hpp"
+
+namespace sessionlock {
+namespace {
+
+/// A session path that leads elsewhere every time is not going to stand still.
+constexpr int k_relocations_max = 100;
+/// Looks without a pause in between, where something moved; a lock that is replaced without end is waited for like
+/// another.
+constexpr int k_quick_looks_max = 100;
+
+Result<std::string> random_lock_id(const std::filesystem::path& session) {
+  std::array<std::uint64_t, 2> bits{};
+  const auto got = sys::getrandom(bits.data(), sizeof bits);
+  if (!got.ok() || got.value != sizeof bits) {
+    return tl::unexpected(Error{got.code(), "getrandom", session, std::nullopt, {}});
+  }
+  return fmt::format("{:016x}{:016x}", bits[0], bits[1]);
+}
+
+std::string timeout_words(std::chrono::milliseconds timeout) {
+  return "timeout " + format_limit(std::max(timeout, std::chrono::milliseconds{0}));
+}
+
+}  // namespace
+
+Result<LockRecord> make_record(const AcquireOptions& options, const SessionLocation& location, bool with_session) {
+  auto lock_id = random_lock_id(location.session.path());
+  if (!lock_id) {
+    return tl::unexpected(std::move(lock_id).error());
+  }
+  const ProcessIdentity& self = this_identity();
+  LockRecord record;
+  record.pid = self.pid;
+  record.created_at = format_rfc3339(sys::wall_clock());
+  record.starttime = self.start_time_ticks;
+  record.max_hold_ms = std::clamp(options.max_hold, std::chrono::milliseconds{1}, k_max_hold_max).count();
+  record.lock_id = std::move(*lock_id);
+  if (!self.boot_id.empty()) {
+    record.boot_id = self.boot_id;
+  }
+  if (self.pid_namespace != 0) {
+    record.pid_namespace = self.pid_namespace;
+    if (self.time_namespace != 0 || this_observer().time_namespaces_absent) {
+      record.time_namespace = self.time_namespace;
+    }
+  }
+  if (!self.host.empty()) {
+    record.host = self.host;
+  }
+  if (!options.label.empty()) {
+    record.label = options.label;
+  }
+  if (with_session) {
+    record.session = location.session.path().string();
+  }
+  return record;
+}
+
+Acquisition::Acquisition(const std::shared_ptr<const ManagerOptions>& manager, const std::filesystem::path& session,
+                         const AcquireOptions& options)
+    : manager_(manager),
+      session_(session),
+      options_(options),
+      deadline_(options.timeout),
+      waiter_(deadline_, options.stop) {}
+
+LocateOptions Acquisition::locate_options(bool create) const {
+  return {manager_->lock_directory, create, options_.allow_hard_links};
+}
+
+Result<void> Acquisition::check_arguments() const {
+  if (session_.empty()) {
+    return tl::unexpected(
+        Error{Errc::invalid_argument, "acquire", session_, std::nullopt, "the session path is empty"});
+  }
+  if (options_.label.size() > k_label_bytes_max) {
+    return tl::unexpected(
+        Error{Errc::invalid_argument, "acquire", session_, std::nullopt, "the label is longer than 1 KiB"});
+  }
+  return {};
+}
+
+Result<SessionLock> Acquisition::acquire() {
+  if (auto valid = check_arguments(); !valid) {
+    return tl::unexpected(std::move(valid).error());
+  }
+  for (int relocation = 0; relocation <= k_relocations_max; ++relocation) {
+    auto lock = attempt();
+    if (!lock) {
+      return tl::unexpected(std::move(lock).error());
+    }
+    if (lock->has_value()) {
+      return std::move(**lock);
+    }
+  }
+  return tl::unexpected(Error{Errc::replaced_session, "acquire", session_, std::nullopt,
+                              "the path led elsewhere each time the lock was held"});
+}
+
+Result<std::optional<SessionLock>> Acquisition::attempt() {
+  auto location = locate(session_, locate_options(true));
+  if (!location) {
+    return tl::unexpected(std::move(location).error());
+  }
+  Admission admission = queue_for(key_of(*location), options_, deadline_);
+  switch (admission.kind) {
+    case Admission::Kind::turn:
+      return contend(*location, *admission.turn);
+    case Admission::Kind::shared: {
+      auto share = std::make_shared<LockShare>();
+      share->hold = std::move(admission.hold);
+      share->nested = true;
+      return SessionLockAccess::make(std::move(share));
+    }
+    case Admission::Kind::would_block_itself:
+      return tl::unexpected(Error{Errc::invalid_argument, "acquire", location->lock.path(), std::nullopt,
+                                  "this thread has the lock already and would wait for itself without end; ask for a "
+                                  "re-entrant lock, or set a time limit"});
+    default:
+      break;
+  }
+  if (auto described = describe_holder(*location); !described) {
+    return tl::unexpected(std::move(described).error());
+  }
+  return tl::unexpected(give_up(admission.kind == Admission::Kind::cancelled ? WakeUp::cancelled : WakeUp::deadline));
+}
+
+Result<std::optional<SessionLock>> Acquisition::contend(const SessionLocation& location, Turn& turn) {
+  while (true) {
+    if (options_.stop.stop_requested()) {
+      return tl::unexpected(give_up(WakeUp::cancelled));
+    }
+    auto record = make_record(options_, location, !manager_->lock_directory.empty());
+    if (!record) {
+      return tl::unexpected(std::move(record).error());
+    }
+    auto published = publish(location.lock, *record, manager_->mode);
+    if (!published) {
+      return tl::unexpected(std::move(published).error());
+    }
+    if (published->outcome == PublishAttempt::Outcome::directory_gone) {
+      return std::nullopt;
+    }
+    if (published->outcome == PublishAttempt::Outcome::published) {
+      return settle(location, turn, std::move(*published->lock));
+    }
+    file_system_now_ = published->file_system_now;
+    for (Finding finding = Finding::look_again; finding != Finding::free;) {
+      auto found = look(location, true);
+      if (!found) {
+        return tl::unexpected(std::move(found).error());
+      }
+      finding = *found;
+      if (auto waited = wait(finding); !waited) {
+        return tl::unexpected(std::move(waited).error());
+      }
+      file_system_now_.reset();
+    }
+  }
+}
+
+/// The lock file is ours; now the session path must still lead to it.
+Result<std::optional<SessionLock>> Acquisition::settle(const SessionLocation& location, Turn& turn,
+                                                       PublishedLock&& lock) {
+  auto hold = std::make_shared<Hold>(HoldSetup{location, std::move(lock), manager_, options_.owner, options_.reentrant,
+                                               false, options_.max_hold, reclaimed_from_});
+  turn.hand_to(hold);
+  auto share = std::make_shared<LockShare>();
+  share->hold = hold;
+  SessionLock handle = SessionLockAccess::make(std::move(share));
+  auto current = is_current(location, session_, locate_options(false));
+  if (!current || !*current) {
+    // Between looking and locking, the path was made to lead elsewhere: this lock is on the wrong session.
+    if (auto released = handle.release(); !released && released.error().code != Errc::lost) {
+      return tl::unexpected(std::move(released).error());
+    }
+    return current ? Result<std::optional<SessionLock>>(std::nullopt) : tl::unexpected(std::move(current).error());
+  }
+  const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(Deadline::Clock::now() - deadline_.start());
+  notify(*manager_,
+         {EventKind::acquired, hold->session_path(), hold->lock_path(), waited, reclaimed_from_, std::nullopt});
+  return handle;
+}
+
+Result<Acquisition::Finding> Acquisition::look(const SessionLocation& location, bool may_take_away) {
+  busy_.reset();
+  auto pinned = pin(location.lock);
+  if (!pinned) {
+    return tl::unexpected(std::move(pinned).error());
+  }
+  if (!pinned->has_value()) {
+    return Finding::free;
+  }
+  const InspectionContext context{options_.stale, is_held_here, file_system_now_};
+  Inspection inspection = judge(**pinned, location.lock, context);
+  inspection.session_path = location.session.path();
+  if (!inspection.removable) {
+    holder_ = std::move(inspection);
+    return Finding::held;
+  }
+  return may_take_away ? take_away(location, **pinned, inspection, context) : Finding::free;
+}
+
+Result<Acquisition::Finding> Acquisition::take_away(const SessionLocation& location, PinnedLock& pinned,
+                                                    const Inspection& inspection, const InspectionContext& context) {
+  Inspection judged = inspection;
+  auto removal = remove_verified(location.lock, pinned, [&]() -> Result<bool> {
+    judged = judge(pinned, location.lock, context);
+    judged.session_path = location.session.path();
+    return judged.removable;
+  });
+  if (!removal) {
+    return tl::unexpected(std::move(removal).error());
+  }
+  switch (*removal) {
+    case Removal::removed:
+      judged.removed = true;
+      reclaimed_from_ = std::move(judged);
+      return Finding::free;
+    case Removal::busy:
+      // Another reclaimer is at it. A stopped one delays us until it is continued or killed.
+      busy_ = pinned.file;
+      holder_ = std::move(judged);
+      return Finding::held;
+    case Removal::spared:
+      holder_ = std::move(judged);
+      return Finding::held;
+    case Removal::replaced:
+      break;
+  }
+  return Finding::look_again;
+}
+
+Result<void> Acquisition::wait(Finding finding) {
+  // What is free, or moved, is tried at once, even when the time is over: a stale lock found on the very last try is
+  // still taken.
+  if (finding != Finding::held && ++quick_looks_ < k_quick_looks_max) {
+    return {};
+  }
+  if (!told_contended_ && holder_ && !deadline_.is_single_try()) {
+    told_contended_ = true;
+    notify(*manager_, {EventKind::contended, holder_->session_path, holder_->lock_path, {}, holder_, std::nullopt});
+  }
+  const WakeUp reason = waiter_.wait();
+  return reason == WakeUp::look_again ? Result<void>{} : tl::unexpected(give_up(reason));
+}
+
+Error Acquisition::give_up(WakeUp reason) {
+  Error error{Errc::timed_out, "acquire", session_, holder_, {}};
+  if (holder_) {
+    error.path = holder_->lock_path;
+  }
+  if (reason == WakeUp::cancelled) {
+    error.code = Errc::cancelled;
+    return error;
+  }
+  if (deadline_.is_single_try()) {
+    error.code = Errc::locked;
+  }
+  error.detail = timeout_words(deadline_.timeout());
+  if (const auto pid = busy_ ? flock_holder(*busy_) : std::nullopt) {
+    error.detail += fmt::format("; pid {} has the lock file locked and may be stopped", *pid);
+  }
+  return error;
+}
+
+Result<void> Acquisition::describe_holder(const SessionLocation& location) {
+  auto found = look(location, false);
+  if (!found) {
+    return tl::unexpected(std::move(found).error());
+  }
+  return {};
+}
+
+Result<void> Acquisition::wait_until_free() {
+  if (auto valid = check_arguments(); !valid) {
+    return valid;
+  }
+  while (true) {
+    auto location = locate(session_, locate_options(false));
+    if (!location) {
+      if (location.error().code == std::errc::no_such_file_or_directory) {
+        return {};
+      }
+      return tl::unexpected(std::move(location).error());
+    }
+    auto found = look(*location, false);
+    if (!found) {
+      return tl::unexpected(std::move(found).error());
+    }
+    if (*found == Finding::free) {
+      return {};
+    }
+    if (auto waited = wait(*found); !waited) {
+      return waited;
+    }
+  }
+}
+
+}  // namespace sessionlock

@@ -1,0 +1,70 @@
+#pragma once
+
+/// \file
+/// One acquire from call to answer: locate, queue, publish, inspect, reclaim, wait. Room `lock_manager`.
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+#include <sessionlock/lock_manager.hpp>
+
+#include "hold_table.hpp"
+#include "inspector.hpp"
+#include "lock_directory.hpp"
+#include "waiter.hpp"
+
+namespace sessionlock {
+
+/// A new record of this process, complete but for the witness.
+[[nodiscard]] Result<LockRecord> make_record(const AcquireOptions& options, const SessionLocation& location,
+                                             bool with_session);
+
+/// What a wait for a lock needs, whatever it wants in the end: to have it, or only to see it free.
+class Acquisition {
+ public:
+  /// Lifetime: refers to its arguments until it is gone.
+  Acquisition(const std::shared_ptr<const ManagerOptions>& manager, const std::filesystem::path& session,
+              const AcquireOptions& options);
+
+  [[nodiscard]] Result<SessionLock> acquire();
+  [[nodiscard]] Result<void> wait_until_free();
+
+ private:
+  /// What was found at the lock path, and dealt with.
+  enum class Finding {
+    free,        ///< Nothing is there (any more): publish.
+    look_again,  ///< Something moved between look and act.
+    held
+  };
+
+  [[nodiscard]] LocateOptions locate_options(bool create) const;
+  [[nodiscard]] Result<void> check_arguments() const;
+  /// None: the session has moved; begin again.
+  [[nodiscard]] Result<std::optional<SessionLock>> attempt();
+  [[nodiscard]] Result<std::optional<SessionLock>> contend(const SessionLocation& location, Turn& turn);
+  [[nodiscard]] Result<std::optional<SessionLock>> settle(const SessionLocation& location, Turn& turn,
+                                                          PublishedLock&& lock);
+  [[nodiscard]] Result<Finding> look(const SessionLocation& location, bool take_away);
+  [[nodiscard]] Result<Finding> take_away(const SessionLocation& location, PinnedLock& pinned,
+                                          const Inspection& inspection, const InspectionContext& context);
+  /// Waits before the next look, or says why there is to be none.
+  [[nodiscard]] Result<void> wait(Finding finding);
+  [[nodiscard]] Error give_up(WakeUp reason);
+  [[nodiscard]] Result<void> describe_holder(const SessionLocation& location);
+
+  const std::shared_ptr<const ManagerOptions>& manager_;
+  const std::filesystem::path& session_;
+  const AcquireOptions& options_;
+  const Deadline deadline_;
+  Waiter waiter_;
+  std::optional<WallTime> file_system_now_{};
+  /// The last one seen in the way.
+  std::optional<Inspection> holder_{};
+  std::optional<FileIdentity> busy_{};
+  std::optional<Inspection> reclaimed_from_{};
+  int quick_looks_{0};
+  bool told_contended_{false};
+};
+
+}  // namespace sessionlock

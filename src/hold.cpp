@@ -1,0 +1,380 @@
+#include "hold.hpp"
+
+#include <cerrno>
+#include <utility>
+
+#include <fcntl.h>
+
+#include "hold_table.hpp"
+#include "process_probe.hpp"
+#include "waiter.hpp"
+
+namespace sessionlock {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// A signal handler cannot notify, so waiting threads look now and then.
+constexpr std::chrono::milliseconds k_phase_recheck{50};
+
+tl::unexpected<Error> failure(std::error_code code, std::string operation, const std::filesystem::path& path,
+                              std::string detail = {}) {
+  return tl::unexpected(Error{code, std::move(operation), path, std::nullopt, std::move(detail)});
+}
+
+}  // namespace
+
+// --- what a signal handler may do ------------------------------------------------------------------------------------
+
+bool HoldCore::owns_descriptor() const noexcept {
+  struct stat status {};
+  return sys::fstat(fd, status).ok() &&
+         FileIdentity{static_cast<std::uint64_t>(status.st_dev), static_cast<std::uint64_t>(status.st_ino)} == file;
+}
+
+Step HoldCore::try_enter() const noexcept {
+  if (!owns_descriptor()) {
+    return {Step::Answer::other};
+  }
+  return try_enter_guard(directory, name, fd, file);
+}
+
+Step HoldCore::try_unlink() const noexcept {
+  if (const Step entered = try_enter(); entered.answer != Step::Answer::done) {
+    return entered;
+  }
+  const auto unlinked = sys::unlinkat(directory, name);
+  (void)leave_guard(fd);
+  if (unlinked.ok() || unlinked.error == ENOENT) {
+    return {};
+  }
+  return {Step::Answer::failed, sys::Call::unlinkat, unlinked.error};
+}
+
+bool HoldCore::try_end() noexcept {
+  if (generation != sys::settled_generation()) {
+    return false;
+  }
+  HoldPhase expected = HoldPhase::idle;
+  if (!phase.compare_exchange_strong(expected, HoldPhase::ending)) {
+    return expected == HoldPhase::ended;
+  }
+  const Step::Answer answer = try_unlink().answer;
+  const bool has_ended = answer == Step::Answer::done || answer == Step::Answer::other;
+  phase.store(has_ended ? HoldPhase::ended : HoldPhase::idle);
+  return has_ended;
+}
+
+// --- the hold --------------------------------------------------------------------------------------------------------
+
+Hold::Hold(HoldSetup setup)
+    : setup_(std::move(setup)), session_path_(setup_.location.session.path()), lock_path_(setup_.location.lock.path()) {
+  core_.fd = setup_.lock.fd.get();
+  core_.directory = setup_.location.lock.directory->fd.get();
+  core_.name = setup_.location.lock.name.c_str();
+  core_.file = setup_.lock.file;
+  core_.generation = sys::process_generation();
+  core_.release_at_exit = setup_.options->release_at_exit && !setup_.joined;
+  register_for_cleanup(core_);
+}
+
+Hold::~Hold() {
+  unregister_from_cleanup(core_);
+}
+
+bool Hold::has_ended() const noexcept {
+  return core_.phase.load() == HoldPhase::ended;
+}
+
+bool Hold::is_inherited() const noexcept {
+  return core_.generation != sys::process_generation();
+}
+
+bool Hold::is_shared_by(const AcquireOptions& options) const {
+  if (!options.reentrant || !setup_.reentrant) {
+    return false;
+  }
+  return options.owner.empty() && setup_.owner.empty() ? thread_ == std::this_thread::get_id()
+                                                       : options.owner == setup_.owner;
+}
+
+int Hold::depth() const {
+  const std::lock_guard lock(share_mutex_);
+  return shares_;
+}
+
+std::chrono::milliseconds Hold::held_for() const {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - since_);
+}
+
+Error Hold::lost_error() const {
+  return {Errc::lost, "use lock", lock_path_, std::nullopt,
+          is_inherited() ? "it was acquired before a fork, and stays the parent's" : ""};
+}
+
+Result<void> Hold::claim(HoldPhase phase, Clock::time_point deadline) {
+  ++waiters_;
+  std::unique_lock lock(wait_mutex_, std::defer_lock);
+  Result<void> claimed;
+  while (true) {
+    HoldPhase expected = HoldPhase::idle;
+    if (core_.phase.compare_exchange_strong(expected, phase)) {
+      break;
+    }
+    if (expected == HoldPhase::ended) {
+      claimed = tl::unexpected(lost_error());
+      break;
+    }
+    if (!lock.owns_lock()) {
+      lock.lock();
+      continue;
+    }
+    if (Clock::now() >= deadline) {
+      claimed = failure(Errc::timed_out, "use lock", lock_path_, "another thread of this process is writing under it");
+      break;
+    }
+    phase_changed_.wait_until(lock, std::min(deadline, Clock::now() + k_phase_recheck));
+  }
+  --waiters_;
+  return claimed;
+}
+
+void Hold::settle(HoldPhase phase) noexcept {
+  core_.phase.store(phase);
+  if (waiters_.load() > 0) {
+    const std::lock_guard lock(wait_mutex_);
+    phase_changed_.notify_all();
+  }
+}
+
+template <class F>
+Result<void> Hold::persist(F&& step, Clock::time_point deadline) {
+  Step last;
+  const bool done = retry_until(deadline, [&] {
+    last = step();
+    return last.answer != Step::Answer::busy;
+  });
+  if (!done) {
+    const auto pid = flock_holder(core_.file);
+    return failure(Errc::timed_out, "flock", lock_path_,
+                   pid ? "pid " + std::to_string(*pid) + " has the lock file locked" : "the lock file is locked");
+  }
+  switch (last.answer) {
+    case Step::Answer::other:
+      return tl::unexpected(lost_error());
+    case Step::Answer::failed:
+      return tl::unexpected(to_error(last, lock_path_));
+    default:
+      return {};
+  }
+}
+
+Result<void> Hold::check_lock_id() const {
+  PinnedLock pinned;
+  const Place& place = setup_.location.lock;
+  auto found = pin(place);
+  if (!found) {
+    return tl::unexpected(std::move(found).error());
+  }
+  if (!found->has_value() || (*found)->file != core_.file || (*found)->record.lock_id != record().lock_id) {
+    return tl::unexpected(lost_error());
+  }
+  return {};
+}
+
+Result<detail::GuardScope> Hold::enter_guard() {
+  if (is_inherited()) {
+    return tl::unexpected(lost_error());
+  }
+  if (guarding_thread_.load() == std::this_thread::get_id()) {
+    ++guard_depth_;
+    return detail::GuardScope(shared_from_this());
+  }
+  const auto deadline = Clock::now() + k_hold_wait;
+  if (auto claimed = claim(HoldPhase::guarded, deadline); !claimed) {
+    return tl::unexpected(std::move(claimed).error());
+  }
+  auto entered = persist([this] { return core_.try_enter(); }, deadline);
+  if (entered && setup_.joined) {
+    entered = check_lock_id();
+    if (!entered) {
+      (void)sessionlock::leave_guard(core_.fd);
+    }
+  }
+  if (!entered) {
+    if (entered.error().code == Errc::lost) {
+      end(true);
+    } else {
+      settle(HoldPhase::idle);
+    }
+    return tl::unexpected(std::move(entered).error());
+  }
+  guarding_thread_.store(std::this_thread::get_id());
+  guard_depth_ = 1;
+  return detail::GuardScope(shared_from_this());
+}
+
+void Hold::leave_guard() noexcept {
+  if (is_inherited()) {
+    return;  // an unlock here would be the parent's, whose guarded write goes on
+  }
+  if (--guard_depth_ > 0) {
+    return;
+  }
+  const bool release = std::exchange(release_after_guard_, false);
+  guarding_thread_.store(std::thread::id{});
+  (void)sessionlock::leave_guard(core_.fd);
+  if (!release) {
+    settle(HoldPhase::idle);
+    return;
+  }
+  core_.phase.store(HoldPhase::ending);
+  release_after_guard();
+}
+
+void Hold::release_after_guard() noexcept {
+  try {
+    if (auto released = release_now(Clock::now() + k_hold_wait); !released) {
+      const Error& error = released.error();
+      if (error.code != Errc::lost) {
+        keep_for_retry(shared_from_this());
+        notify(*setup_.options,
+               {EventKind::release_failed, session_path_, lock_path_, held_for(), std::nullopt, error});
+      }
+    }
+  } catch (...) {  // no memory for words: the file stays, and goes at exit or with this process
+    settle(HoldPhase::idle);
+  }
+}
+
+Result<void> Hold::verify() {
+  if (is_inherited()) {
+    return tl::unexpected(lost_error());
+  }
+  const bool inside = guarding_thread_.load() == std::this_thread::get_id();
+  if (!inside) {
+    if (auto claimed = claim(HoldPhase::guarded, Clock::now() + k_hold_wait); !claimed) {
+      return claimed;
+    }
+  }
+  const Step same =
+      core_.owns_descriptor() ? names_inode(core_.directory, core_.name, core_.file) : Step{Step::Answer::other};
+  Result<void> verified;
+  if (same.answer == Step::Answer::other) {
+    verified = tl::unexpected(lost_error());
+  } else if (same.answer == Step::Answer::failed) {
+    verified = tl::unexpected(to_error(same, lock_path_));
+  } else if (setup_.joined) {
+    verified = check_lock_id();
+  }
+  if (inside) {
+    return verified;
+  }
+  if (!verified && verified.error().code == Errc::lost) {
+    end(true);
+  } else {
+    settle(HoldPhase::idle);
+  }
+  return verified;
+}
+
+Result<void> Hold::release() {
+  if (is_inherited()) {
+    return tl::unexpected(lost_error());
+  }
+  if (guarding_thread_.load() == std::this_thread::get_id()) {
+    release_after_guard_ = true;
+    return {};
+  }
+  const auto deadline = Clock::now() + k_hold_wait;
+  if (auto claimed = claim(HoldPhase::ending, deadline); !claimed) {
+    return claimed;
+  }
+  return release_now(deadline);
+}
+
+Result<void> Hold::release_now(Clock::time_point deadline) {
+  Result<void> released;
+  if (!setup_.joined) {
+    released = persist([this] { return core_.try_unlink(); }, deadline);
+  }
+  if (released || released.error().code == Errc::lost) {
+    end(!released);
+  } else {
+    settle(HoldPhase::idle);
+  }
+  return released;
+}
+
+bool Hold::try_release() noexcept {
+  if (!core_.try_end()) {
+    return false;
+  }
+  settle(HoldPhase::ended);
+  remove_hold(*this);
+  return true;
+}
+
+void Hold::end(bool lost) noexcept {
+  if (lost && core_.owns_descriptor()) {
+    // Whoever took the file away may put it back: nobody holds it then.
+    (void)sys::ofd_set_lock(core_.fd, F_UNLCK, k_witness_offset);
+  }
+  settle(HoldPhase::ended);
+  remove_hold(*this);
+  try {
+    notify(*setup_.options, {lost ? EventKind::lost : EventKind::released, session_path_, lock_path_, held_for(),
+                             std::nullopt, std::nullopt});
+  } catch (...) {  // no memory to tell anybody
+  }
+}
+
+Result<pid_t> Hold::spawn(const char* file, char* const argv[], char* const envp[]) {
+  if (is_inherited()) {
+    return tl::unexpected(lost_error());
+  }
+  const bool inside = guarding_thread_.load() == std::this_thread::get_id();
+  if (!inside) {
+    if (auto claimed = claim(HoldPhase::guarded, Clock::now() + k_hold_wait); !claimed) {
+      return tl::unexpected(std::move(claimed).error());
+    }
+  }
+  auto spawned =
+      core_.owns_descriptor() ? sys::spawn_with_descriptor(core_.fd, file, argv, envp) : sys::Outcome{-1, EBADF};
+  if (!inside) {
+    settle(HoldPhase::idle);
+  }
+  if (!spawned.ok()) {
+    return failure(spawned.code(), "posix_spawn", file);
+  }
+  return static_cast<pid_t>(spawned.value);
+}
+
+bool Hold::add_share() {
+  const std::lock_guard lock(share_mutex_);
+  if (shares_ == 0) {
+    return false;
+  }
+  ++shares_;
+  return true;
+}
+
+Result<void> Hold::drop_share() {
+  if (is_inherited()) {
+    return tl::unexpected(lost_error());
+  }
+  {
+    const std::lock_guard lock(share_mutex_);
+    if (--shares_ > 0) {
+      return has_ended() ? tl::unexpected(lost_error()) : Result<void>{};
+    }
+  }
+  auto released = release();
+  if (!released && released.error().code != Errc::lost) {
+    const std::lock_guard lock(share_mutex_);
+    ++shares_;
+  }
+  return released;
+}
+
+}  // namespace sessionlock

@@ -1,0 +1,310 @@
+#include "hold_table.hpp"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdlib>
+#include <list>
+#include <mutex>
+#include <unordered_map>
+#include <utility>
+
+#include "per_process.hpp"
+
+namespace sessionlock {
+namespace {
+
+struct HashKey {
+  std::size_t operator()(const HoldKey& key) const noexcept {
+    return std::hash<std::string>{}(key.name) ^ (key.directory.inode * 0x9e3779b97f4a7c15U) ^ key.directory.device;
+  }
+};
+struct HashFile {
+  std::size_t operator()(const FileIdentity& file) const noexcept {
+    return static_cast<std::size_t>((file.inode * 0x9e3779b97f4a7c15U) ^ file.device);
+  }
+};
+
+/// One thread in a queue. Lives on that thread's stack.
+struct Ticket {
+  const AcquireOptions& options;
+  std::condition_variable_any called{};
+  bool has_turn{false};
+  std::shared_ptr<Hold> shared{};
+
+  [[nodiscard]] bool is_answered() const { return has_turn || shared != nullptr; }
+};
+
+/// INVARIANT: an entry exists while a thread has the turn or a hold; `queue` is not empty only then.
+struct Entry {
+  std::shared_ptr<Hold> hold;
+  std::list<Ticket*> queue;
+};
+
+struct Table {
+  std::mutex mutex;
+  std::unordered_map<HoldKey, Entry, HashKey> entries;
+  std::unordered_map<FileIdentity, int, HashFile> inodes;
+  std::vector<std::shared_ptr<Hold>> failed;
+  std::atomic<std::size_t> failed_count{0};
+};
+PerProcess<Table> g_table;
+
+/// Gives the turn to the next in the queue, or the entry up. The caller holds the table's mutex.
+void pass_on(Table& table, const HoldKey& key) {
+  const auto found = table.entries.find(key);
+  if (found == table.entries.end()) {
+    return;
+  }
+  found->second.hold.reset();
+  if (found->second.queue.empty()) {
+    table.entries.erase(found);
+    return;
+  }
+  Ticket* next = found->second.queue.front();
+  found->second.queue.pop_front();
+  next->has_turn = true;
+  next->called.notify_one();
+}
+
+}  // namespace
+
+HoldKey key_of(const SessionLocation& location) {
+  return {location.lock.directory->identity, location.lock.name};
+}
+
+Turn::~Turn() {
+  if (key_) {
+    Table& table = g_table.get();
+    const std::lock_guard lock(table.mutex);
+    pass_on(table, *key_);
+  }
+}
+
+void Turn::hand_to(const std::shared_ptr<Hold>& hold) {
+  Table& table = g_table.get();
+  const std::lock_guard lock(table.mutex);
+  Entry& entry = table.entries[*key_];
+  entry.hold = hold;
+  ++table.inodes[hold->file()];
+  for (auto ticket = entry.queue.begin(); ticket != entry.queue.end();) {
+    if (hold->is_shared_by((*ticket)->options) && hold->add_share()) {
+      (*ticket)->shared = hold;
+      (*ticket)->called.notify_one();
+      ticket = entry.queue.erase(ticket);
+    } else {
+      ++ticket;
+    }
+  }
+  key_.reset();
+}
+
+class HoldTable {
+ public:
+  static Admission queue_for(const HoldKey& key, const AcquireOptions& options, const Deadline& deadline);
+
+ private:
+  static Admission answer(const Ticket& ticket, const HoldKey& key) {
+    return ticket.has_turn ? Admission{Admission::Kind::turn, Turn(key), nullptr}
+                           : Admission{Admission::Kind::shared, std::nullopt, ticket.shared};
+  }
+};
+
+Admission HoldTable::queue_for(const HoldKey& key, const AcquireOptions& options, const Deadline& deadline) {
+  Table& table = g_table.get();
+  std::unique_lock lock(table.mutex);
+  const auto [found, is_new] = table.entries.try_emplace(key);
+  if (is_new) {
+    return {Admission::Kind::turn, Turn(key), nullptr};
+  }
+  Entry& entry = found->second;
+  if (entry.hold && !entry.hold->has_ended() && entry.hold->is_shared_by(options) && entry.hold->add_share()) {
+    return {Admission::Kind::shared, std::nullopt, entry.hold};
+  }
+  if (deadline.is_single_try()) {
+    return {Admission::Kind::busy, std::nullopt, nullptr};
+  }
+  if (deadline.is_unlimited() && entry.hold && entry.hold->thread() == std::this_thread::get_id()) {
+    return {Admission::Kind::would_block_itself, std::nullopt, nullptr};
+  }
+  Ticket ticket{options};
+  const auto place = entry.queue.insert(entry.queue.end(), &ticket);
+  const auto is_answered = [&ticket] { return ticket.is_answered(); };
+  if (deadline.is_unlimited()) {
+    ticket.called.wait(lock, options.stop, is_answered);
+  } else {
+    ticket.called.wait_until(lock, options.stop, deadline.end(), is_answered);
+  }
+  if (ticket.is_answered()) {
+    return answer(ticket, key);
+  }
+  // Not answered, so the ticket still stands in the queue, and the entry, having a queue, still exists.
+  entry.queue.erase(place);
+  return {options.stop.stop_requested() ? Admission::Kind::cancelled : Admission::Kind::timed_out, std::nullopt,
+          nullptr};
+}
+
+Admission queue_for(const HoldKey& key, const AcquireOptions& options, const Deadline& deadline) {
+  return HoldTable::queue_for(key, options, deadline);
+}
+
+void remove_hold(const Hold& hold) {
+  std::shared_ptr<Hold> last;  // may be the last share: it must not go under the mutex
+  Table& table = g_table.get();
+  const std::lock_guard lock(table.mutex);
+  const HoldKey key = key_of(hold.location());
+  const auto found = table.entries.find(key);
+  if (found == table.entries.end() || found->second.hold.get() != &hold) {
+    return;
+  }
+  if (const auto inode = table.inodes.find(hold.file()); inode != table.inodes.end() && --inode->second == 0) {
+    table.inodes.erase(inode);
+  }
+  last = std::move(found->second.hold);
+  pass_on(table, key);
+}
+
+void keep_for_retry(std::shared_ptr<Hold> hold) {
+  Table& table = g_table.get();
+  const std::lock_guard lock(table.mutex);
+  table.failed.push_back(std::move(hold));
+  table.failed_count.store(table.failed.size());
+}
+
+void retry_failed_releases() {
+  Table& table = g_table.get();
+  if (table.failed_count.load() == 0) [[likely]] {
+    return;
+  }
+  std::vector<std::shared_ptr<Hold>> pending;
+  {
+    const std::lock_guard lock(table.mutex);
+    pending.swap(table.failed);
+  }
+  std::erase_if(pending, [](const std::shared_ptr<Hold>& hold) { return hold->try_release(); });
+  const std::lock_guard lock(table.mutex);
+  table.failed.insert(table.failed.end(), pending.begin(), pending.end());
+  table.failed_count.store(table.failed.size());
+}
+
+bool is_held_here(const FileIdentity& file) {
+  Table& table = g_table.get();
+  const std::lock_guard lock(table.mutex);
+  return table.inodes.contains(file);
+}
+
+std::vector<HeldLock> list_holds() {
+  Table& table = g_table.get();
+  std::vector<HeldLock> held;
+  const std::lock_guard lock(table.mutex);
+  for (const auto& [key, entry] : table.entries) {
+    if (entry.hold && !entry.hold->has_ended()) {
+      held.push_back({entry.hold->session_path(), entry.hold->lock_path(), entry.hold->record(), entry.hold->held_for(),
+                      entry.hold->depth()});
+    }
+  }
+  std::sort(held.begin(), held.end(), [](const HeldLock& a, const HeldLock& b) { return a.lock_path < b.lock_path; });
+  return held;
+}
+
+// --- clean-up at exit and in signal handlers -------------------------------------------------------------------------
+
+namespace {
+
+/// A place for one hold's address. The low bit is set while a handler works on it, and whoever wants to destroy the
+/// hold waits for that; the handler itself never waits.
+using Slot = CleanupSlot;
+constexpr std::uintptr_t k_in_use = 1;
+static_assert(alignof(HoldCore) > k_in_use);
+
+constexpr std::size_t k_slots_per_block = 64;
+struct Block {
+  std::array<Slot, k_slots_per_block> slots{};
+  Block* next{nullptr};
+};
+/// Blocks are only ever added, at the front, and never freed.
+std::atomic<Block*> g_blocks{nullptr};
+
+struct FreeSlots {
+  std::mutex mutex;
+  std::vector<Slot*> slots;
+  std::size_t capacity{0};
+};
+PerProcess<FreeSlots> g_free_slots;
+
+std::uintptr_t address_of(const HoldCore& core) {
+  return reinterpret_cast<std::uintptr_t>(&core);
+}
+
+void add_block(FreeSlots& free) {
+  auto* block = new Block;
+  free.capacity += k_slots_per_block;
+  free.slots.reserve(free.capacity);
+  for (Slot& slot : block->slots) {
+    free.slots.push_back(&slot);
+  }
+  block->next = g_blocks.load();
+  while (!g_blocks.compare_exchange_weak(block->next, block)) {
+  }
+}
+
+}  // namespace
+
+void register_for_cleanup(HoldCore& core) {
+  static const int registered = std::atexit(clean_up_holds);
+  (void)registered;
+  FreeSlots& free = g_free_slots.get();
+  const std::lock_guard lock(free.mutex);
+  if (free.slots.empty()) {
+    add_block(free);
+  }
+  core.slot = free.slots.back();
+  free.slots.pop_back();
+  core.slot->store(address_of(core));
+}
+
+void unregister_from_cleanup(HoldCore& core) noexcept {
+  Slot* slot = std::exchange(core.slot, nullptr);
+  if (slot == nullptr) {
+    return;
+  }
+  if (core.generation != sys::process_generation()) {
+    slot->store(0);  // in a child, where no handler of the parent's threads goes on working
+    return;
+  }
+  std::uintptr_t expected = address_of(core);
+  while (!slot->compare_exchange_weak(expected, 0)) {
+    expected = address_of(core);
+    std::this_thread::yield();  // a handler works on it in another thread
+  }
+  FreeSlots& free = g_free_slots.get();
+  const std::lock_guard lock(free.mutex);
+  free.slots.push_back(slot);  // has the capacity since its block was added
+}
+
+void clean_up_holds() noexcept {
+  for (Block* block = g_blocks.load(); block != nullptr; block = block->next) {
+    for (Slot& slot : block->slots) {
+      std::uintptr_t address = slot.load();
+      if (address == 0 || (address & k_in_use) != 0 || !slot.compare_exchange_strong(address, address | k_in_use)) {
+        continue;
+      }
+      auto* core = reinterpret_cast<HoldCore*>(address);
+      if (core->release_at_exit) {
+        (void)core->try_end();
+      }
+      slot.store(address);
+    }
+  }
+}
+
+void notify(const ManagerOptions& options, const Event& event) noexcept {
+  if (options.observer) {
+    try {
+      options.observer(event);
+    } catch (...) {  // an observer's trouble is not the lock's
+    }
+  }
+}
+
+}  // namespace sessionlock

@@ -1,0 +1,84 @@
+#pragma once
+
+/// \file
+/// What this process holds: one table for all managers, and the queue of its threads in front of each lock.
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include <sessionlock/lock_manager.hpp>
+
+#include "classify.hpp"
+#include "hold.hpp"
+#include "waiter.hpp"
+
+namespace sessionlock {
+
+/// What makes a lock the same lock, whatever path led to it.
+struct HoldKey {
+  FileIdentity directory;
+  std::string name;
+  friend bool operator==(const HoldKey&, const HoldKey&) = default;
+};
+[[nodiscard]] HoldKey key_of(const SessionLocation& location);
+
+/// The right of one thread to go for a lock's file while the other threads of the process wait. Passed on, in the order
+/// of arrival, when it ends without a hold, or when the hold ends.
+class Turn {
+ public:
+  Turn(Turn&& other) noexcept : key_(std::exchange(other.key_, std::nullopt)) {}
+  Turn& operator=(Turn&&) = delete;
+  ~Turn();
+  /// The lock was acquired: the turn goes over to the hold, and ends with it.
+  void hand_to(const std::shared_ptr<Hold>& hold);
+
+ private:
+  friend class HoldTable;
+  explicit Turn(HoldKey key) : key_(std::move(key)) {}
+  std::optional<HoldKey> key_;
+};
+
+/// What a thread gets that wants a lock.
+struct Admission {
+  enum class Kind {
+    turn,
+    shared,  ///< A re-entrant acquisition: one more share of `hold`.
+    busy,    ///< Another thread has it, and there is to be no waiting.
+    timed_out,
+    cancelled,
+    would_block_itself  ///< This very thread has it, and would wait for ever.
+  };
+  Kind kind{Kind::busy};
+  std::optional<Turn> turn{};
+  std::shared_ptr<Hold> hold{};
+};
+
+/// Queues for a lock. Blocking: until the deadline. Thread safety: safe.
+[[nodiscard]] Admission queue_for(const HoldKey& key, const AcquireOptions& options, const Deadline& deadline);
+
+/// Takes a hold that has ended off the table and passes the turn on.
+void remove_hold(const Hold& hold);
+/// A hold whose release failed and has no handle any more.
+void keep_for_retry(std::shared_ptr<Hold> hold);
+/// Tries again what `keep_for_retry` kept. Every call of the library begins with it; costs nothing where nothing
+/// failed.
+void retry_failed_releases();
+
+/// Whether this process holds exactly this inode. Thread safety: safe.
+[[nodiscard]] bool is_held_here(const FileIdentity& file);
+[[nodiscard]] std::vector<HeldLock> list_holds();
+
+/// Lets exit and signal handlers find a hold, from construction to destruction.
+void register_for_cleanup(HoldCore& core);
+void unregister_from_cleanup(HoldCore& core) noexcept;
+/// Ends every registered hold that may be ended and is idle. Async-signal-safe.
+void clean_up_holds() noexcept;
+
+/// Calls an observer, and drops what it throws.
+void notify(const ManagerOptions& options, const Event& event) noexcept;
+
+}  // namespace sessionlock

@@ -1,0 +1,267 @@
+#include <sessionlock/lock_manager.hpp>
+
+#include <algorithm>
+#include <charconv>
+#include <cstdlib>
+
+#include <fmt/format.h>
+#include <boost/filesystem/operations.hpp>
+
+#include "acquisition.hpp"
+#include "hold.hpp"
+#include "hold_table.hpp"
+#include "inspector.hpp"
+#include "lock_directory.hpp"
+#include "process_probe.hpp"
+
+namespace sessionlock {
+namespace {
+
+using std::chrono::milliseconds;
+
+/// A reclaimer or a releaser is done in a moment; only a guarded write takes longer.
+constexpr milliseconds k_force_patience{250};
+
+/// Decimal digits and nothing else.
+std::optional<std::int64_t> parse_digits(std::string_view text) {
+  std::int64_t value = 0;
+  const bool digits = !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos;
+  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
+  return digits && parsed.ec == std::errc{} ? std::optional(value) : std::nullopt;
+}
+
+void read_environment(const char* name, milliseconds& duration) {
+  const char* text = std::getenv(name);  // NOLINT(concurrency-mt-unsafe): as any program that reads its environment
+  if (const auto value = text != nullptr ? parse_digits(text) : std::nullopt) {
+    duration = milliseconds{*value};
+  }
+}
+
+tl::unexpected<Error> no_lock(const std::filesystem::path& path, std::string operation) {
+  return tl::unexpected(Error{Errc::lost, std::move(operation), path, std::nullopt, "there is no lock"});
+}
+
+/// Where the lock of a session would be whose directory does not exist.
+Inspection free_without_directory(const std::filesystem::path& session) {
+  boost::system::error_code ignored;
+  const auto canonical = boost::filesystem::weakly_canonical(boost::filesystem::path(session.native()), ignored);
+  Inspection inspection;
+  inspection.session_path = ignored ? session : std::filesystem::path(canonical.native());
+  inspection.lock_path =
+      inspection.session_path.parent_path() / lock_name_beside(inspection.session_path.filename().native());
+  return inspection;
+}
+
+/// Whether an operator's words name this acquisition.
+bool is_named(const LockRecord& record, std::string_view lock_id_or_pid) {
+  if (record.lock_id) {
+    return *record.lock_id == lock_id_or_pid;
+  }
+  return record.pid && fmt::format("{}", *record.pid) == lock_id_or_pid;
+}
+
+/// One removal by force, and how it went.
+class ForcedRelease {
+ public:
+  ForcedRelease(const SessionLocation& location, std::string_view name, bool force)
+      : location_(location), name_(name), force_(force) {}
+
+  /// None: the lock is busy.
+  Result<std::optional<Inspection>> attempt() {
+    auto pinned = pin(location_.lock);
+    if (!pinned) {
+      return tl::unexpected(std::move(pinned).error());
+    }
+    if (!pinned->has_value()) {
+      return no_lock(location_.lock.path(), "release");
+    }
+    PinnedLock& lock = **pinned;
+    file_ = lock.file;
+    // Refuse before locking anything: whoever is refused must not delay the owner.
+    if (auto allowed = judge_and_check(lock); !allowed) {
+      return tl::unexpected(std::move(allowed).error());
+    }
+    auto removal = remove_verified(location_.lock, lock, [&] { return judge_and_check(lock); });
+    if (!removal) {
+      return tl::unexpected(std::move(removal).error());
+    }
+    if (*removal == Removal::removed) {
+      inspection_.removed = true;
+      return inspection_;
+    }
+    return *removal == Removal::busy ? Result<std::optional<Inspection>>(std::nullopt)
+                                     : no_lock(location_.lock.path(), "release");
+  }
+
+  [[nodiscard]] Error busy() const {
+    const auto pid = flock_holder(file_);
+    return {Errc::locked, "release", location_.lock.path(), inspection_,
+            pid ? fmt::format("a guarded write is under way; pid {} would have to be killed", *pid)
+                : "a guarded write is under way"};
+  }
+
+ private:
+  Result<bool> judge_and_check(const PinnedLock& lock) {
+    inspection_ = judge(lock, location_.lock, {StalePolicy{}, is_held_here, std::nullopt});
+    inspection_.session_path = location_.session.path();
+    if (!is_named(lock.record, name_)) {
+      return tl::unexpected(Error{Errc::invalid_argument, "release", location_.lock.path(), inspection_,
+                                  lock.record.lock_id
+                                      ? fmt::format("the lock is not that acquisition but {}", *lock.record.lock_id)
+                                      : "the lock is not of that pid"});
+    }
+    if (!force_ && !inspection_.removable) {
+      return tl::unexpected(Error{Errc::locked, "release", location_.lock.path(), inspection_,
+                                  "its owner may be alive; force takes it away all the same"});
+    }
+    return true;
+  }
+
+  const SessionLocation& location_;
+  std::string_view name_;
+  bool force_;
+  FileIdentity file_{};
+  Inspection inspection_{};
+};
+
+}  // namespace
+
+AcquireOptions AcquireOptions::from_environment() {
+  AcquireOptions options;
+  read_environment("SESSIONLOCK_ACQUIRE_TIMEOUT_MS", options.timeout);
+  read_environment("SESSIONLOCK_STALE_MS", options.stale.stale_after);
+  read_environment("SESSIONLOCK_MAX_HOLD_MS", options.max_hold);
+  return options;
+}
+
+milliseconds max_hold_for(milliseconds timeout, milliseconds grace, milliseconds min) {
+  if (timeout >= k_max_hold_max || grace >= k_max_hold_max) {
+    return k_max_hold_max;
+  }
+  const milliseconds lowest{-k_max_hold_max};  // keeps the sum from overflowing
+  return std::min(std::max(min, std::max(timeout, lowest) + std::max(grace, lowest)), k_max_hold_max);
+}
+
+std::string_view to_string(EventKind kind) {
+  switch (kind) {
+    case EventKind::acquired:
+      return "acquired";
+    case EventKind::contended:
+      return "contended";
+    case EventKind::waiting:
+      return "waiting";
+    case EventKind::released:
+      return "released";
+    case EventKind::lost:
+      return "lost";
+    case EventKind::overrun:
+      return "overrun";
+    case EventKind::release_failed:
+      return "release-failed";
+    case EventKind::degraded:
+      return "degraded";
+  }
+  return "?";
+}
+
+LockManager::LockManager(ManagerOptions options)
+    : options_(std::make_shared<const ManagerOptions>(std::move(options))) {}
+LockManager::~LockManager() = default;
+LockManager::LockManager(LockManager&&) noexcept = default;
+LockManager& LockManager::operator=(LockManager&&) noexcept = default;
+
+Result<SessionLock> LockManager::acquire(const std::filesystem::path& session, const AcquireOptions& options) {
+  retry_failed_releases();
+  return Acquisition(options_, session, options).acquire();
+}
+
+Result<SessionLock> LockManager::try_acquire(const std::filesystem::path& session, const AcquireOptions& options) {
+  AcquireOptions once = options;
+  once.timeout = milliseconds{0};
+  return acquire(session, once);
+}
+
+Result<Inspection> LockManager::inspect(const std::filesystem::path& session, const StalePolicy& policy) const {
+  retry_failed_releases();
+  if (session.empty()) {
+    return tl::unexpected(Error{Errc::invalid_argument, "inspect", session, std::nullopt, "the session path is empty"});
+  }
+  // Looking at an aliased session hurts nobody; acquiring it is what is refused.
+  auto location = locate(session, {options_->lock_directory, false, true});
+  if (!location) {
+    if (location.error().code == std::errc::no_such_file_or_directory) {
+      return free_without_directory(session);
+    }
+    return tl::unexpected(std::move(location).error());
+  }
+  auto pinned = pin(location->lock);
+  if (!pinned) {
+    return tl::unexpected(std::move(pinned).error());
+  }
+  Inspection inspection = pinned->has_value() ? judge(**pinned, location->lock, {policy, is_held_here, std::nullopt})
+                                              : free_lock(location->lock);
+  inspection.session_path = location->session.path();
+  return inspection;
+}
+
+Result<void> LockManager::wait_until_free(const std::filesystem::path& session, const AcquireOptions& options) {
+  retry_failed_releases();
+  return Acquisition(options_, session, options).wait_until_free();
+}
+
+Result<SessionLock> LockManager::join(const std::filesystem::path& session, std::string_view lock_id) {
+  retry_failed_releases();
+  auto location = locate(session, {options_->lock_directory, false, true});
+  if (!location) {
+    return tl::unexpected(std::move(location).error());
+  }
+  auto pinned = pin(location->lock);
+  if (!pinned) {
+    return tl::unexpected(std::move(pinned).error());
+  }
+  if (!pinned->has_value()) {
+    return no_lock(location->lock.path(), "join");
+  }
+  PinnedLock& lock = **pinned;
+  if (lock.unreadable) {
+    return tl::unexpected(Error{lock.unreadable, "join", location->lock.path(), std::nullopt, {}});
+  }
+  if (!lock.record.lock_id || *lock.record.lock_id != lock_id) {
+    return tl::unexpected(
+        Error{Errc::lost, "join", location->lock.path(), std::nullopt, "the lock is not that acquisition any more"});
+  }
+  HoldSetup setup{*location, {std::move(lock.fd), lock.file, std::move(lock.record)}, options_};
+  setup.joined = true;
+  auto share = std::make_shared<LockShare>();
+  share->hold = std::make_shared<Hold>(std::move(setup));
+  return SessionLockAccess::make(std::move(share));
+}
+
+Result<Inspection> LockManager::force_release(const std::filesystem::path& session, std::string_view lock_id_or_pid,
+                                              bool force) {
+  retry_failed_releases();
+  auto location = locate(session, {options_->lock_directory, false, true});
+  if (!location) {
+    return tl::unexpected(std::move(location).error());
+  }
+  ForcedRelease release(*location, lock_id_or_pid, force);
+  Result<std::optional<Inspection>> attempt;
+  retry_until(std::chrono::steady_clock::now() + k_force_patience, [&] {
+    attempt = release.attempt();
+    return !attempt || attempt->has_value();
+  });
+  if (!attempt) {
+    return tl::unexpected(std::move(attempt).error());
+  }
+  if (!attempt->has_value()) {
+    return tl::unexpected(release.busy());
+  }
+  return std::move(**attempt);
+}
+
+std::vector<HeldLock> LockManager::held() const {
+  retry_failed_releases();
+  return list_holds();
+}
+
+}  // namespace sessionlock

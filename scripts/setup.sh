@@ -1,5 +1,6 @@
 # Sourced by the commands in this folder: installs what is missing, configures, builds. Prints one line per step; the whole
 # output of a step is shown only if it fails. Callers run from the top of the source tree with `set -euo pipefail`.
+# shellcheck disable=SC2034  # the lists are for the callers
 
 # What building needs, as Debian 12 and Ubuntu 24.04 name it.
 build_packages=(

@@ -3,11 +3,16 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <thread>
+#include <utility>
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include "duration_text.hpp"
 #include "process_probe.hpp"
+#include "tally.hpp"
 #include "timestamp.hpp"
 
 namespace sessionlock {
@@ -18,6 +23,11 @@ constexpr int k_relocations_max = 100;
 /// Looks without a pause in between, where something moved; a lock that is replaced without end is waited for like
 /// another.
 constexpr int k_quick_looks_max = 100;
+/// Between two looks for somebody who was let go first.
+constexpr std::chrono::microseconds k_give_way_step{30};
+/// How often an observer is told that the wait goes on.
+constexpr std::chrono::seconds k_report_interval_min{2};
+constexpr std::chrono::seconds k_report_interval_max{10};
 
 Result<std::string> random_lock_id(const std::filesystem::path& session) {
   std::array<std::uint64_t, 2> bits{};
@@ -75,6 +85,14 @@ Acquisition::Acquisition(const std::shared_ptr<const ManagerOptions>& manager, c
       deadline_(options.timeout),
       waiter_(deadline_, options.stop) {}
 
+Acquisition::~Acquisition() {
+  if (has_waited_) {
+    const auto waited = Deadline::Clock::now() - deadline_.start();
+    this_process_tally().wait_time_us +=
+        static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(waited).count());
+  }
+}
+
 LocateOptions Acquisition::locate_options(bool create) const {
   return {manager_->lock_directory, create, options_.allow_hard_links};
 }
@@ -114,6 +132,9 @@ Result<std::optional<SessionLock>> Acquisition::attempt() {
     return tl::unexpected(std::move(location).error());
   }
   Admission admission = queue_for(key_of(*location), options_, deadline_);
+  if (admission.has_queued && !std::exchange(has_waited_, true)) {
+    ++this_process_tally().waits;
+  }
   switch (admission.kind) {
     case Admission::Kind::turn:
       return contend(*location, *admission.turn);
@@ -137,6 +158,7 @@ Result<std::optional<SessionLock>> Acquisition::attempt() {
 }
 
 Result<std::optional<SessionLock>> Acquisition::contend(const SessionLocation& location, Turn& turn) {
+  give_way(location);
   while (true) {
     if (options_.stop.stop_requested()) {
       return tl::unexpected(give_up(WakeUp::cancelled));
@@ -162,12 +184,33 @@ Result<std::optional<SessionLock>> Acquisition::contend(const SessionLocation& l
         return tl::unexpected(std::move(found).error());
       }
       finding = *found;
-      if (auto waited = wait(finding); !waited) {
+      if (auto waited = wait(finding, location); !waited) {
         return tl::unexpected(std::move(waited).error());
       }
       file_system_now_.reset();
     }
   }
+}
+
+/// Whoever released a lock that others wait for lets one of them go first. Without this a process that releases and
+/// acquires in a loop is back before the others have woken up.
+void Acquisition::give_way(const SessionLocation& location) {
+  const HoldKey key = key_of(location);
+  const auto pause = take_owed_pause(key);
+  if (!pause || deadline_.is_single_try()) {
+    return;
+  }
+  const auto end = std::min(deadline_.end(), Deadline::Clock::now() + *pause);
+  const Place& lock = location.lock;
+  while (Deadline::Clock::now() < end && !options_.stop.stop_requested()) {
+    struct stat status {};
+    if (sys::fstatat(lock.directory->fd.get(), lock.name.c_str(), status, AT_SYMLINK_NOFOLLOW).ok()) {
+      settle_pause(key, true);
+      return;
+    }
+    std::this_thread::sleep_for(k_give_way_step);
+  }
+  settle_pause(key, false);
 }
 
 /// The lock file is ours; now the session path must still lead to it.
@@ -187,14 +230,19 @@ Result<std::optional<SessionLock>> Acquisition::settle(const SessionLocation& lo
     }
     return current ? Result<std::optional<SessionLock>>(std::nullopt) : tl::unexpected(std::move(current).error());
   }
-  const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(Deadline::Clock::now() - deadline_.start());
-  notify(*manager_,
-         {EventKind::acquired, hold->session_path(), hold->lock_path(), waited, reclaimed_from_, std::nullopt});
+  const auto waited = Deadline::Clock::now() - deadline_.start();
+  ++this_process_tally().acquisitions;
+  if (!manager_->observer) {
+    return handle;
+  }
+  notify(*manager_, {EventKind::acquired, hold->session_path(), hold->lock_path(),
+                     std::chrono::duration_cast<std::chrono::milliseconds>(waited), reclaimed_from_, std::nullopt});
   return handle;
 }
 
 Result<Acquisition::Finding> Acquisition::look(const SessionLocation& location, bool may_take_away) {
   busy_.reset();
+  in_the_way_.reset();
   auto pinned = pin(location.lock);
   if (!pinned) {
     return tl::unexpected(std::move(pinned).error());
@@ -205,11 +253,22 @@ Result<Acquisition::Finding> Acquisition::look(const SessionLocation& location, 
   const InspectionContext context{options_.stale, is_held_here, file_system_now_};
   Inspection inspection = judge(**pinned, location.lock, context);
   inspection.session_path = location.session.path();
-  if (!inspection.removable) {
-    holder_ = std::move(inspection);
-    return Finding::held;
+  if (inspection.owner == OwnerState::unknown) {
+    ++this_process_tally().unknown_verdicts;
   }
-  return may_take_away ? take_away(location, **pinned, inspection, context) : Finding::free;
+  if (inspection.removable && !may_take_away) {
+    return Finding::free;
+  }
+  Result<Finding> finding = Finding::held;
+  if (inspection.removable) {
+    finding = take_away(location, **pinned, inspection, context);
+  } else {
+    holder_ = std::move(inspection);
+  }
+  if (finding && *finding == Finding::held) {
+    in_the_way_ = std::move(**pinned);
+  }
+  return finding;
 }
 
 Result<Acquisition::Finding> Acquisition::take_away(const SessionLocation& location, PinnedLock& pinned,
@@ -226,6 +285,9 @@ Result<Acquisition::Finding> Acquisition::take_away(const SessionLocation& locat
   switch (*removal) {
     case Removal::removed:
       judged.removed = true;
+      if (!judged.reasons.empty()) {
+        ++this_process_tally().reclaims[static_cast<std::size_t>(judged.reasons.front())];
+      }
       reclaimed_from_ = std::move(judged);
       return Finding::free;
     case Removal::busy:
@@ -242,17 +304,64 @@ Result<Acquisition::Finding> Acquisition::take_away(const SessionLocation& locat
   return Finding::look_again;
 }
 
-Result<void> Acquisition::wait(Finding finding) {
+WatchPlan Acquisition::make_plan() const {
+  WatchPlan plan;
+  plan.is_momentary = busy_.has_value();
+  if (!holder_) {
+    return plan;
+  }
+  const Inspection& holder = *holder_;
+  if (holder.pid_alive && holder.basis != Basis::held_here) {
+    plan.owner = holder.record.pid;
+  }
+  // Nothing tells of the end of a dead owner's last heir, nor of an owner that cannot be seen from here.
+  plan.is_silent = holder.basis == Basis::unreadable || holder.basis == Basis::undecided ||
+                   (holder.basis == Basis::witness_held && !holder.pid_alive);
+  plan.due = time_until_removable(holder, options_.stale);
+  return plan;
+}
+
+std::optional<Deadline::Clock::time_point> Acquisition::report_waiting() {
+  if (!holder_ || !manager_->observer) {
+    return std::nullopt;
+  }
+  const auto now = Deadline::Clock::now();
+  if (!next_report_ || now >= *next_report_) {
+    const EventKind kind = next_report_ ? EventKind::waiting : EventKind::contended;
+    const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(now - deadline_.start());
+    report_interval_ = std::clamp(report_interval_ * 2, k_report_interval_min, k_report_interval_max);
+    next_report_ = now + report_interval_;
+    notify(*manager_, {kind, holder_->session_path, holder_->lock_path, waited, holder_, std::nullopt});
+  }
+  return next_report_;
+}
+
+Result<void> Acquisition::wait(Finding finding, const SessionLocation& location) {
   // What is free, or moved, is tried at once, even when the time is over: a stale lock found on the very last try is
   // still taken.
   if (finding != Finding::held && ++quick_looks_ < k_quick_looks_max) {
     return {};
   }
-  if (!told_contended_ && holder_ && !deadline_.is_single_try()) {
-    told_contended_ = true;
-    notify(*manager_, {EventKind::contended, holder_->session_path, holder_->lock_path, {}, holder_, std::nullopt});
+  std::optional<Deadline::Clock::time_point> report;
+  if (!deadline_.is_single_try()) {
+    if (!std::exchange(has_waited_, true)) {
+      ++this_process_tally().waits;
+    }
+    if (in_the_way_ && waiter_.watch(std::move(*std::exchange(in_the_way_, std::nullopt)),
+                                     *location.lock.directory->traits, make_plan())) {
+      return {};
+    }
+    if (const auto why = waiter_.take_degradation()) {
+      notify(*manager_, {EventKind::degraded,
+                         location.session.path(),
+                         location.lock.path(),
+                         {},
+                         std::nullopt,
+                         Error{*why, "watch lock", location.lock.path(), std::nullopt, "the wait has to poll"}});
+    }
+    report = report_waiting();
   }
-  const WakeUp reason = waiter_.wait();
+  const WakeUp reason = waiter_.wait(report);
   return reason == WakeUp::look_again ? Result<void>{} : tl::unexpected(give_up(reason));
 }
 
@@ -302,7 +411,7 @@ Result<void> Acquisition::wait_until_free() {
     if (*found == Finding::free) {
       return {};
     }
-    if (auto waited = wait(*found); !waited) {
+    if (auto waited = wait(*found, *location); !waited) {
       return waited;
     }
   }

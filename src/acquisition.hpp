@@ -26,6 +26,9 @@ class Acquisition {
   /// Lifetime: refers to its arguments until it is gone.
   Acquisition(const std::shared_ptr<const ManagerOptions>& manager, const std::filesystem::path& session,
               const AcquireOptions& options);
+  ~Acquisition();
+  Acquisition(const Acquisition&) = delete;
+  Acquisition& operator=(const Acquisition&) = delete;
 
   [[nodiscard]] Result<SessionLock> acquire();
   [[nodiscard]] Result<void> wait_until_free();
@@ -43,13 +46,17 @@ class Acquisition {
   /// None: the session has moved; begin again.
   [[nodiscard]] Result<std::optional<SessionLock>> attempt();
   [[nodiscard]] Result<std::optional<SessionLock>> contend(const SessionLocation& location, Turn& turn);
+  void give_way(const SessionLocation& location);
   [[nodiscard]] Result<std::optional<SessionLock>> settle(const SessionLocation& location, Turn& turn,
                                                           PublishedLock&& lock);
   [[nodiscard]] Result<Finding> look(const SessionLocation& location, bool take_away);
   [[nodiscard]] Result<Finding> take_away(const SessionLocation& location, PinnedLock& pinned,
                                           const Inspection& inspection, const InspectionContext& context);
   /// Waits before the next look, or says why there is to be none.
-  [[nodiscard]] Result<void> wait(Finding finding);
+  [[nodiscard]] Result<void> wait(Finding finding, const SessionLocation& location);
+  [[nodiscard]] WatchPlan make_plan() const;
+  /// Tells the observer what the wait is for; says when to tell it again.
+  [[nodiscard]] std::optional<Deadline::Clock::time_point> report_waiting();
   [[nodiscard]] Error give_up(WakeUp reason);
   [[nodiscard]] Result<void> describe_holder(const SessionLocation& location);
 
@@ -61,10 +68,15 @@ class Acquisition {
   std::optional<WallTime> file_system_now_{};
   /// The last one seen in the way.
   std::optional<Inspection> holder_{};
+  /// The lock it is about, until the waiter takes it to watch.
+  std::optional<PinnedLock> in_the_way_{};
+  /// Whose `flock` was found taken.
   std::optional<FileIdentity> busy_{};
   std::optional<Inspection> reclaimed_from_{};
   int quick_looks_{0};
-  bool told_contended_{false};
+  bool has_waited_{false};
+  std::optional<Deadline::Clock::time_point> next_report_{};
+  std::chrono::seconds report_interval_{0};
 };
 
 }  // namespace sessionlock

@@ -89,6 +89,10 @@ struct Evidence {
 /// Whether a verdict on this record can depend on the file's age, which costs something to find out.
 [[nodiscard]] bool needs_file_age(const LockRecord& record);
 
+/// When age alone will make a lock removable under this policy, from the inspection's moment; none if it never will.
+[[nodiscard]] std::optional<std::chrono::milliseconds> time_until_removable(const Inspection& inspection,
+                                                                            const StalePolicy& policy);
+
 /// The verdict: the first matching row of the table in `docs/protocol.md`. The paths of the result are left empty.
 [[nodiscard]] Inspection classify(const LockRecord& record, const Evidence& evidence, const StalePolicy& policy);
 

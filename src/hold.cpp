@@ -7,6 +7,7 @@
 
 #include "hold_table.hpp"
 #include "process_probe.hpp"
+#include "tally.hpp"
 #include "waiter.hpp"
 
 namespace sessionlock {
@@ -237,6 +238,7 @@ void Hold::release_after_guard() noexcept {
     if (auto released = release_now(Clock::now() + k_hold_wait); !released) {
       const Error& error = released.error();
       if (error.code != Errc::lost) {
+        ++this_process_tally().release_failures;
         keep_for_retry(shared_from_this());
         notify(*setup_.options,
                {EventKind::release_failed, session_path_, lock_path_, held_for(), std::nullopt, error});
@@ -296,6 +298,9 @@ Result<void> Hold::release() {
 Result<void> Hold::release_now(Clock::time_point deadline) {
   Result<void> released;
   if (!setup_.joined) {
+    if (has_waiting_mark(core_.fd, *setup_.location.lock.directory->traits)) {
+      owe_pause(key_of(setup_.location));
+    }
     released = persist([this] { return core_.try_unlink(); }, deadline);
   }
   if (released || released.error().code == Errc::lost) {

@@ -41,8 +41,18 @@ struct Entry {
   std::list<Ticket*> queue;
 };
 
+/// A full pause is a waiter's time to wake and publish on a busy machine; an unused one is followed by short ones.
+constexpr std::chrono::microseconds k_pause_full{12'000};
+constexpr std::chrono::microseconds k_pause_unused{200};
+constexpr std::size_t k_pauses_max = 1024;
+struct Pause {
+  bool owed{false};
+  bool last_was_used{true};
+};
+
 struct Table {
   std::mutex mutex;
+  std::unordered_map<HoldKey, Pause, HashKey> pauses;
   std::unordered_map<HoldKey, Entry, HashKey> entries;
   std::unordered_map<FileIdentity, int, HashFile> inodes;
   std::vector<std::shared_ptr<Hold>> failed;
@@ -105,8 +115,8 @@ class HoldTable {
 
  private:
   static Admission answer(const Ticket& ticket, const HoldKey& key) {
-    return ticket.has_turn ? Admission{Admission::Kind::turn, Turn(key), nullptr}
-                           : Admission{Admission::Kind::shared, std::nullopt, ticket.shared};
+    return ticket.has_turn ? Admission{.kind = Admission::Kind::turn, .has_queued = true, .turn = Turn(key)}
+                           : Admission{.kind = Admission::Kind::shared, .has_queued = true, .hold = ticket.shared};
   }
 };
 
@@ -115,17 +125,17 @@ Admission HoldTable::queue_for(const HoldKey& key, const AcquireOptions& options
   std::unique_lock lock(table.mutex);
   const auto [found, is_new] = table.entries.try_emplace(key);
   if (is_new) {
-    return {Admission::Kind::turn, Turn(key), nullptr};
+    return {.kind = Admission::Kind::turn, .turn = Turn(key)};
   }
   Entry& entry = found->second;
   if (entry.hold && !entry.hold->has_ended() && entry.hold->is_shared_by(options) && entry.hold->add_share()) {
-    return {Admission::Kind::shared, std::nullopt, entry.hold};
+    return {.kind = Admission::Kind::shared, .hold = entry.hold};
   }
   if (deadline.is_single_try()) {
-    return {Admission::Kind::busy, std::nullopt, nullptr};
+    return {.kind = Admission::Kind::busy};
   }
   if (deadline.is_unlimited() && entry.hold && entry.hold->thread() == std::this_thread::get_id()) {
-    return {Admission::Kind::would_block_itself, std::nullopt, nullptr};
+    return {.kind = Admission::Kind::would_block_itself};
   }
   Ticket ticket{options};
   const auto place = entry.queue.insert(entry.queue.end(), &ticket);
@@ -140,8 +150,8 @@ Admission HoldTable::queue_for(const HoldKey& key, const AcquireOptions& options
   }
   // Not answered, so the ticket still stands in the queue, and the entry, having a queue, still exists.
   entry.queue.erase(place);
-  return {options.stop.stop_requested() ? Admission::Kind::cancelled : Admission::Kind::timed_out, std::nullopt,
-          nullptr};
+  return {.kind = options.stop.stop_requested() ? Admission::Kind::cancelled : Admission::Kind::timed_out,
+          .has_queued = true};
 }
 
 Admission queue_for(const HoldKey& key, const AcquireOptions& options, const Deadline& deadline) {
@@ -185,6 +195,35 @@ void retry_failed_releases() {
   const std::lock_guard lock(table.mutex);
   table.failed.insert(table.failed.end(), pending.begin(), pending.end());
   table.failed_count.store(table.failed.size());
+}
+
+void owe_pause(const HoldKey& key) {
+  Table& table = g_table.get();
+  const std::lock_guard lock(table.mutex);
+  if (table.pauses.size() >= k_pauses_max) {
+    table.pauses.clear();  // only politeness is lost
+  }
+  table.pauses[key].owed = true;
+}
+
+std::optional<std::chrono::microseconds> take_owed_pause(const HoldKey& key) {
+  Table& table = g_table.get();
+  const std::lock_guard lock(table.mutex);
+  const auto found = table.pauses.find(key);
+  if (found == table.pauses.end() || !std::exchange(found->second.owed, false)) {
+    return std::nullopt;
+  }
+  return found->second.last_was_used ? k_pause_full : k_pause_unused;
+}
+
+void settle_pause(const HoldKey& key, bool was_used) {
+  Table& table = g_table.get();
+  const std::lock_guard lock(table.mutex);
+  if (was_used) {
+    table.pauses.erase(key);
+  } else {
+    table.pauses[key].last_was_used = false;
+  }
 }
 
 bool is_held_here(const FileIdentity& file) {

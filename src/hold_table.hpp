@@ -53,6 +53,8 @@ struct Admission {
     would_block_itself  ///< This very thread has it, and would wait for ever.
   };
   Kind kind{Kind::busy};
+  /// The thread had to wait for another of this process.
+  bool has_queued{false};
   std::optional<Turn> turn{};
   std::shared_ptr<Hold> hold{};
 };
@@ -67,6 +69,13 @@ void keep_for_retry(std::shared_ptr<Hold> hold);
 /// Tries again what `keep_for_retry` kept. Every call of the library begins with it; costs nothing where nothing
 /// failed.
 void retry_failed_releases();
+
+/// A process that released a lock which others wait for owes them a pause before it goes for that lock again: the
+/// longest it may take, once. Thread safety: safe.
+void owe_pause(const HoldKey& key);
+[[nodiscard]] std::optional<std::chrono::microseconds> take_owed_pause(const HoldKey& key);
+/// Whether somebody used the pause. Who waits without ever coming (stopped, or hostile) gets only short ones.
+void settle_pause(const HoldKey& key, bool was_used);
 
 /// Whether this process holds exactly this inode. Thread safety: safe.
 [[nodiscard]] bool is_held_here(const FileIdentity& file);

@@ -4,6 +4,7 @@
 
 #include "hold.hpp"
 #include "hold_table.hpp"
+#include "tally.hpp"
 
 namespace sessionlock {
 namespace {
@@ -31,6 +32,7 @@ void release_quietly(LockShare* share) noexcept {
       return;
     }
     share->released = true;
+    ++this_process_tally().release_failures;
     Hold& hold = *share->hold;
     keep_for_retry(share->hold);
     notify(*hold.setup().options, {EventKind::release_failed, hold.session_path(), hold.lock_path(), hold.held_for(),

@@ -15,7 +15,9 @@
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
+#include <sys/eventfd.h>
 #include <sys/file.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/statfs.h>
@@ -228,7 +230,14 @@ int adopt(int fd) noexcept {
   return fd;
 }
 
-Opened to_opened(const Outcome& outcome) noexcept {
+/// Makes a call that returns a descriptor, and registers that.
+template <class F>
+Opened open_with(const CallInfo& info, F&& call) {
+  (void)process_generation();  // a child drops what it inherited before it opens anything of its own
+  const Outcome outcome = invoke(info, [&]() -> std::int64_t {
+    const Section section;
+    return adopt(call());
+  });
   return outcome.ok() ? Opened{OpenedAccess::adopt(static_cast<int>(outcome.value)), 0} : Opened{{}, outcome.error};
 }
 
@@ -272,6 +281,20 @@ std::string_view to_string(Call call) {
       return "fcntl(F_OFD_GETLK)";
     case Call::kill:
       return "kill";
+    case Call::poll:
+      return "poll";
+    case Call::read:
+      return "read";
+    case Call::eventfd:
+      return "eventfd";
+    case Call::inotify_init:
+      return "inotify_init1";
+    case Call::inotify_add_watch:
+      return "inotify_add_watch";
+    case Call::inotify_rm_watch:
+      return "inotify_rm_watch";
+    case Call::pidfd_open:
+      return "pidfd_open";
     case Call::posix_spawn:
       return "posix_spawn";
     case Call::getrandom:
@@ -294,11 +317,7 @@ void Fd::reset() noexcept {
 }
 
 Opened open(int directory, const char* path, int flags, mode_t mode) {
-  (void)process_generation();  // a child drops what it inherited before it opens anything of its own
-  return to_opened(invoke({Call::openat, directory, path}, [&]() -> std::int64_t {
-    const Section section;
-    return adopt(::openat(directory, path, flags | O_CLOEXEC, mode));
-  }));
+  return open_with({Call::openat, directory, path}, [&] { return ::openat(directory, path, flags | O_CLOEXEC, mode); });
 }
 
 Outcome fstat(int fd, struct stat& status) {
@@ -398,6 +417,45 @@ Outcome ofd_get_lock(int fd, short type, std::int64_t offset) {
 
 Outcome kill(pid_t pid, int signal) {
   return invoke({Call::kill}, [&]() -> std::int64_t { return ::kill(pid, signal); });
+}
+
+Outcome poll(struct ::pollfd* descriptors, std::size_t count, std::chrono::steady_clock::time_point until) {
+  using Clock = std::chrono::steady_clock;
+  return invoke({Call::poll}, [&]() -> std::int64_t {
+    if (until == Clock::time_point::max()) {
+      return ::ppoll(descriptors, count, nullptr, nullptr);
+    }
+    const auto left = std::max(until - Clock::now(), Clock::duration{0});
+    const auto seconds = std::chrono::floor<std::chrono::seconds>(left);
+    const timespec timeout{static_cast<time_t>(seconds.count()),
+                           static_cast<long>(std::chrono::nanoseconds(left - seconds).count())};
+    return ::ppoll(descriptors, count, &timeout, nullptr);
+  });
+}
+
+Outcome read(int fd, void* buffer, std::size_t size) {
+  return invoke({Call::read, fd, nullptr, &size}, [&]() -> std::int64_t { return ::read(fd, buffer, size); });
+}
+
+Opened eventfd() {
+  return open_with({Call::eventfd}, [] { return ::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC); });
+}
+
+Opened inotify_init() {
+  return open_with({Call::inotify_init}, [] { return ::inotify_init1(IN_NONBLOCK | IN_CLOEXEC); });
+}
+
+Outcome inotify_add_watch(int fd, const char* path, std::uint32_t mask) {
+  return invoke({Call::inotify_add_watch, fd, path},
+                [&]() -> std::int64_t { return ::inotify_add_watch(fd, path, mask); });
+}
+
+Outcome inotify_rm_watch(int fd, int watch) {
+  return invoke({Call::inotify_rm_watch, fd}, [&]() -> std::int64_t { return ::inotify_rm_watch(fd, watch); });
+}
+
+Opened pidfd_open(pid_t pid) {
+  return open_with({Call::pidfd_open}, [pid] { return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)); });
 }
 
 Outcome spawn_with_descriptor(int fd, const char* file, char* const argv[], char* const envp[]) {

@@ -14,6 +14,7 @@
 #include <system_error>
 #include <utility>
 
+#include <poll.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 
@@ -39,6 +40,13 @@ enum class Call {
   ofd_setlk,
   ofd_getlk,
   kill,
+  poll,
+  read,
+  eventfd,
+  inotify_init,
+  inotify_add_watch,
+  inotify_rm_watch,
+  pidfd_open,
   posix_spawn,
   getrandom
 };
@@ -137,6 +145,20 @@ Outcome ofd_set_lock(int fd, short type, std::int64_t offset);
 /// `F_OFD_GETLK` of one byte: as value the type of a lock that would conflict with `type`, `F_UNLCK` if none would.
 Outcome ofd_get_lock(int fd, short type, std::int64_t offset);
 Outcome kill(pid_t pid, int signal);
+/// poll(2) until one is ready or the time has come; `time_point::max()` is no end. How many are ready as value. Does
+/// not come back early for a signal.
+Outcome poll(struct ::pollfd* descriptors, std::size_t count, std::chrono::steady_clock::time_point until);
+Outcome read(int fd, void* buffer, std::size_t size);
+/// A non-blocking eventfd(2).
+Opened eventfd();
+/// A non-blocking inotify(7) instance.
+Opened inotify_init();
+/// The watch descriptor as value.
+Outcome inotify_add_watch(int fd, const char* path, std::uint32_t mask);
+Outcome inotify_rm_watch(int fd, int watch);
+/// pidfd_open(2), Linux 5.3: readable once the whole process has ended.
+Opened pidfd_open(pid_t pid);
+
 /// posix_spawnp(3) of a program that inherits one descriptor under its own number: `adddup2(fd, fd)` clears its
 /// close-on-exec mark in the child alone. Runs no fork handlers. The child's pid as value.
 Outcome spawn_with_descriptor(int fd, const char* file, char* const argv[], char* const envp[]);

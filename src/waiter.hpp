@@ -4,9 +4,16 @@
 /// Waiting: deadlines, cancellation, wake-ups. Room `waiter`: it knows when to look again, never what was seen.
 
 #include <chrono>
+#include <functional>
 #include <optional>
 #include <random>
 #include <stop_token>
+#include <system_error>
+
+#include <sys/types.h>
+
+#include "lock_file.hpp"
+#include "watch_hub.hpp"
 
 namespace sessionlock {
 
@@ -33,34 +40,67 @@ class Deadline {
   Clock::time_point end_;
 };
 
+/// What a waiter can be woken by, as far as who looked at the lock knows.
+struct WatchPlan {
+  /// The owner's process, where its pid means something here.
+  std::optional<pid_t> owner{};
+  /// The lock can become free without an event: its owner, or the host that removes it, cannot be watched.
+  bool is_silent{false};
+  /// Somebody is in the middle of a few system calls on it; also as long as nothing was watched.
+  bool is_momentary{false};
+  /// A policy says something else then.
+  std::optional<std::chrono::milliseconds> due{};
+};
+
 enum class WakeUp { look_again, deadline, cancelled };
 
-/// One wait for one lock, in as many steps as it takes.
-/// Thread safety: for one thread.
+/// One wait for one lock, in as many steps as it takes: look, `watch`, look again, `wait`, look …
+///
+/// A: looks, sees the lock held. B: releases it. A: begins to watch, and would sleep. So A looks once more after
+/// `watch` said that it began something, and only then waits. Thread safety: for one thread.
 class Waiter {
  public:
   Waiter(const Deadline& deadline, std::stop_token stop);
+  ~Waiter();
+  Waiter(const Waiter&) = delete;
+  Waiter& operator=(const Waiter&) = delete;
 
-  /// Sleeps until it is time to look again. Blocking: until then, the deadline, or the stop request.
-  [[nodiscard]] WakeUp wait();
-  /// Something changed: the next wait is short again.
-  void reset() noexcept;
+  /// Watches the lock that was looked at, and tells its holder that somebody waits. True if that is new: look again
+  /// before waiting.
+  [[nodiscard]] bool watch(PinnedLock&& pinned, const FileSystemTraits& traits, const WatchPlan& plan);
+  /// Sleeps until it is time to look again; not beyond `report` if one is given. Blocking: until then, the deadline, or
+  /// the stop request.
+  [[nodiscard]] WakeUp wait(std::optional<Deadline::Clock::time_point> report = std::nullopt);
+  /// Why the wait has to poll, told once.
+  [[nodiscard]] std::optional<std::error_code> take_degradation();
 
  private:
+  void open_bell();
+  void begin_watching(const FileSystemTraits& traits, const WatchPlan& plan);
+  void watch_owner(pid_t owner);
+  void degrade(std::error_code why);
+  [[nodiscard]] std::chrono::microseconds next_pause();
+
   Deadline deadline_;
   std::stop_token stop_;
+  Sleeper sleeper_;
+  std::optional<std::stop_callback<std::function<void()>>> on_stop_;
+  PinnedLock pinned_{};
+  WatchPlan plan_{.is_momentary = true};
+  std::optional<pid_t> watched_owner_{};
+  bool polls_{false};
+  bool saw_change_of_hands_{false};
+  bool told_degraded_{false};
+  std::optional<std::error_code> degradation_{};
   std::chrono::microseconds pause_;
   std::minstd_rand random_;
 };
 
-/// Repeats `attempt` until it returns true or the time is over, pausing longer and longer in between: for what is over
-/// in a moment and tells nobody when. Returns the last answer.
-template <class F>
-bool retry_until(std::chrono::steady_clock::time_point end, F&& attempt);
-
 /// Sleeps for a back-off's next pause, doubling from 50 µs to 5 ms, never beyond `end`.
 void pause_briefly(int attempt, std::chrono::steady_clock::time_point end);
 
+/// Repeats `attempt` until it returns true or the time is over, pausing longer and longer in between: for what is over
+/// in a moment and tells nobody when. Returns the last answer.
 template <class F>
 bool retry_until(std::chrono::steady_clock::time_point end, F&& attempt) {
   for (int i = 0;; ++i) {

@@ -18,6 +18,7 @@
 
 #include <sys/types.h>
 
+#include <sessionlock/counters.hpp>
 #include <sessionlock/error.hpp>
 #include <sessionlock/export.hpp>
 #include <sessionlock/session_lock.hpp>

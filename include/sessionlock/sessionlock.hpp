@@ -20,6 +20,7 @@
 /// this protocol (that is noticed, as `Errc::lost`). It is no lease: a stopped owner keeps its lock. On a network file
 /// system two hosts are arbitrated only as far as that file system implements exclusive link and `flock`.
 
+#include <sessionlock/counters.hpp>
 #include <sessionlock/error.hpp>
 #include <sessionlock/lock_manager.hpp>
 #include <sessionlock/lock_record.hpp>

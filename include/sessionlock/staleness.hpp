@@ -7,6 +7,7 @@
 /// means held. `docs/protocol.md` has the table.
 
 #include <chrono>
+#include <cstddef>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -32,6 +33,8 @@ enum class StaleReason {
   too_old,             ///< `createdAt` is longer ago than `StalePolicy::stale_after`.
   hold_exceeded        ///< The holder's own `maxHoldMs` has passed.
 };
+
+inline constexpr std::size_t k_stale_reason_count = 9;
 
 /// The reason as documented for users: "missing-pid", "dead-pid", …, "invalid-createdAt", "too-old", "hold-exceeded".
 /// Lifetime: the view is of static storage.
@@ -95,6 +98,8 @@ struct SESSIONLOCK_API Inspection {
   bool pid_alive{false};
   /// Time since `createdAt`; 0 for one in the future; none where `createdAt` is not a time.
   std::optional<std::chrono::milliseconds> age{};
+  /// Time between the file's last modification and now by its file system's clock, where the verdict can depend on it.
+  std::optional<std::chrono::milliseconds> file_age{};
   /// The verdict's reason first, then the facts.
   std::vector<StaleReason> reasons{};
   /// An acquire would take this lock away now.

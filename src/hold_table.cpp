@@ -246,6 +246,18 @@ std::vector<HeldLock> list_holds() {
   return held;
 }
 
+std::vector<std::shared_ptr<Hold>> holds_of(const ManagerOptions& options) {
+  Table& table = g_table.get();
+  std::vector<std::shared_ptr<Hold>> holds;
+  const std::lock_guard lock(table.mutex);
+  for (const auto& [key, entry] : table.entries) {
+    if (entry.hold && entry.hold->setup().options.get() == &options && !entry.hold->has_ended()) {
+      holds.push_back(entry.hold);
+    }
+  }
+  return holds;
+}
+
 // --- clean-up at exit and in signal handlers -------------------------------------------------------------------------
 
 namespace {

@@ -81,6 +81,9 @@ void settle_pause(const HoldKey& key, bool was_used);
 [[nodiscard]] bool is_held_here(const FileIdentity& file);
 [[nodiscard]] std::vector<HeldLock> list_holds();
 
+/// The holds made by managers with exactly these options, by address.
+[[nodiscard]] std::vector<std::shared_ptr<Hold>> holds_of(const ManagerOptions& options);
+
 /// Lets exit and signal handlers find a hold, from construction to destruction.
 void register_for_cleanup(HoldCore& core);
 void unregister_from_cleanup(HoldCore& core) noexcept;

@@ -13,6 +13,8 @@
 #include "inspector.hpp"
 #include "lock_directory.hpp"
 #include "process_probe.hpp"
+#include "signal_cleanup.hpp"
+#include "watchdog.hpp"
 
 namespace sessionlock {
 namespace {
@@ -165,7 +167,14 @@ std::string_view to_string(EventKind kind) {
 }
 
 LockManager::LockManager(ManagerOptions options)
-    : options_(std::make_shared<const ManagerOptions>(std::move(options))) {}
+    : options_(std::make_shared<const ManagerOptions>(std::move(options))) {
+  if (!options_->cleanup_signals.empty()) {
+    install_signal_cleanup(options_->cleanup_signals);
+  }
+  if (options_->watchdog_interval > milliseconds{0}) {
+    watchdog_ = std::make_unique<Watchdog>(options_);
+  }
+}
 LockManager::~LockManager() = default;
 LockManager::LockManager(LockManager&&) noexcept = default;
 LockManager& LockManager::operator=(LockManager&&) noexcept = default;

@@ -58,6 +58,8 @@ struct SESSIONLOCK_API AcquireOptions {
     std::chrono::milliseconds timeout, std::chrono::milliseconds grace = std::chrono::minutes{2},
     std::chrono::milliseconds min = std::chrono::minutes{5});
 
+class Watchdog;  // internal
+
 /// Something that happened to a lock of this process.
 enum class EventKind {
   acquired,        ///< `duration`: the wait; `inspection`: what was taken over, if anything.
@@ -81,6 +83,15 @@ struct Event {
   std::optional<Error> error{};
 };
 
+/// What the watchdog does with a hold past its `max_hold`, besides telling the observer.
+enum class OverrunAction {
+  report,  ///< Nothing.
+  release  ///< Gives it up, unless a guarded write is under way: the handle's next one fails with `lost`.
+};
+
+/// The signals that end a program as a rule, for `ManagerOptions::cleanup_signals`.
+inline constexpr int k_cleanup_signals[] = {SIGINT, SIGTERM, SIGQUIT, SIGABRT, SIGHUP};
+
 struct ManagerOptions {
   /// Permissions of lock files, less the umask. Whoever can open one can take its `flock` and so delay its owner.
   mode_t mode{0600};
@@ -89,6 +100,13 @@ struct ManagerOptions {
   /// Release at normal exit what is held then. Only for holds that write through `guarded` alone: buffered streams that
   /// are flushed later, or threads that go on, would write without the lock.
   bool release_at_exit{true};
+  /// Release what may be released at exit also when one of these signals ends the process; none unless asked, because a
+  /// library does not own its process's signals. Only where the signal has its default action: one that is ignored or
+  /// handled stays the application's. For the whole process, from the first manager on that names it.
+  std::vector<int> cleanup_signals{};
+  /// How often a thread of this manager looks for over-long holds; zero or less: there is no such thread.
+  std::chrono::milliseconds watchdog_interval{0};
+  OverrunAction overrun{OverrunAction::report};
   /// Is told of events, by the thread they happen on, under no lock of the library. What it throws is dropped.
   std::function<void(const Event&)> observer{};
 };
@@ -104,7 +122,7 @@ struct HeldLock {
 };
 
 /// Acquires locks and tells about them. Any number of managers in a process share one table of holds.
-/// Thread safety: safe from any thread.
+/// Thread safety: safe from any thread. Lifetime: handles may outlive it, and are not watched by its watchdog then.
 class SESSIONLOCK_API LockManager {
  public:
   explicit LockManager(ManagerOptions options = {});
@@ -151,6 +169,7 @@ class SESSIONLOCK_API LockManager {
 
  private:
   std::shared_ptr<const ManagerOptions> options_;
+  std::unique_ptr<Watchdog> watchdog_;
 };
 
 }  // namespace sessionlock

@@ -306,6 +306,7 @@ Result<Acquisition::Finding> Acquisition::take_away(const SessionLocation& locat
 
 WatchPlan Acquisition::make_plan() const {
   WatchPlan plan;
+  plan.wants_lock = wants_lock_;
   plan.is_momentary = busy_.has_value();
   if (!holder_) {
     return plan;
@@ -393,6 +394,7 @@ Result<void> Acquisition::describe_holder(const SessionLocation& location) {
 }
 
 Result<void> Acquisition::wait_until_free() {
+  wants_lock_ = false;
   if (auto valid = check_arguments(); !valid) {
     return valid;
   }

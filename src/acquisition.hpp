@@ -73,6 +73,7 @@ class Acquisition {
   /// Whose `flock` was found taken.
   std::optional<FileIdentity> busy_{};
   std::optional<Inspection> reclaimed_from_{};
+  bool wants_lock_{true};
   int quick_looks_{0};
   bool has_waited_{false};
   std::optional<Deadline::Clock::time_point> next_report_{};

@@ -105,7 +105,9 @@ void Waiter::begin_watching(const FileSystemTraits& traits, const WatchPlan& pla
       degrade(error);
     }
   }
-  mark_waiting(pinned_, traits);
+  if (plan.wants_lock) {
+    mark_waiting(pinned_, traits);
+  }
   if (plan.owner) {
     watch_owner(*plan.owner);
   }

@@ -48,6 +48,8 @@ struct WatchPlan {
   bool is_silent{false};
   /// Somebody is in the middle of a few system calls on it; also as long as nothing was watched.
   bool is_momentary{false};
+  /// The waiter wants the lock, not only to see it free: its holder should let it go first.
+  bool wants_lock{true};
   /// A policy says something else then.
   std::optional<std::chrono::milliseconds> due{};
 };

@@ -91,12 +91,11 @@ bool Hold::is_inherited() const noexcept {
   return core_.generation != sys::process_generation();
 }
 
-bool Hold::is_shared_by(const AcquireOptions& options) const {
+bool Hold::is_shared_by(const AcquireOptions& options, std::thread::id thread) const {
   if (!options.reentrant || !setup_.reentrant) {
     return false;
   }
-  return options.owner.empty() && setup_.owner.empty() ? thread_ == std::this_thread::get_id()
-                                                       : options.owner == setup_.owner;
+  return options.owner.empty() && setup_.owner.empty() ? thread_ == thread : options.owner == setup_.owner;
 }
 
 int Hold::depth() const {
@@ -380,6 +379,11 @@ Result<void> Hold::drop_share() {
     ++shares_;
   }
   return released;
+}
+
+bool Hold::forsake_share() {
+  const std::lock_guard lock(share_mutex_);
+  return --shares_ == 0;
 }
 
 }  // namespace sessionlock

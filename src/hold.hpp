@@ -97,11 +97,15 @@ class Hold : public std::enable_shared_from_this<Hold> {
   [[nodiscard]] bool add_share();
   /// One handle less; releases with the last. On failure, other than `lost`, the share stays.
   [[nodiscard]] Result<void> drop_share();
+  /// The share that a failed `drop_share` left goes without another try. True if it was the last: then nobody can share
+  /// the hold any more, and it may be released behind everybody's back.
+  [[nodiscard]] bool forsake_share();
 
   [[nodiscard]] bool has_ended() const noexcept;
   /// A fork lies between the acquisition and now.
   [[nodiscard]] bool is_inherited() const noexcept;
-  [[nodiscard]] bool is_shared_by(const AcquireOptions& options) const;
+  /// Whether an acquisition with these options by this thread may share the hold.
+  [[nodiscard]] bool is_shared_by(const AcquireOptions& options, std::thread::id thread) const;
   [[nodiscard]] int depth() const;
   [[nodiscard]] std::chrono::milliseconds held_for() const;
 

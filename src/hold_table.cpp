@@ -28,6 +28,7 @@ struct HashFile {
 /// One thread in a queue. Lives on that thread's stack.
 struct Ticket {
   const AcquireOptions& options;
+  const std::thread::id thread{std::this_thread::get_id()};
   std::condition_variable_any called{};
   bool has_turn{false};
   std::shared_ptr<Hold> shared{};
@@ -59,6 +60,18 @@ struct Table {
   std::atomic<std::size_t> failed_count{0};
 };
 PerProcess<Table> g_table;
+
+/// Takes a hold off its entry, if the entry still has that hold. The caller holds the table's mutex, and lets go of
+/// what is returned, which may be the last share, only after it.
+std::shared_ptr<Hold> take_off(Table& table, Entry& entry, const Hold& hold) {
+  if (entry.hold.get() != &hold) {
+    return nullptr;
+  }
+  if (const auto inode = table.inodes.find(hold.file()); inode != table.inodes.end() && --inode->second == 0) {
+    table.inodes.erase(inode);
+  }
+  return std::exchange(entry.hold, nullptr);
+}
 
 /// Gives the turn to the next in the queue, or the entry up. The caller holds the table's mutex.
 void pass_on(Table& table, const HoldKey& key) {
@@ -98,7 +111,7 @@ void Turn::hand_to(const std::shared_ptr<Hold>& hold) {
   entry.hold = hold;
   ++table.inodes[hold->file()];
   for (auto ticket = entry.queue.begin(); ticket != entry.queue.end();) {
-    if (hold->is_shared_by((*ticket)->options) && hold->add_share()) {
+    if (hold->is_shared_by((*ticket)->options, (*ticket)->thread) && hold->add_share()) {
       (*ticket)->shared = hold;
       (*ticket)->called.notify_one();
       ticket = entry.queue.erase(ticket);
@@ -121,6 +134,7 @@ class HoldTable {
 };
 
 Admission HoldTable::queue_for(const HoldKey& key, const AcquireOptions& options, const Deadline& deadline) {
+  std::shared_ptr<Hold> ended;  // may be the last share: it must not go under the mutex
   Table& table = g_table.get();
   std::unique_lock lock(table.mutex);
   const auto [found, is_new] = table.entries.try_emplace(key);
@@ -128,7 +142,15 @@ Admission HoldTable::queue_for(const HoldKey& key, const AcquireOptions& options
     return {.kind = Admission::Kind::turn, .turn = Turn(key)};
   }
   Entry& entry = found->second;
-  if (entry.hold && !entry.hold->has_ended() && entry.hold->is_shared_by(options) && entry.hold->add_share()) {
+  if (entry.hold && entry.hold->has_ended()) {
+    // Clean-up ended it and may touch no table; or another thread is just about to take it off, and finds that done.
+    ended = take_off(table, entry, *entry.hold);
+    if (entry.queue.empty()) {
+      return {.kind = Admission::Kind::turn, .turn = Turn(key)};
+    }
+    pass_on(table, key);
+  }
+  if (entry.hold && entry.hold->is_shared_by(options, std::this_thread::get_id()) && entry.hold->add_share()) {
     return {.kind = Admission::Kind::shared, .hold = entry.hold};
   }
   if (deadline.is_single_try()) {
@@ -164,14 +186,13 @@ void remove_hold(const Hold& hold) {
   const std::lock_guard lock(table.mutex);
   const HoldKey key = key_of(hold.location());
   const auto found = table.entries.find(key);
-  if (found == table.entries.end() || found->second.hold.get() != &hold) {
+  if (found == table.entries.end()) {
     return;
   }
-  if (const auto inode = table.inodes.find(hold.file()); inode != table.inodes.end() && --inode->second == 0) {
-    table.inodes.erase(inode);
+  last = take_off(table, found->second, hold);
+  if (last) {
+    pass_on(table, key);
   }
-  last = std::move(found->second.hold);
-  pass_on(table, key);
 }
 
 void keep_for_retry(std::shared_ptr<Hold> hold) {

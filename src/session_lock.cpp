@@ -34,7 +34,9 @@ void release_quietly(LockShare* share) noexcept {
     share->released = true;
     ++this_process_tally().release_failures;
     Hold& hold = *share->hold;
-    keep_for_retry(share->hold);
+    if (hold.forsake_share()) {
+      keep_for_retry(share->hold);
+    }
     notify(*hold.setup().options, {EventKind::release_failed, hold.session_path(), hold.lock_path(), hold.held_for(),
                                    std::nullopt, released.error()});
   } catch (...) {  // no memory for words: the file goes at exit, or with this process

@@ -55,6 +55,16 @@ std::filesystem::path canonical_path(int fd, const std::filesystem::path& path) 
   return error ? std::filesystem::absolute(path).lexically_normal() : std::filesystem::path(canonical.native());
 }
 
+/// Whether the canonical path of a directory that this path leads to is still right. What is its own canonical path
+/// leads there by definition; anything else may have been renamed since, together with the link that led to it, and
+/// what lies at its old path may be another directory.
+bool is_canonical_now(const FileIdentity& directory, const std::filesystem::path& canonical,
+                      const std::filesystem::path& path) {
+  struct stat status {};
+  return canonical == path || (sys::fstatat(AT_FDCWD, canonical.c_str(), status, AT_SYMLINK_NOFOLLOW).ok() &&
+                               identity_of(status) == directory);
+}
+
 /// A directory that is open already and that this path still leads to; null otherwise.
 DirectoryPtr find_open(Directories& directories, const std::filesystem::path& path) {
   DirectoryPtr open;
@@ -65,15 +75,14 @@ DirectoryPtr find_open(Directories& directories, const std::filesystem::path& pa
     }
   }
   struct stat status {};
-  if (open && sys::fstatat(AT_FDCWD, path.c_str(), status, 0).ok() && identity_of(status) == open->identity) {
+  if (open && sys::fstatat(AT_FDCWD, path.c_str(), status, 0).ok() && identity_of(status) == open->identity &&
+      is_canonical_now(open->identity, open->path, path)) {
     return open;
   }
   return nullptr;
 }
 
 /// Gives a freshly opened directory its canonical path, and shares it.
-/// A remembered canonical path is only words where the lock lies beside its session, since directory and name decide
-/// there; it may be out of date when a parent was renamed and a link to it repointed.
 DirectoryPtr share(Directories& directories, const std::filesystem::path& path, Directory&& fresh) {
   auto directory = std::make_shared<Directory>(std::move(fresh));
   {
@@ -81,16 +90,20 @@ DirectoryPtr share(Directories& directories, const std::filesystem::path& path, 
     const auto found = directories.by_path.find(path.native());
     if (found != directories.by_path.end() && found->second.identity == directory->identity) {
       directory->path = found->second.canonical;
-      found->second.open = directory;
-      return directory;
     }
   }
-  directory->path = canonical_path(directory->fd.get(), path);
+  if (directory->path.empty() || !is_canonical_now(directory->identity, directory->path, path)) {
+    directory->path = canonical_path(directory->fd.get(), path);
+  }
   const std::lock_guard lock(directories.mutex);
   if (directories.by_path.size() >= k_remembered_paths_max) {
     directories.by_path.clear();
   }
-  directories.by_path[path.native()] = {directory->identity, directory->path, directory};
+  auto& remembered = directories.by_path[path.native()];
+  if (remembered.identity != directory->identity || remembered.canonical != directory->path) {
+    remembered = {directory->identity, directory->path, {}};
+  }
+  remembered.open = directory;
   return directory;
 }
 

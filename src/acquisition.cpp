@@ -187,6 +187,10 @@ Result<std::optional<SessionLock>> Acquisition::contend(const SessionLocation& l
       if (auto waited = wait(finding, location); !waited) {
         return tl::unexpected(std::move(waited).error());
       }
+      // Where a file's age decides, only a file made just now tells the time by that file system: make another.
+      if (finding == Finding::held && holder_ && needs_file_age(holder_->record)) {
+        break;
+      }
       file_system_now_.reset();
     }
   }
@@ -385,10 +389,21 @@ Error Acquisition::give_up(WakeUp reason) {
   return error;
 }
 
+/// For who was held up by another thread of this process: that one's lock, or, where it has no file yet or its file is
+/// just going, what is known of it without one.
 Result<void> Acquisition::describe_holder(const SessionLocation& location) {
   auto found = look(location, false);
   if (!found) {
     return tl::unexpected(std::move(found).error());
+  }
+  if (*found == Finding::free) {
+    holder_ = free_lock(location.lock);
+    holder_->session_path = location.session.path();
+    holder_->state = LockState::held;
+    holder_->owner = OwnerState::alive;
+    holder_->basis = Basis::held_here;
+    holder_->record.pid = this_identity().pid;
+    holder_->pid_alive = true;
   }
   return {};
 }

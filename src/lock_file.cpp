@@ -68,6 +68,9 @@ class Candidate {
     const Naming naming = traits().naming.load();
     return naming != Naming::temporary_link && naming != Naming::temporary_rename;
   }
+  [[nodiscard]] bool has_its_name() const {
+    return names_inode(directory(), place_.name.c_str(), file_).answer == Step::Answer::done;
+  }
   Result<void> try_locks();
   int link_nameless();
   int link_temporary();
@@ -205,7 +208,7 @@ int Candidate::link_temporary() {
   if (traits().naming.load() == Naming::temporary_link) {
     const int error = sys::linkat(directory(), temporary_name_.c_str(), directory(), place_.name.c_str(), 0).error;
     // A network file system may have made the link and lost its reply.
-    if (error == EEXIST && names_inode(directory(), place_.name.c_str(), file_).answer == Step::Answer::done) {
+    if (error == EEXIST && has_its_name()) {
       return 0;
     }
     if (error != EPERM && error != EMLINK && !is_not_supported(error)) {
@@ -214,8 +217,10 @@ int Candidate::link_temporary() {
     traits().naming.store(Naming::temporary_rename);
   }
   const int error = sys::rename_no_replace(directory(), temporary_name_.c_str(), place_.name.c_str()).error;
-  if (error == 0) {
+  const bool reply_lost = (error == ENOENT || error == EEXIST) && has_its_name();
+  if (error == 0 || reply_lost) {
     temporary_name_.clear();
+    return 0;
   }
   return error;
 }
@@ -234,8 +239,12 @@ Result<void> Candidate::check_inode_identity() {
     traits().inodes_trusted.store(true);
     return {};
   }
-  // Nobody else can have taken the name: whoever looks finds our running process as its owner. So it may go by its
-  // name.
+  // Nobody who keeps to the protocol has taken the name: whoever looks finds our running process as its owner. But a
+  // cleaner may have removed our file, and another lock may stand there; then our hold is lost, as it can be later.
+  if (const auto found = pin(place_); found && (!*found || (*found)->record.lock_id != record_.lock_id)) {
+    return {};
+  }
+  // It is our own record, under another inode number. So it may go by its name.
   if (sys::flock(fd_.get(), LOCK_EX | LOCK_NB).ok()) {
     (void)sys::unlinkat(directory(), place_.name.c_str());
     (void)sys::flock(fd_.get(), LOCK_UN);
@@ -262,8 +271,8 @@ Result<std::optional<PublishAttempt>> judge_naming_failure(const Place& place, i
   if (may_mean_removed(code) && place.directory->is_removed()) {
     return directory_gone();
   }
-  if (error == ENOENT && naming.load() == Naming::untried) {
-    naming.store(Naming::temporary_link);  // no capability and no /proc
+  if (naming.load() == Naming::untried && (error == ENOENT || error == EPERM || is_not_supported(error))) {
+    naming.store(Naming::temporary_link);  // no capability and no /proc; or links of nameless files are refused
     return std::nullopt;
   }
   if (error == ENOENT && (naming.load() == Naming::temporary_link || naming.load() == Naming::temporary_rename)) {

@@ -104,7 +104,8 @@ class ForcedRelease {
 
  private:
   Result<bool> judge_and_check(const PinnedLock& lock) {
-    inspection_ = judge(lock, location_.lock, {StalePolicy{}, is_held_here, std::nullopt});
+    // Age is no proof: without force only what is provably gone goes.
+    inspection_ = judge(lock, location_.lock, {{.aged_unverified = AgedUnverified::keep}, is_held_here, std::nullopt});
     inspection_.session_path = location_.session.path();
     if (!is_named(lock.record, name_)) {
       return tl::unexpected(Error{Errc::invalid_argument, "release", location_.lock.path(), inspection_,

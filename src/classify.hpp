@@ -93,7 +93,8 @@ struct Evidence {
 [[nodiscard]] std::optional<std::chrono::milliseconds> time_until_removable(const Inspection& inspection,
                                                                             const StalePolicy& policy);
 
-/// The verdict: the first matching row of the table in `docs/protocol.md`. The paths of the result are left empty.
-[[nodiscard]] Inspection classify(const LockRecord& record, const Evidence& evidence, const StalePolicy& policy);
+/// The verdict: the first matching row of the table in `docs/protocol.md`. The record moves into the result, whose
+/// paths are left empty.
+[[nodiscard]] Inspection classify(LockRecord record, const Evidence& evidence, const StalePolicy& policy);
 
 }  // namespace sessionlock

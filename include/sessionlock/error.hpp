@@ -4,6 +4,7 @@
 /// How failures are told: a code, the operation that failed, the path it was about, and for contention the holder.
 
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -49,8 +50,9 @@ struct SESSIONLOCK_API Error {
   /// More words where code, operation and path do not say enough: an option to use, a pid to look at, a limit.
   std::string detail{};
 
-  /// One line, for people. For contention:
-  /// `session file locked (timeout 500ms): pid=41237 alive age=12s label="nightly" /path/x.jsonl.lock`.
+  /// One line, for people; control characters in paths and labels are escaped. For contention, with the detail in the
+  /// parentheses: `session file locked (timeout 500ms): pid=41237 alive age=12s label="nightly" /path/x.jsonl.lock`.
+  /// Otherwise operation, what went wrong, path and detail: `linkat: No space left on device: /path/x.jsonl.lock`.
   [[nodiscard]] std::string message() const;
 };
 
@@ -58,7 +60,7 @@ struct SESSIONLOCK_API Error {
 template <class T>
 using Result = tl::expected<T, Error>;
 
-/// An `Error` as an exception, for those who prefer one.
+/// An `Error` as an exception, for those who prefer one. Copies share the error, so that copying never throws.
 class SESSIONLOCK_API LockError : public std::system_error {
  public:
   explicit LockError(Error error);
@@ -67,10 +69,16 @@ class SESSIONLOCK_API LockError : public std::system_error {
   LockError& operator=(const LockError&) = default;
 
   /// Lifetime: that of the exception object.
-  [[nodiscard]] const Error& error() const noexcept { return error_; }
+  [[nodiscard]] const Error& error() const noexcept { return told_->error; }
+  /// The same as `error().message()`. Lifetime: that of the exception object.
+  [[nodiscard]] const char* what() const noexcept override;
 
  private:
-  Error error_;
+  struct Told {
+    Error error;
+    std::string message;
+  };
+  std::shared_ptr<const Told> told_;
 };
 
 /// Takes the value out of a result, or throws its error as `LockError`.

@@ -59,6 +59,7 @@ inline constexpr std::size_t k_label_bytes_max = 1024;
 ///
 /// Returns: the record; an empty one for anything that is not exactly one JSON object of at most
 /// `k_lock_record_bytes_max` bytes.
+/// Errors: `std::bad_alloc` where memory runs out, which must not look like a record without an owner.
 /// Thread safety: safe from any thread.
 [[nodiscard]] SESSIONLOCK_API LockRecord parse_lock_record(std::string_view json);
 

@@ -24,9 +24,11 @@ struct ProcessIdentity {
   /// `/proc/<pid>/stat` field 22: clock ticks after boot, as seen from the reader's time namespace.
   std::optional<std::uint64_t> start_time_ticks{};
   std::string boot_id{};
-  /// Inode number of `/proc/<pid>/ns/pid`; 0 if unknown.
+  /// Inode number of the PID namespace that counts `pid`: the reader's (`/proc/self/ns/pid`), also where the process
+  /// itself lives in another. 0 if unknown.
   std::uint64_t pid_namespace{};
-  /// Inode number of `/proc/<pid>/ns/time`; 0 if unknown or where the kernel has no time namespaces.
+  /// Inode number of the time namespace that `start_time_ticks` is told in: the reader's (`/proc/self/ns/time`). 0 if
+  /// unknown or where the kernel has no time namespaces.
   std::uint64_t time_namespace{};
   /// For people; never evidence.
   std::string host{};
@@ -34,13 +36,14 @@ struct ProcessIdentity {
   friend bool operator==(const ProcessIdentity&, const ProcessIdentity&) = default;
 };
 
-/// This process. Read once and cached; read again after a fork.
+/// This process. Read once and cached; read again after a fork, and while a shortage of descriptors or memory kept a
+/// member from being read.
 /// Thread safety: safe. Blocking: reads `/proc` the first time.
 [[nodiscard]] SESSIONLOCK_API ProcessIdentity this_process();
 
 /// Any process by its pid.
-/// Errors: `Errc::invalid_argument` for a pid below 1, ESRCH if there is none. Members that this process may not read
-/// are left empty.
+/// Errors: `Errc::invalid_argument` for a pid below 1, ESRCH if there is none or only a zombie. A start time that this
+/// process may not read is left empty.
 [[nodiscard]] SESSIONLOCK_API Result<ProcessIdentity> identify(pid_t pid);
 
 /// When a process started, in clock ticks after boot (proc_pid_stat(5), field 22).
@@ -58,8 +61,11 @@ bool is_pid_alive(std::floating_point auto pid) = delete;
 
 enum class Match { same, different, unknown };
 
-/// Whether two identities are of one incarnation. `unknown` where they are of different namespaces, or where a start
-/// time is missing; the caller decides what unknown means.
+/// Whether two identities are of one incarnation.
+///
+/// Returns: `different` for two boots, two pids of one namespace, or two start times; `same` for equal start times of
+/// one pid; `unknown` where boot or namespace are missing or namespaces differ, or where a start time is missing. The
+/// caller decides what unknown means. Two time namespaces of 0 count as equal: the kernel has none.
 [[nodiscard]] SESSIONLOCK_API Match same_process(const ProcessIdentity& recorded, const ProcessIdentity& observed);
 
 }  // namespace sessionlock

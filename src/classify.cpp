@@ -1,0 +1,228 @@
+#include "classify.hpp"
+
+#include <algorithm>
+#include <iterator>
+#include <limits>
+#include <utility>
+
+#include <fmt/format.h>
+
+namespace sessionlock {
+namespace {
+
+using std::chrono::milliseconds;
+
+// "ofd:", two 64-bit numbers of at most 20 digits, and the colon between them.
+constexpr std::size_t k_witness_bytes_max = 45;
+using WitnessText = fmt::basic_memory_buffer<char, k_witness_bytes_max>;
+
+WitnessText witness_text(const FileIdentity& file) {
+  WitnessText text;
+  fmt::format_to(std::back_inserter(text), "ofd:{}:{}", file.device, file.inode);
+  return text;
+}
+
+/// Nothing that only this library writes.
+bool is_foreign(const LockRecord& record) {
+  return !record.boot_id && !record.pid_namespace && !record.time_namespace && !record.witness && !record.lock_id;
+}
+
+/// How long ago, with 0 for the future. Saturates where a broken clock would make it overflow.
+milliseconds time_since(WallTime then, WallTime now) {
+  if (then >= now) {
+    return milliseconds{0};
+  }
+  milliseconds::rep difference{};
+  if (__builtin_sub_overflow(now.time_since_epoch().count(), then.time_since_epoch().count(), &difference)) {
+    return milliseconds::max();
+  }
+  return milliseconds{difference};
+}
+
+/// An unknown age is not old: what cannot be told is never a reason to take a lock away.
+bool is_older(std::optional<milliseconds> age, milliseconds limit) {
+  return age && *age > std::max(limit, milliseconds{0});
+}
+
+/// What the record's times say, whoever the owner is.
+struct Times {
+  std::optional<milliseconds> age{};
+  bool created_at_is_a_time{};
+  bool too_old{};
+  bool hold_exceeded{};
+  /// Old enough for the policies that let age decide.
+  bool aged{};
+};
+
+Times judge_times(const LockRecord& record, const Evidence& evidence, const StalePolicy& policy) {
+  Times times;
+  const auto created_at = record.created_at ? parse_rfc3339(*record.created_at) : std::nullopt;
+  times.created_at_is_a_time = created_at.has_value();
+  if (created_at) {
+    times.age = time_since(*created_at, evidence.now);
+    times.too_old = is_older(times.age, policy.stale_after);
+    times.hold_exceeded = record.max_hold_ms && is_older(times.age, milliseconds{*record.max_hold_ms});
+  }
+  times.aged = times.too_old || (!created_at && is_older(evidence.file_age, policy.stale_after));
+  return times;
+}
+
+struct Verdict {
+  Basis basis{};
+  OwnerState owner{};
+  bool removable{};
+  std::optional<StaleReason> reason{};
+};
+
+Verdict alive(Basis basis) {
+  return {basis, OwnerState::alive, false, std::nullopt};
+}
+Verdict dead(Basis basis, StaleReason reason) {
+  return {basis, OwnerState::dead, true, reason};
+}
+
+/// The verdict table, from top to bottom. The numbers are its rows.
+Verdict judge(const LockRecord& record, const Evidence& evidence, const StalePolicy& policy, bool aged) {
+  const bool comparable = evidence.comparison != Comparison::none;
+  const bool exists = evidence.pid == PidProbe::exists;
+  const bool starts_known = record.starttime && evidence.observed_start_ticks;
+  const bool starts_equal = starts_known && *record.starttime == *evidence.observed_start_ticks;
+  const bool witness_free = evidence.witness == WitnessState::free;
+
+  if (evidence.unreadable || evidence.witness_failure) {  // 1
+    return {Basis::unreadable, OwnerState::unknown, false, std::nullopt};
+  }
+  if (evidence.held_here) {  // 2
+    return alive(Basis::held_here);
+  }
+  if (evidence.witness == WitnessState::held) {  // 3
+    return alive(Basis::witness_held);
+  }
+  if (!record.pid) {  // 4
+    const bool removable = is_older(evidence.file_age, policy.malformed_grace);
+    return {Basis::no_pid, OwnerState::none, removable, StaleReason::missing_pid};
+  }
+  if (comparable && evidence.own_pid && starts_equal && witness_free) {  // 5
+    return dead(Basis::orphan_self, StaleReason::orphan_self_pid);
+  }
+  if (comparable && evidence.pid == PidProbe::gone) {  // 6
+    return dead(Basis::pid_gone, StaleReason::dead_pid);
+  }
+  if (comparable && starts_known && !starts_equal) {  // 7
+    return dead(Basis::start_differs, StaleReason::recycled_pid);
+  }
+  if (comparable && starts_equal) {  // 8
+    return alive(Basis::verified);
+  }
+  if (evidence.comparison == Comparison::foreign && !record.starttime && exists) {  // 9
+    const bool removable = aged && policy.aged_unverified == AgedUnverified::reclaim;
+    return {Basis::unverified, OwnerState::alive, removable, std::nullopt};
+  }
+  if (comparable && exists) {  // 9b
+    return alive(Basis::start_unknown);
+  }
+  if (evidence.same_boot && !comparable && witness_free) {  // 10
+    return dead(Basis::witness_free, StaleReason::orphaned);
+  }
+  if (evidence.other_boot && evidence.local_file_system && evidence.older_than_boot) {  // 11
+    return dead(Basis::before_this_boot, StaleReason::previous_boot);
+  }
+  const bool removable = aged && policy.unknown_owner == UnknownOwner::reclaim_when_aged;  // 12
+  return {Basis::undecided, OwnerState::unknown, removable, std::nullopt};
+}
+
+LockState state_of(const Verdict& verdict) {
+  if (verdict.removable) {
+    return LockState::stale;
+  }
+  return verdict.basis == Basis::no_pid ? LockState::pending : LockState::held;
+}
+
+}  // namespace
+
+Comparison compare(const LockRecord& record, const Observer& observer) {
+  const bool time_namespace_known = observer.time_namespace != 0 || observer.time_namespaces_absent;
+  if (observer.boot_id.empty() || observer.pid_namespace == 0 || !time_namespace_known) {
+    return Comparison::none;
+  }
+  if (is_foreign(record)) {
+    return Comparison::foreign;
+  }
+  const bool same = record.boot_id == observer.boot_id && record.pid_namespace == observer.pid_namespace &&
+                    record.time_namespace == observer.time_namespace;
+  return same ? Comparison::own : Comparison::none;
+}
+
+WitnessState judge_witness(const LockRecord& record, WitnessQuery query, const FileIdentity& file,
+                           const Observer& observer, bool local_file_system) {
+  if (query == WitnessQuery::write_locked) {
+    return WitnessState::held;
+  }
+  if (query != WitnessQuery::not_locked || !local_file_system || !record.witness || !record.boot_id ||
+      observer.boot_id.empty() || *record.boot_id != observer.boot_id) {
+    return WitnessState::unknown;
+  }
+  // A copy of a lock file, or its other overlay layer, declares the witness of an inode that was not asked.
+  const WitnessText text = witness_text(file);
+  const bool names_this_file = *record.witness == std::string_view{text.data(), text.size()};
+  return names_this_file ? WitnessState::free : WitnessState::unknown;
+}
+
+std::string format_witness(const FileIdentity& file) {
+  return fmt::to_string(witness_text(file));
+}
+
+bool needs_file_age(const LockRecord& record) {
+  return !record.pid || !record.created_at || !parse_rfc3339(*record.created_at);
+}
+
+Inspection classify(LockRecord record, const Evidence& evidence, const StalePolicy& policy) {
+  const Times times = judge_times(record, evidence, policy);
+  const Verdict verdict = judge(record, evidence, policy, times.aged);
+  Inspection inspection;
+  inspection.state = state_of(verdict);
+  inspection.owner = verdict.owner;
+  inspection.pid_alive = record.pid && evidence.comparison != Comparison::none && evidence.pid == PidProbe::exists;
+  inspection.age = times.age;
+  inspection.file_age = evidence.file_age;
+  inspection.removable = verdict.removable;
+  inspection.basis = verdict.basis;
+  if (verdict.basis == Basis::unreadable) {
+    inspection.cause = evidence.unreadable ? evidence.unreadable : evidence.witness_failure;
+  }
+  if (verdict.reason) {
+    inspection.reasons.push_back(*verdict.reason);
+  }
+  // Nothing is known of the times in a file that could not be read.
+  if (!evidence.unreadable) {
+    if (!times.created_at_is_a_time) {
+      inspection.reasons.push_back(StaleReason::invalid_created_at);
+    } else if (times.too_old) {
+      inspection.reasons.push_back(StaleReason::too_old);
+    }
+    if (times.hold_exceeded) {
+      inspection.reasons.push_back(StaleReason::hold_exceeded);
+    }
+  }
+  inspection.record = std::move(record);
+  return inspection;
+}
+
+std::optional<milliseconds> time_until_removable(const Inspection& inspection, const StalePolicy& policy) {
+  constexpr milliseconds k_beyond{1};  // "older than" is not "as old as"
+  std::optional<milliseconds> age;
+  milliseconds limit = policy.stale_after;
+  if (inspection.basis == Basis::no_pid) {
+    age = inspection.file_age;
+    limit = policy.malformed_grace;
+  } else if ((inspection.basis == Basis::unverified && policy.aged_unverified == AgedUnverified::reclaim) ||
+             (inspection.basis == Basis::undecided && policy.unknown_owner == UnknownOwner::reclaim_when_aged)) {
+    age = inspection.age ? inspection.age : inspection.file_age;
+  }
+  if (!age) {
+    return std::nullopt;
+  }
+  return std::max(std::max(limit, milliseconds{0}) - *age + k_beyond, k_beyond);
+}
+
+}  // namespace sessionlock

@@ -550,7 +550,16 @@ NamespaceRun run_in_namespaces(const Namespaces& namespaces, const std::function
 }
 
 bool can_become_second_user() {
-  return ::geteuid() == 0;
+  // To be root is not enough: inside a user namespace the other user may not exist.
+  auto child = ChildProcess::run([](Channel&) {
+    try {
+      become_second_user();
+    } catch (const std::system_error&) {
+      return 1;
+    }
+    return 0;
+  });
+  return child.wait().exited_with(0);
 }
 
 void become_second_user() {

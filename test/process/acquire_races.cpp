@@ -1,0 +1,413 @@
+// What moves between look and act. Each race is forced: a process is held up before one system call, at the seam or by
+// SIGSTOP, while another goes on.
+
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <sessionlock/lock_manager.hpp>
+
+#include "lock_tools.hpp"
+#include "process.hpp"
+#include "script.hpp"
+
+namespace fs = std::filesystem;
+using namespace sessionlock;
+using namespace sessionlock::test;
+using namespace std::chrono_literals;
+using Clock = std::chrono::steady_clock;
+
+namespace {
+
+constexpr std::string_view k_lock_name = "s.jsonl.lock";
+
+struct Session {
+  TemporaryDirectory directory{};
+  fs::path path = directory / "s.jsonl";
+  fs::path lock = directory / "s.jsonl.lock";
+};
+
+bool opens_lock(const sys::CallInfo& info) {
+  return is_call_on(info, sys::Call::openat, k_lock_name);
+}
+bool unlinks_lock(const sys::CallInfo& info) {
+  return is_call_on(info, sys::Call::unlinkat, k_lock_name);
+}
+bool links_lock(const sys::CallInfo& info) {
+  return is_call_on(info, sys::Call::linkat, k_lock_name);
+}
+
+/// A moment that is told by the calls before it; each child begins anew.
+using Moment = std::function<bool(const sys::CallInfo&)>;
+
+/// Does something once, before the first call that fits.
+Answer once_before(Moment moment, std::function<void()> act) {
+  return outermost([moment = std::move(moment), act = std::move(act), done = false](const sys::CallInfo& info) mutable {
+    if (!done && moment(info)) {
+      done = true;
+      act();
+    }
+    return 0;
+  });
+}
+
+/// The `flock` with which a reclaim begins: the first after the lock was opened and judged.
+Moment locks_to_reclaim() {
+  return [judged = false](const sys::CallInfo& info) mutable {
+    judged = judged || opens_lock(info);
+    return judged && info.call == sys::Call::flock;
+  };
+}
+
+Result<SessionLock> lock_within(const Session& session, std::chrono::milliseconds timeout) {
+  AcquireOptions options;
+  options.timeout = timeout;
+  return LockManager().acquire(session.path, options);
+}
+
+/// A child that acquires and is held up before a call: until it hears something, or by SIGSTOP. Says "held" once it has
+/// the lock, or what went wrong, and then waits to hear something before it ends.
+ChildProcess acquirer(const Session& session, std::chrono::milliseconds timeout, const Moment& moment,
+                      bool by_signal = false) {
+  auto child = ChildProcess::run([&](Channel& parent) {
+    const Script script(once_before(moment, [&] {
+      parent.tell("there");
+      if (by_signal) {
+        ::raise(SIGSTOP);
+      } else {
+        (void)parent.hear();
+      }
+    }));
+    const auto lock = lock_within(session, timeout);
+    parent.tell(lock ? "held" : lock.error().message());
+    (void)parent.hear();
+    return 0;
+  });
+  child.expect("there");
+  return child;
+}
+
+bool contains(const std::optional<std::string>& text, std::string_view part) {
+  return text && text->find(part) != std::string::npos;
+}
+
+}  // namespace
+
+TEST_CASE("of two that judge a lock stale, the second does not remove the first one's new lock") {
+  // Protects: `names_inode` in `remove_locked`, lock_file.cpp (trap 1; INVARIANT 1).
+  //   1. A and B judge inode 7 removable.   2. B locks, compares, unlinks it and publishes inode 8.
+  //   3. A locks inode 7, and must see that the path names inode 8.
+  const Session session;
+  plant(session.lock, foreign_record(dead_pid()));
+  auto a = acquirer(session, 0ms, locks_to_reclaim());
+  auto b = try_lock(session.path);
+  REQUIRE(b.has_value());
+  const auto inode = inode_of(session.lock);
+  a.tell("go on");
+  CHECK(contains(a.hear(), "session file locked"));
+  CHECK(inode_of(session.lock) == inode);
+  CHECK(b->verify().has_value());
+  CHECK(b->release().has_value());
+}
+
+TEST_CASE("of two that judge a lock stale, the second does not remove one whose owner let go and somebody else took") {
+  const Session session;
+  plant(session.lock, foreign_record(dead_pid()));
+  auto a = acquirer(session, 0ms, locks_to_reclaim());
+  REQUIRE(try_lock(session.path)->release().has_value());
+  const auto c = holder_of(session.path);
+  const auto inode = inode_of(session.lock);
+  a.tell("go on");
+  CHECK(contains(a.hear(), "pid=" + std::to_string(c.pid())));
+  CHECK(inode_of(session.lock) == inode);
+}
+
+TEST_CASE("while one reclaims, another does not touch the lock") {
+  // Protects: the `flock` in `remove_verified` (trap 3).
+  const Session session;
+  plant(session.lock, foreign_record(dead_pid()));
+  auto a = acquirer(session, k_patience, unlinks_lock);
+  const auto inode = inode_of(session.lock);
+  const auto refused = try_lock(session.path);
+  REQUIRE(!refused);
+  CHECK(refused.error().code == Errc::locked);
+  CHECK(refused.error().holder->removable);
+  CHECK(inode_of(session.lock) == inode);
+  a.tell("go on");
+  a.expect("held");
+  CHECK(try_lock(session.path).error().holder->record.pid == a.pid());
+}
+
+TEST_CASE("a killed reclaimer leaves no guard behind") {
+  // Protects: the guard is a kernel lock, which the kernel drops (trap 3).
+  const Session session;
+  plant(session.lock, foreign_record(dead_pid()));
+  auto a = acquirer(session, k_patience, unlinks_lock);
+  REQUIRE(!try_lock(session.path));
+  (void)a.kill();
+  CHECK(try_lock(session.path).has_value());
+}
+
+TEST_CASE("a stopped reclaimer delays others, and their time-out names it") {
+  // Protects: `busy_` and `flock_holder` in `Acquisition::give_up` (trap 3).
+  const Session session;
+  plant(session.lock, foreign_record(dead_pid()));
+  auto a = acquirer(session, k_patience, unlinks_lock, true);
+  const auto delayed = lock_within(session, 200ms);
+  REQUIRE(!delayed);
+  CHECK(delayed.error().code == Errc::timed_out);
+  CHECK(delayed.error().detail.find("pid " + std::to_string(a.pid())) != std::string::npos);
+  CHECK(delayed.error().message().find("pid " + std::to_string(a.pid())) != std::string::npos);
+  a.resume();
+  a.expect("held");
+  a.tell("end");
+  CHECK(a.wait().exited_with(0));
+  CHECK(try_lock(session.path).has_value());
+}
+
+TEST_CASE("a publisher that is held up before it has a name holds nothing, and finds another's lock when it goes on") {
+  // Protects: the exclusive link of a complete file (trap 4; INVARIANT 2).
+  const Session session;
+  auto a = acquirer(session, 0ms, links_lock);
+  const auto b = try_lock(session.path);
+  REQUIRE(b.has_value());
+  a.tell("go on");
+  CHECK(contains(a.hear(), "pid=" + std::to_string(::getpid())));
+  CHECK(b->verify().has_value());
+}
+
+TEST_CASE("a lock that vanishes between look and act leads to another try at once") {
+  // Protects: `Finding::free` and `look_again` in acquisition.cpp, which are no waits.
+  const Session session;
+  auto holder = holder_of(session.path);
+  SUBCASE("before it is opened") {
+    const Script script(once_before(opens_lock, [&] {
+      holder.tell("release");
+      holder.expect("released");
+    }));
+    CHECK(try_lock(session.path).has_value());
+  }
+  SUBCASE("before it is removed as stale") {
+    (void)holder.kill();
+    const Script script(once_before(locks_to_reclaim(), [&] { fs::remove(session.lock); }));
+    const auto lock = try_lock(session.path);
+    REQUIRE(lock.has_value());
+    CHECK(!lock->reclaimed_from().has_value());
+  }
+}
+
+TEST_CASE("a stale lock that is replaced by another between look and act is looked at anew") {
+  const Session session;
+  plant(session.lock, foreign_record(dead_pid()));
+  SUBCASE("by a stale one, which is taken in the same try") {
+    const pid_t other = dead_pid();
+    const Script script(once_before(locks_to_reclaim(), [&] {
+      fs::remove(session.lock);
+      plant(session.lock, foreign_record(other, "7"));
+    }));
+    const auto lock = try_lock(session.path);
+    REQUIRE(lock.has_value());
+    CHECK(lock->reclaimed_from()->record.starttime == 7);
+  }
+  SUBCASE("by a live one, which is not") {
+    std::optional<ChildProcess> successor;
+    const Script script(once_before(locks_to_reclaim(), [&] {
+      fs::remove(session.lock);
+      successor = holder_of(session.path);
+    }));
+    const auto lock = try_lock(session.path);
+    REQUIRE(!lock);
+    CHECK(lock.error().holder->record.pid == successor->pid());
+  }
+  SUBCASE("in the same file, by a live owner's record") {
+    // Protects: the second reading and judgement under the `flock`.
+    const auto owner = idle_process();
+    const auto inode = inode_of(session.lock);
+    const Script script(once_before(
+        locks_to_reclaim(), [&] { write_text(session.lock, foreign_record(owner.pid(), start_of(owner.pid()))); }));
+    const auto lock = try_lock(session.path);
+    REQUIRE(!lock);
+    CHECK(lock.error().holder->record.pid == owner.pid());
+    CHECK(inode_of(session.lock) == inode);
+  }
+}
+
+TEST_CASE("a lock that is replaced again and again is given up after a bounded number of looks") {
+  const Session session;
+  plant(session.lock, foreign_record(dead_pid()));
+  int replaced = 0;
+  const Script script(outermost([&, moment = locks_to_reclaim()](const sys::CallInfo& info) {
+    if (moment(info)) {
+      fs::remove(session.lock);
+      plant(session.lock, foreign_record(dead_pid()));
+      ++replaced;
+    }
+    return 0;
+  }));
+  const auto lock = try_lock(session.path);
+  REQUIRE(!lock);
+  CHECK(lock.error().code == Errc::locked);
+  CHECK(replaced > 10);
+  CHECK(replaced < 1000);
+}
+
+TEST_CASE("a time-out of 0 or less is one try") {
+  const Session session;
+  const auto holder = holder_of(session.path);
+  for (const auto timeout : {0ms, -5ms, std::chrono::milliseconds::min()}) {
+    int tries = 0;
+    const Script script([&](const sys::CallInfo& info) {
+      tries += links_lock(info) ? 1 : 0;
+      return 0;
+    });
+    const auto lock = lock_within(session, timeout);
+    REQUIRE(!lock);
+    CHECK(lock.error().code == Errc::locked);
+    CHECK(tries == 1);
+  }
+}
+
+TEST_CASE("a stale lock found on the very last try is still taken") {
+  // Protects: `Acquisition::wait`, which asks for the time only where a lock is held.
+  const Session session;
+  constexpr auto k_timeout = 250ms;
+  auto holder = holder_of(session.path);
+  const auto start = Clock::now();
+  const Script script(
+      once_before([=](const sys::CallInfo& info) { return opens_lock(info) && Clock::now() >= start + k_timeout; },
+                  [&] { (void)holder.kill(); }));
+  const auto lock = lock_within(session, k_timeout);
+  CHECK(Clock::now() >= start + k_timeout);
+  REQUIRE_MESSAGE(lock.has_value(), (lock ? "" : lock.error().message()));
+  CHECK(lock->reclaimed_from()->record.pid == holder.pid());
+}
+
+TEST_CASE("a session that leads elsewhere once the lock is held is located anew") {
+  // Protects: `is_current` in `Acquisition::settle`.
+  const Session session;
+  write_text(session.directory / "one", "");
+  write_text(session.directory / "two", "");
+  fs::create_symlink("one", session.path);
+  {
+    const Script script(
+        once_before([](const sys::CallInfo& info) { return is_call_on(info, sys::Call::linkat, "one.lock"); },
+                    [&] {
+                      fs::remove(session.path);
+                      fs::create_symlink("two", session.path);
+                    }));
+    const auto lock = try_lock(session.path);
+    REQUIRE(lock.has_value());
+    CHECK(lock->session_path() == session.directory / "two");
+    CHECK(fs::exists(session.directory / "two.lock"));
+    CHECK(!fs::exists(session.directory / "one.lock"));
+  }
+  CHECK(LockManager().held().empty());
+}
+
+TEST_CASE("a session that becomes aliased while it is locked is refused and let go") {
+  const Session session;
+  write_text(session.path, "");
+  const Script script(
+      once_before(links_lock, [&] { fs::create_hard_link(session.path, session.directory / "alias"); }));
+  CHECK(try_lock(session.path).error().code == Errc::aliased_session);
+  CHECK(!fs::exists(session.lock));
+  CHECK(LockManager().held().empty());
+}
+
+TEST_CASE("a directory that is removed before the lock has its name is made again") {
+  const Session session;
+  const Script script(
+      once_before([](const sys::CallInfo& info) { return is_call_on(info, sys::Call::linkat, "x.lock"); },
+                  [&] { fs::remove_all(session.directory / "d"); }));
+  const auto lock = try_lock(session.directory / "d/x");
+  REQUIRE_MESSAGE(lock.has_value(), (lock ? "" : lock.error().message()));
+  CHECK(fs::exists(session.directory / "d/x.lock"));
+  CHECK(lock->verify().has_value());
+}
+
+TEST_CASE("an error that ends an acquire leaves no hold, no lock and nobody waiting") {
+  const Session session;
+  plant(session.lock, foreign_record(dead_pid()));
+  const auto fails = [&](const Moment& moment, int error) {
+    const Script script([&, moment = moment](const sys::CallInfo& info) mutable { return moment(info) ? error : 0; });
+    const auto lock = try_lock(session.path);
+    REQUIRE(!lock);
+    return lock.error().code == std::error_code(error, std::system_category());
+  };
+  CHECK(fails(unlinks_lock, EROFS));
+  CHECK(fails(unlinks_lock, EIO));
+  CHECK(fails(locks_to_reclaim(), ENOLCK));
+  CHECK(fails([](const sys::CallInfo& info) { return info.call == sys::Call::write; }, ENOSPC));
+  CHECK(fails([](const sys::CallInfo& info) { return info.call == sys::Call::getrandom; }, ENOSYS));
+  CHECK(LockManager().held().empty());
+  CHECK(fs::exists(session.lock));
+  CHECK(try_lock(session.path).has_value());
+}
+
+TEST_CASE("where files cannot be nameless a file's age is still told by the file system's clock, at every look") {
+  // Protects: publishing anew where an age decides, in `Acquisition::contend`.
+  const auto child = ChildProcess::run([](Channel&) {
+                       const Session session;
+                       plant(session.lock, "");
+                       int looks = 0;
+                       const Script script(outermost([&](const sys::CallInfo& info) {
+                         if (opens_lock(info)) {
+                           // The owner that is about to write is slow, but this machine's clock is no reason to say so.
+                           make_older(session.lock, 0s);
+                           ++looks;
+                         }
+                         const bool nameless = info.call == sys::Call::openat && std::string_view(info.path) == ".";
+                         REQUIRE_IN_CHILD(!nameless || looks == 0);  // found out once, then never asked again
+                         return nameless ? EOPNOTSUPP : 0;
+                       }));
+                       const auto lock = lock_within(session, 100ms);
+                       REQUIRE_IN_CHILD(!lock && lock.error().holder->state == LockState::pending);
+                       REQUIRE_IN_CHILD(looks > 1);
+                       REQUIRE_IN_CHILD(names_in(session.directory.path()) == std::vector<std::string>{"s.jsonl.lock"});
+                       return 0;
+                     }).wait();
+  CHECK(child.exited_with(0));
+}
+
+TEST_CASE("a waiting thread of the process does not share what another thread acquires") {
+  // Protects: the asking thread's id in `Hold::is_shared_by`.
+  const Session session;
+  auto holder = holder_of(session.path);
+  std::atomic<int> inside{0};
+  std::atomic<int> acquired{0};
+  std::atomic<bool> overlapped{false};
+  const auto contend = [&] {
+    AcquireOptions options;
+    options.reentrant = true;
+    auto lock = LockManager().acquire(session.path, options);
+    if (lock) {
+      ++acquired;
+      overlapped = overlapped || ++inside > 1;
+      std::this_thread::sleep_for(50ms);
+      --inside;
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back(contend);
+  }
+  std::this_thread::sleep_for(100ms);  // lets them queue; nothing depends on it
+  holder.tell("release");
+  holder.expect("released");
+  for (auto& thread : threads) {
+    thread.join();
+  }
+  CHECK(acquired == 4);
+  CHECK(!overlapped);
+}

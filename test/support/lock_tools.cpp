@@ -1,0 +1,160 @@
+#include "lock_tools.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <stdexcept>
+#include <system_error>
+#include <utility>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <sessionlock/process_identity.hpp>
+
+#include "timestamp.hpp"
+
+namespace sessionlock::test {
+namespace {
+
+[[noreturn]] void throw_errno(const std::filesystem::path& path) {
+  throw std::system_error(errno, std::system_category(), path.string());
+}
+
+thread_local bool t_inside = false;
+
+}  // namespace
+
+bool is_call_on(const sys::CallInfo& info, sys::Call call, std::string_view path_end) {
+  return info.call == call && info.path != nullptr && std::string_view(info.path).ends_with(path_end);
+}
+
+Answer outermost(Answer answer) {
+  return [answer = std::move(answer)](const sys::CallInfo& info) {
+    if (std::exchange(t_inside, true)) {
+      return 0;
+    }
+    const int error = answer(info);
+    t_inside = false;
+    return error;
+  };
+}
+
+Place place_in(const std::filesystem::path& directory, const std::string& name) {
+  auto opened = open_directory(directory);
+  if (!opened) {
+    throw std::runtime_error(opened.error().message());
+  }
+  return {std::move(*opened), name};
+}
+
+std::vector<std::string> names_in(const std::filesystem::path& directory) {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+    names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::string created_at_ago(std::chrono::milliseconds age) {
+  return format_rfc3339(sys::wall_clock() - age);
+}
+
+LockRecord own_record() {
+  const ProcessIdentity self = this_process();
+  LockRecord record;
+  record.pid = self.pid;
+  record.created_at = created_at_ago(std::chrono::milliseconds{0});
+  record.starttime = self.start_time_ticks;
+  record.lock_id = "0123456789abcdef0123456789abcdef";
+  record.boot_id = self.boot_id;
+  record.pid_namespace = self.pid_namespace;
+  record.time_namespace = self.time_namespace;
+  return record;
+}
+
+std::string foreign_record(pid_t pid, std::string_view starttime, std::chrono::milliseconds age) {
+  std::string text = "{\"pid\": " + std::to_string(pid) + ", \"createdAt\": \"" + created_at_ago(age) + "\"";
+  if (!starttime.empty()) {
+    text += ", \"starttime\": " + std::string(starttime);
+  }
+  return text + "}\n";
+}
+
+void plant(const std::filesystem::path& lock, std::string_view text) {
+  const int fd = ::open(lock.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, S_IRUSR | S_IWUSR);
+  if (fd < 0) {
+    throw_errno(lock);
+  }
+  const auto written = ::write(fd, text.data(), text.size());
+  ::close(fd);
+  if (written != static_cast<ssize_t>(text.size())) {
+    throw_errno(lock);
+  }
+}
+
+void make_older(const std::filesystem::path& file, std::chrono::seconds age) {
+  struct timespec now {};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  now.tv_sec -= age.count();
+  const struct timespec times[2] = {now, now};
+  if (::utimensat(AT_FDCWD, file.c_str(), times, AT_SYMLINK_NOFOLLOW) != 0) {
+    throw_errno(file);
+  }
+}
+
+std::uint64_t inode_of(const std::filesystem::path& file) {
+  struct stat status {};
+  return ::lstat(file.c_str(), &status) == 0 ? static_cast<std::uint64_t>(status.st_ino) : 0;
+}
+
+pid_t dead_pid() {
+  auto child = ChildProcess::run([](Channel&) { return 0; });
+  const pid_t pid = child.pid();
+  (void)child.wait();
+  return pid;
+}
+
+Result<SessionLock> try_lock(const std::filesystem::path& session, const StalePolicy& policy) {
+  AcquireOptions options;
+  options.stale = policy;
+  return LockManager().try_acquire(session, options);
+}
+
+ChildProcess holder_of(const std::filesystem::path& session, const AcquireOptions& options) {
+  auto child = ChildProcess::run([&](Channel& parent) {
+    auto lock = LockManager().acquire(session, options);
+    if (!lock) {
+      throw ProcessFailure(lock.error().message());
+    }
+    parent.tell("held");
+    (void)parent.hear();
+    const auto released = lock->release();
+    parent.tell(released ? "released" : released.error().message());
+    (void)parent.hear();
+    return 0;
+  });
+  child.expect("held");
+  return child;
+}
+
+ChildProcess idle_process() {
+  auto child = ChildProcess::run([](Channel& parent) {
+    parent.tell("here");
+    (void)parent.hear();
+    return 0;
+  });
+  child.expect("here");
+  return child;
+}
+
+std::string start_of(pid_t pid) {
+  const auto start = process_start_time(pid);
+  if (!start) {
+    throw ProcessFailure("no start time of pid " + std::to_string(pid));
+  }
+  return std::to_string(*start);
+}
+
+}  // namespace sessionlock::test

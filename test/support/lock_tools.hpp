@@ -1,0 +1,87 @@
+#pragma once
+
+/// \file
+/// Lock files as tests need them: of this process, of others, of long ago, hostile ones; and a look at what is left.
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <sys/types.h>
+
+#include <sessionlock/lock_manager.hpp>
+#include <sessionlock/lock_record.hpp>
+
+#include "lock_directory.hpp"
+#include "process.hpp"
+#include "script.hpp"
+#include "system.hpp"
+
+namespace sessionlock::test {
+
+/// Whether a call is about a path that ends so.
+[[nodiscard]] bool is_call_on(const sys::CallInfo& info, sys::Call call, std::string_view path_end);
+/// A script whose own calls of the library go through unasked.
+[[nodiscard]] Answer outermost(Answer answer);
+
+/// A name in a directory that is there.
+[[nodiscard]] Place place_in(const std::filesystem::path& directory, const std::string& name);
+
+/// The names in a directory, sorted.
+[[nodiscard]] std::vector<std::string> names_in(const std::filesystem::path& directory);
+
+/// A `createdAt` that long ago; negative durations lie in the future.
+[[nodiscard]] std::string created_at_ago(std::chrono::milliseconds age);
+
+/// A record of this process as it would write one now, but for the witness.
+[[nodiscard]] LockRecord own_record();
+
+/// A record as other programs write it: `{pid, createdAt, starttime}`; `starttime` is JSON text as it is, left out
+/// where empty.
+[[nodiscard]] std::string foreign_record(pid_t pid, std::string_view starttime = {},
+                                         std::chrono::milliseconds age = std::chrono::milliseconds{0});
+
+/// Creates a lock file as other programs do: `open(O_EXCL)`, then `write`. Throws if it exists.
+void plant(const std::filesystem::path& lock, std::string_view text);
+
+/// Lets a file look as if it was last written that long ago.
+void make_older(const std::filesystem::path& file, std::chrono::seconds age);
+
+/// A file's inode number, 0 if there is none.
+[[nodiscard]] std::uint64_t inode_of(const std::filesystem::path& file);
+
+/// The working directory for the length of a scope.
+class WorkingDirectory {
+ public:
+  explicit WorkingDirectory(const std::filesystem::path& path) : before_(std::filesystem::current_path()) {
+    std::filesystem::current_path(path);
+  }
+  ~WorkingDirectory() { std::filesystem::current_path(before_); }
+  WorkingDirectory(const WorkingDirectory&) = delete;
+  WorkingDirectory& operator=(const WorkingDirectory&) = delete;
+
+ private:
+  std::filesystem::path before_;
+};
+
+/// A pid that no process has: of a child that has ended.
+[[nodiscard]] pid_t dead_pid();
+
+/// One try.
+[[nodiscard]] Result<SessionLock> try_lock(const std::filesystem::path& session, const StalePolicy& policy = {});
+
+/// A child that holds a session's lock. It lets go when it hears "release" or nothing more, and then says "released".
+/// It is dead, or stopped, or whatever else is done to it, with the lock in its hands.
+[[nodiscard]] ChildProcess holder_of(const std::filesystem::path& session, const AcquireOptions& options = {});
+
+/// A child that does nothing until the test is over with it.
+[[nodiscard]] ChildProcess idle_process();
+
+/// When a process started, as JSON; throws if that cannot be told.
+[[nodiscard]] std::string start_of(pid_t pid);
+
+}  // namespace sessionlock::test

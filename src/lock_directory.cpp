@@ -82,6 +82,24 @@ DirectoryPtr find_open(Directories& directories, const std::filesystem::path& pa
   return nullptr;
 }
 
+/// A freshly opened directory with what is known of it, but for its canonical path.
+Result<Directory> examine(sys::Opened opened, const std::filesystem::path& path) {
+  if (!opened.ok()) {
+    return failure(opened.code(), "open directory", path);
+  }
+  struct stat status {};
+  if (const auto result = sys::fstat(opened.fd.get(), status); !result.ok()) {
+    return failure(result.code(), "fstat", path);
+  }
+  sys::FileSystem file_system;
+  if (const auto result = sys::fstatfs(opened.fd.get(), file_system); !result.ok()) {
+    return failure(result.code(), "fstatfs", path);
+  }
+  sys::remember_inode(opened.fd.get(), status.st_dev, status.st_ino);
+  const FileIdentity identity = identity_of(status);
+  return Directory{std::move(opened.fd), identity, {}, traits_of(identity.device, file_system)};
+}
+
 /// Gives a freshly opened directory its canonical path, and shares it.
 DirectoryPtr share(Directories& directories, const std::filesystem::path& path, Directory&& fresh) {
   auto directory = std::make_shared<Directory>(std::move(fresh));
@@ -201,21 +219,21 @@ Result<DirectoryPtr> open_directory(const std::filesystem::path& path) {
   if (auto open = find_open(directories, path)) {
     return open;
   }
-  auto opened = sys::open(AT_FDCWD, path.c_str(), O_PATH | O_DIRECTORY);
-  if (!opened.ok()) {
-    return failure(opened.code(), "open directory", path);
+  auto fresh = examine(sys::open(AT_FDCWD, path.c_str(), O_PATH | O_DIRECTORY), path);
+  if (!fresh) {
+    return tl::unexpected(std::move(fresh).error());
   }
-  struct stat status {};
-  if (const auto result = sys::fstat(opened.fd.get(), status); !result.ok()) {
-    return failure(result.code(), "fstat", path);
+  return share(directories, path, std::move(*fresh));
+}
+
+Result<DirectoryPtr> open_subdirectory(const Directory& parent, const std::string& name) {
+  const auto path = parent.path / name;
+  auto fresh = examine(sys::open(parent.fd.get(), name.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW), path);
+  if (!fresh) {
+    return tl::unexpected(std::move(fresh).error());
   }
-  sys::FileSystem file_system;
-  if (const auto result = sys::fstatfs(opened.fd.get(), file_system); !result.ok()) {
-    return failure(result.code(), "fstatfs", path);
-  }
-  sys::remember_inode(opened.fd.get(), status.st_dev, status.st_ino);
-  const FileIdentity identity = identity_of(status);
-  return share(directories, path, {std::move(opened.fd), identity, {}, traits_of(identity.device, file_system)});
+  fresh->path = path;
+  return std::make_shared<const Directory>(std::move(*fresh));
 }
 
 Result<SessionLocation> locate(const std::filesystem::path& session, const LocateOptions& options) {

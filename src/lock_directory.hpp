@@ -35,6 +35,10 @@ using DirectoryPtr = std::shared_ptr<const Directory>;
 /// Errors: those of `openat`, `fstat`, `fstatfs`; the path is in the error.
 [[nodiscard]] Result<DirectoryPtr> open_directory(const std::filesystem::path& path);
 
+/// Opens a directory inside an open one, for this caller alone. A symbolic link is none, so a walk never leaves the
+/// tree. Errors: as `open_directory`.
+[[nodiscard]] Result<DirectoryPtr> open_subdirectory(const Directory& parent, const std::string& name);
+
 /// A name in a directory.
 struct Place {
   DirectoryPtr directory;

@@ -543,14 +543,16 @@ std::optional<WallTime> file_system_clock(const Directory& directory) {
   return modification_time(status);
 }
 
-bool is_temporary_name(std::string_view name) {
+std::string_view lock_name_of_temporary(std::string_view name) {
   constexpr std::size_t k_digits = 32;
   constexpr std::size_t k_tail = 1 + k_digits + k_temporary_suffix.size();  // ".<digits>.tmp"
   if (name.size() <= 1 + k_tail || name.front() != '.' || !name.ends_with(k_temporary_suffix)) {
-    return false;
+    return {};
   }
   const std::string_view digits = name.substr(name.size() - k_tail, 1 + k_digits);
-  return digits.front() == '.' && digits.substr(1).find_first_not_of("0123456789abcdef") == std::string_view::npos;
+  const bool is_one =
+      digits.front() == '.' && digits.substr(1).find_first_not_of("0123456789abcdef") == std::string_view::npos;
+  return is_one ? name.substr(1, name.size() - 1 - k_tail) : std::string_view{};
 }
 
 }  // namespace sessionlock

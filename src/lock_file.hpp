@@ -121,7 +121,12 @@ void mark_waiting(const PinnedLock& pinned, const FileSystemTraits& traits);
 /// The time by a directory's file system, from a nameless file made there; none where that cannot be had.
 [[nodiscard]] std::optional<WallTime> file_system_clock(const Directory& directory);
 
-/// Whether a name is that of an unfinished lock: `.<lock name>.<32 hex digits>.tmp`.
-[[nodiscard]] bool is_temporary_name(std::string_view name);
+/// The lock name in that of an unfinished lock, which is `.<lock name>.<32 hex digits>.tmp`; empty for any other name.
+/// Lifetime: that of the argument.
+[[nodiscard]] std::string_view lock_name_of_temporary(std::string_view name);
+/// Whether a name is that of an unfinished lock.
+[[nodiscard]] inline bool is_temporary_name(std::string_view name) {
+  return !lock_name_of_temporary(name).empty();
+}
 
 }  // namespace sessionlock

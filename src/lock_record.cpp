@@ -11,11 +11,11 @@
 #include <stdexcept>
 #include <system_error>
 #include <utility>
-#include <variant>
-#include <vector>
 
 #include <fmt/format.h>
 #include <simdjson.h>
+
+#include "json_grammar.hpp"
 
 namespace sessionlock {
 namespace {
@@ -26,73 +26,8 @@ namespace {
 // On-demand interface then checks nothing but what it is asked for: a value that is skipped may be any garbage with
 // balanced brackets. Its readers of numbers and texts have one error both for a value that is merely unusable (a number
 // that is too big, half a surrogate pair: one field is dropped) and for one that is none (the text is no JSON). So
-// everything is walked, skipped values too, and each scalar's token is judged here.
+// everything is walked, skipped values too (json_grammar), and each scalar's token is judged here.
 namespace ondemand = simdjson::ondemand;
-
-// --- Grammar of the scalars (RFC 8259), on tokens as simdjson delimits them -----------------------------------------
-
-bool is_digit(char c) {
-  return c >= '0' && c <= '9';
-}
-
-/// Steps over digits. Returns whether there was one.
-bool skip_digits(std::string_view text, std::size_t& i) {
-  const std::size_t start = i;
-  while (i < text.size() && is_digit(text[i])) {
-    ++i;
-  }
-  return i > start;
-}
-
-bool is_number(std::string_view token) {
-  std::size_t i = token.front() == '-' ? 1 : 0;
-  const bool leading_zero = i < token.size() && token[i] == '0';
-  const std::size_t integer_start = i;
-  if (!skip_digits(token, i) || (leading_zero && i > integer_start + 1)) {
-    return false;
-  }
-  if (i < token.size() && token[i] == '.' && !skip_digits(token, ++i)) {
-    return false;
-  }
-  if (i < token.size() && (token[i] == 'e' || token[i] == 'E')) {
-    ++i;
-    if (i < token.size() && (token[i] == '+' || token[i] == '-')) {
-      ++i;
-    }
-    if (!skip_digits(token, i)) {
-      return false;
-    }
-  }
-  return i == token.size();
-}
-
-bool is_literal(std::string_view token) {
-  return token == "null" || token == "true" || token == "false";
-}
-
-bool is_hex(std::string_view text) {
-  return std::all_of(text.begin(), text.end(),
-                     [](char c) { return is_digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'); });
-}
-
-/// Whether the escapes between a string's quotes are JSON. Which characters they make is another question.
-bool escapes_are_valid(std::string_view body) {
-  for (std::size_t i = body.find('\\'); i != std::string_view::npos; i = body.find('\\', i)) {
-    const char escape = i + 1 < body.size() ? body[i + 1] : '\0';
-    if (escape == 'u') {
-      const std::string_view digits = body.substr(i + 2, 4);
-      if (digits.size() < 4 || !is_hex(digits)) {
-        return false;
-      }
-      i += 6;
-    } else if (escape != '\0' && std::string_view{"\"\\/bfnrt"}.find(escape) != std::string_view::npos) {
-      i += 2;
-    } else {
-      return false;
-    }
-  }
-  return true;
-}
 
 // --- Numbers that are whole -----------------------------------------------------------------------------------------
 
@@ -326,7 +261,7 @@ bool read_string(ondemand::value& json, std::string_view token, Value& value) {
     ondemand::raw_json_string consumed;
     return json.get_raw_json_string().get(consumed) == simdjson::SUCCESS;
   }
-  if (!escapes_are_valid(body)) {
+  if (!json_escapes_are_valid(body)) {
     return false;
   }
   // Half a surrogate pair is good JSON, but no text that could be written in UTF-8: it costs its own field only.
@@ -346,11 +281,11 @@ bool read_scalar(ondemand::value& json, std::string_view token, Value& value) {
   if (token.front() == '"') {
     return read_string(json, token, value);
   }
-  if (is_number(token)) {
+  if (is_json_number(token)) {
     value = {Value::Kind::number, token};
     return true;
   }
-  return is_literal(token);
+  return is_json_literal(token);
 }
 
 /// A key with its escapes, from behind the opening quote (stage 1 has seen that there is a closing one).
@@ -369,7 +304,7 @@ std::string_view key_body(const char* start) {
 bool read_key(ondemand::field& json, Field& field) {
   std::string_view key = key_body(json.key().raw());
   if (key.find('\\') != std::string_view::npos) {
-    if (!escapes_are_valid(key)) {
+    if (!json_escapes_are_valid(key)) {
       return false;
     }
     if (json.unescaped_key().get(key) != simdjson::SUCCESS) {
@@ -380,82 +315,17 @@ bool read_key(ondemand::field& json, Field& field) {
   return true;
 }
 
-/// An object or array that is being walked.
-class Container {
- public:
-  /// Returns false if the text is no JSON.
-  bool enter(ondemand::value& json) {
-    ondemand::array array;
-    if (json.get_array().get(array) == simdjson::SUCCESS) {
-      return array.begin().get(iterator_.emplace<ondemand::array_iterator>()) == simdjson::SUCCESS;
-    }
-    ondemand::object object;
-    return json.get_object().get(object) == simdjson::SUCCESS &&
-           object.begin().get(iterator_.emplace<ondemand::object_iterator>()) == simdjson::SUCCESS;
-  }
-
-  [[nodiscard]] bool at_end() const {
-    if (const auto* element = std::get_if<ondemand::array_iterator>(&iterator_)) {
-      return !(*element != ondemand::array_iterator{});
-    }
-    return !(std::get<ondemand::object_iterator>(iterator_) != ondemand::object_iterator{});
-  }
-
-  /// The value the walk has come to. Returns false if the text is no JSON.
-  bool read(ondemand::value& json) {
-    if (auto* element = std::get_if<ondemand::array_iterator>(&iterator_)) {
-      return (**element).get(json) == simdjson::SUCCESS;
-    }
-    ondemand::field field;
-    Field ignored{};
-    if ((*std::get<ondemand::object_iterator>(iterator_)).get(field) != simdjson::SUCCESS ||
-        !read_key(field, ignored)) {
-      return false;
-    }
-    json = field.value();
-    return true;
-  }
-
-  void next() {
-    std::visit([](auto& iterator) { ++iterator; }, iterator_);
-  }
-
- private:
-  std::variant<ondemand::array_iterator, ondemand::object_iterator> iterator_;
-};
-
-/// Walks everything in a container. The containers entered are kept on the heap, because whoever wrote the file decides
-/// how many there are, and this may run on a small stack. Returns false if the text is no JSON.
-bool walk_container(ondemand::value& json) {
-  std::vector<Container> open(1);
-  if (!open.back().enter(json)) {
-    return false;
-  }
-  while (true) {
-    if (open.back().at_end()) {
-      open.pop_back();
-      if (open.empty()) {
-        return true;
-      }
-      open.back().next();
-      continue;
-    }
-    ondemand::value inner;
-    if (!open.back().read(inner)) {
-      return false;
-    }
-    const std::string_view token = inner.raw_json_token();
-    Value ignored;
-    if (is_container(token)) {
-      if (!open.emplace_back().enter(inner)) {
-        return false;
-      }
-    } else if (read_scalar(inner, token, ignored)) {
-      open.back().next();
-    } else {
-      return false;
-    }
-  }
+/// Moves past an object or array, and judges it. What simdjson takes for its end is where its brackets balance: if that
+/// is no value, the text is no JSON. Returns false then.
+bool skip_container(ondemand::value& json, char bracket) {
+  std::string_view text;
+  ondemand::array array;
+  ondemand::object object;
+  const bool is_skipped =
+      bracket == '['
+          ? json.get_array().get(array) == simdjson::SUCCESS && array.raw_json().get(text) == simdjson::SUCCESS
+          : json.get_object().get(object) == simdjson::SUCCESS && object.raw_json().get(text) == simdjson::SUCCESS;
+  return is_skipped && is_json_value(text);
 }
 
 /// Reads the members of the outermost object. Returns false if the text is no JSON.
@@ -472,7 +342,8 @@ bool walk_members(ondemand::object& object, LockRecord& record) {
     ondemand::value& member_value = json.value();
     const std::string_view token = member_value.raw_json_token();
     Value value;
-    if (!(is_container(token) ? walk_container(member_value) : read_scalar(member_value, token, value))) {
+    if (!(is_container(token) ? skip_container(member_value, token.front())
+                              : read_scalar(member_value, token, value))) {
       return false;
     }
     assign(record, field, value);

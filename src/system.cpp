@@ -4,9 +4,12 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <cstddef>
+#include <cstring>
 #include <ctime>
 #include <memory>
 #include <new>
+#include <vector>
 
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -30,6 +33,7 @@ namespace {
 
 constexpr int k_lowest_descriptor = 3;
 constexpr int k_interruptions_max = 1000;
+constexpr std::size_t k_names_bytes = std::size_t{64} * 1024;  // of one read of a directory
 
 std::atomic<Interceptor*> g_interceptor{nullptr};
 
@@ -247,6 +251,8 @@ std::string_view to_string(Call call) {
   switch (call) {
     case Call::openat:
       return "openat";
+    case Call::getdents64:
+      return "getdents64";
     case Call::fstat:
       return "fstat";
     case Call::fstatat:
@@ -320,6 +326,40 @@ Opened open(int directory, const char* path, int flags, mode_t mode) {
   return open_with({Call::openat, directory, path}, [&] { return ::openat(directory, path, flags | O_CLOEXEC, mode); });
 }
 
+namespace {
+
+/// One entry as getdents64(2) lays it out, which no header offers; `length` is that of the entry with its name.
+struct KernelEntry {
+  std::uint64_t inode;
+  std::int64_t offset;
+  std::uint16_t length;
+  unsigned char type;
+  char name[1];
+};
+
+}  // namespace
+
+Outcome read_names(int fd, const std::function<void(std::string_view)>& tell) {
+  std::vector<char> buffer(k_names_bytes);
+  while (true) {
+    std::size_t size = buffer.size();
+    const auto got = invoke({Call::getdents64, fd, nullptr, &size},
+                            [&]() -> std::int64_t { return ::syscall(SYS_getdents64, fd, buffer.data(), size); });
+    if (got.value <= 0) {
+      return got;
+    }
+    for (std::size_t at = 0; at < static_cast<std::size_t>(got.value);) {
+      std::uint16_t length = 0;
+      std::memcpy(&length, &buffer[at + offsetof(KernelEntry, length)], sizeof length);
+      const std::string_view name(&buffer[at + offsetof(KernelEntry, name)]);
+      if (name != "." && name != "..") {
+        tell(name);
+      }
+      at += length;
+    }
+  }
+}
+
 Outcome fstat(int fd, struct stat& status) {
   return invoke({Call::fstat, fd}, [&]() -> std::int64_t { return ::fstat(fd, &status); });
 }
@@ -370,6 +410,23 @@ Outcome pread(int fd, void* buffer, std::size_t size, std::uint64_t offset) {
 
 Outcome write(int fd, const void* data, std::size_t size) {
   return invoke({Call::write, fd, nullptr, &size}, [&]() -> std::int64_t { return ::write(fd, data, size); });
+}
+
+Outcome write_without_signal(int fd, const void* data, std::size_t size) {
+  sigset_t limit;
+  sigset_t before;
+  sigset_t pending;
+  ::sigemptyset(&limit);
+  ::sigaddset(&limit, SIGXFSZ);
+  ::pthread_sigmask(SIG_BLOCK, &limit, &before);
+  ::sigpending(&pending);
+  const auto written = write(fd, data, size);
+  if (written.error == EFBIG && ::sigismember(&pending, SIGXFSZ) == 0) {
+    const struct timespec at_once {};
+    ::sigtimedwait(&limit, nullptr, &at_once);
+  }
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return written;
 }
 
 Outcome pwrite(int fd, const void* data, std::size_t size, std::uint64_t offset) {

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -23,6 +24,7 @@ namespace sessionlock::sys {
 /// The calls, by name: for tests that single one out, and for error messages.
 enum class Call {
   openat,
+  getdents64,
   fstat,
   fstatat,
   fstatfs,
@@ -116,6 +118,9 @@ struct [[nodiscard]] Opened {
 
 /// openat(2) with `O_CLOEXEC`.
 Opened open(int directory, const char* path, int flags, mode_t mode = 0);
+/// Tells the names in an open directory, without `.` and `..`, from where its descriptor stands to the end
+/// (getdents64(2)). Lifetime of a name: the call it is told in.
+Outcome read_names(int fd, const std::function<void(std::string_view)>& tell);
 Outcome fstat(int fd, struct stat& status);
 Outcome fstatat(int directory, const char* path, struct stat& status, int flags);
 /// The file system's magic number (statfs(2), `f_type`) as value, and an identity of this mount's file system.
@@ -133,6 +138,9 @@ Outcome rename_no_replace(int directory, const char* from, const char* to);
 Outcome readlinkat(int directory, const char* path, char* buffer, std::size_t size);
 Outcome pread(int fd, void* buffer, std::size_t size, std::uint64_t offset);
 Outcome write(int fd, const void* data, std::size_t size);
+/// As `write`, but a file-size limit (setrlimit(2), `RLIMIT_FSIZE`) only answers EFBIG: its SIGXFSZ, which would end
+/// most programs, is taken away. For what must be tidied up after, since `write` itself lets the signal come.
+Outcome write_without_signal(int fd, const void* data, std::size_t size);
 Outcome pwrite(int fd, const void* data, std::size_t size, std::uint64_t offset);
 Outcome ftruncate(int fd, std::uint64_t size);
 Outcome fsync(int fd);

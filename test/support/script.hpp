@@ -4,6 +4,7 @@
 /// Lets a test see each system call of the library before it is made, fail it, shorten it, or do something first.
 
 #include <functional>
+#include <string_view>
 #include <utility>
 
 #include "system.hpp"
@@ -30,6 +31,11 @@ class Script : public sys::Interceptor {
 /// Fails one call, always in the same way.
 inline Answer failing(sys::Call call, int error) {
   return [=](const sys::CallInfo& info) { return info.call == call ? error : 0; };
+}
+
+/// Whether a call is about a path that ends so.
+inline bool is_about(const sys::CallInfo& info, sys::Call call, std::string_view end) {
+  return info.call == call && info.path != nullptr && std::string_view(info.path).ends_with(end);
 }
 
 }  // namespace sessionlock::test

@@ -1,0 +1,324 @@
+#include <sessionlock/sweep.hpp>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <iterator>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+
+#include <fcntl.h>
+#include <boost/filesystem/directory.hpp>
+#include <boost/filesystem/operations.hpp>
+
+#include "hold_table.hpp"
+#include "inspector.hpp"
+#include "lock_directory.hpp"
+#include "lock_file.hpp"
+
+namespace sessionlock {
+namespace {
+
+/// A lock that others keep replacing between look and act is reported as it was last seen.
+constexpr int k_looks_max = 4;
+constexpr std::size_t k_progress_interval = 64;
+constexpr std::chrono::minutes k_temporary_age{10};
+/// How long a file system's clock is remembered. What it says of ages is wrong by no more.
+constexpr std::chrono::seconds k_clock_age_max{1};
+
+/// Nothing to report: what was there is gone, or is no directory any more.
+bool is_gone(const Error& error) {
+  return error.code == std::errc::no_such_file_or_directory || error.code == std::errc::not_a_directory ||
+         error.code == std::errc::too_many_symbolic_link_levels;
+}
+
+/// Orders paths as their elements: a directory's content comes before what only has its name as a prefix.
+bool comes_before(const std::filesystem::path& a, const std::filesystem::path& b) {
+  const std::string& left = a.native();
+  const std::string& right = b.native();
+  const auto [l, r] = std::mismatch(left.begin(), left.end(), right.begin(), right.end());
+  if (l == left.end() || r == right.end()) {
+    return l == left.end() && r != right.end();
+  }
+  const auto rank = [](char c) { return c == '/' ? 0 : 1 + static_cast<unsigned char>(c); };
+  return rank(*l) < rank(*r);
+}
+
+/// The names in a directory that matter to a sweep.
+struct Names {
+  std::vector<std::string> locks;
+  std::vector<std::string> temporary;
+};
+
+/// One sweep under way.
+class Sweep {
+ public:
+  explicit Sweep(const SweepOptions& options);
+
+  /// Errors: the directory cannot be read. Everything else goes into the report.
+  Result<void> take_in(const DirectoryPtr& directory);
+  /// All directories below, without following symbolic links.
+  void take_in_below(const DirectoryPtr& root);
+  SweepReport finish();
+
+ private:
+  [[nodiscard]] Result<Names> list(const Directory& directory) const;
+  [[nodiscard]] std::vector<std::string> list_subdirectories(const Directory& directory);
+  void inspect(const Place& place);
+  [[nodiscard]] Inspection judge_quickly(const PinnedLock& pinned, const Place& place);
+  [[nodiscard]] Result<Removal> remove(const Place& place, PinnedLock& pinned, Inspection& inspection) const;
+  void remove_temporary(const Place& place);
+  /// The time by the directory's file system, not older than `k_clock_age_max`.
+  [[nodiscard]] WallTime clock_of(const Directory& directory);
+  void report(Inspection inspection, const Place& place);
+  void progress();
+
+  const SweepOptions& options_;
+  InspectionContext first_look_{};
+  InspectionContext last_look_{};
+  SweepReport report_{};
+  std::size_t done_{0};
+  std::size_t total_{0};
+  // Evidence that is remembered for the first look. It may have changed since, so a removal asks everything again:
+  // 1. A dead owner's pid is asked for: gone. 2. Another program is given that pid and makes a lock without a witness.
+  // 3. The sweep comes to that lock, remembers "gone", and would take a living owner's lock away.
+  std::unordered_map<pid_t, ProcessProbe> probes_;
+  struct {
+    FileIdentity directory;
+    WallTime time;
+    std::chrono::steady_clock::time_point asked;
+  } clock_{};
+};
+
+Sweep::Sweep(const SweepOptions& options) : options_(options) {
+  last_look_.policy = options.stale;
+  last_look_.held_here = is_held_here;
+  first_look_ = last_look_;
+  first_look_.probe = [this](pid_t pid) {
+    const auto [remembered, is_new] = probes_.try_emplace(pid);
+    if (is_new) {
+      remembered->second = probe_process(pid);
+    }
+    return remembered->second;
+  };
+}
+
+Result<Names> Sweep::list(const Directory& directory) const {
+  const auto opened = sys::open(directory.fd.get(), ".", O_RDONLY | O_DIRECTORY);
+  if (!opened.ok()) {
+    return tl::unexpected(Error{opened.code(), "openat", directory.path, std::nullopt, {}});
+  }
+  Names names;
+  const auto read = sys::read_names(opened.fd.get(), [&](std::string_view name) {
+    if (name.ends_with(options_.suffix)) {
+      names.locks.emplace_back(name);
+    } else if (options_.remove && lock_name_of_temporary(name).ends_with(options_.suffix)) {
+      names.temporary.emplace_back(name);
+    }
+  });
+  if (!read.ok()) {
+    return tl::unexpected(Error{read.code(), "getdents64", directory.path, std::nullopt, {}});
+  }
+  std::sort(names.locks.begin(), names.locks.end());
+  return names;
+}
+
+Result<void> Sweep::take_in(const DirectoryPtr& directory) {
+  auto names = list(*directory);
+  if (!names) {
+    return tl::unexpected(std::move(names).error());
+  }
+  Place place{directory, {}};
+  for (auto& name : names->temporary) {
+    place.name = std::move(name);
+    remove_temporary(place);
+  }
+  total_ += names->locks.size();
+  for (auto& name : names->locks) {
+    place.name = std::move(name);
+    inspect(place);
+    progress();
+  }
+  return {};
+}
+
+void Sweep::take_in_below(const DirectoryPtr& root) {
+  struct Level {
+    DirectoryPtr directory;
+    std::vector<std::string> names;
+  };
+  std::vector<Level> levels;
+  levels.push_back({root, list_subdirectories(*root)});
+  while (!levels.empty()) {
+    Level& level = levels.back();
+    if (level.names.empty()) {
+      levels.pop_back();
+      continue;
+    }
+    auto entered = open_subdirectory(*level.directory, level.names.back());
+    level.names.pop_back();
+    auto done = entered ? take_in(*entered) : Result<void>(tl::unexpected(std::move(entered).error()));
+    if (done) {
+      auto names = list_subdirectories(**entered);
+      levels.push_back({std::move(*entered), std::move(names)});
+    } else if (!is_gone(done.error())) {
+      report_.errors.push_back(std::move(done).error());
+    }
+  }
+}
+
+/// In descending order, to be taken from the back.
+std::vector<std::string> Sweep::list_subdirectories(const Directory& directory) {
+  namespace bfs = boost::filesystem;
+  std::vector<std::string> names;
+  boost::system::error_code error;
+  for (bfs::directory_iterator at(directory.path.native(), error), end; !error && at != end; at.increment(error)) {
+    boost::system::error_code ignored;
+    if (at->symlink_status(ignored).type() == bfs::directory_file) {
+      names.push_back(at->path().filename().native());
+    }
+  }
+  if (error && error != boost::system::errc::no_such_file_or_directory) {
+    report_.errors.push_back(
+        {{error.value(), std::system_category()}, "list directories", directory.path, std::nullopt, {}});
+  }
+  std::sort(names.rbegin(), names.rend());
+  return names;
+}
+
+void Sweep::inspect(const Place& place) {
+  for (int look = 1;; ++look) {
+    auto pinned = pin(place);
+    if (!pinned) {
+      report_.errors.push_back(std::move(pinned).error());
+      return;
+    }
+    if (!pinned->has_value()) {
+      return;
+    }
+    Inspection inspection = judge_quickly(**pinned, place);
+    if (options_.remove && inspection.removable) {
+      auto removal = remove(place, **pinned, inspection);
+      if (!removal) {
+        report_.errors.push_back(std::move(removal).error());
+      } else if (*removal == Removal::replaced && look < k_looks_max) {
+        continue;
+      } else {
+        inspection.removed = *removal == Removal::removed;
+      }
+    }
+    report(std::move(inspection), place);
+    return;
+  }
+}
+
+Inspection Sweep::judge_quickly(const PinnedLock& pinned, const Place& place) {
+  first_look_.file_system_now.reset();
+  if (needs_file_age(pinned.record)) {
+    first_look_.file_system_now = clock_of(*place.directory);
+  }
+  return judge(pinned, place, first_look_);
+}
+
+Result<Removal> Sweep::remove(const Place& place, PinnedLock& pinned, Inspection& inspection) const {
+  return remove_verified(place, pinned, [&]() -> Result<bool> {
+    inspection = judge(pinned, place, last_look_);
+    return inspection.removable;
+  });
+}
+
+/// Its name was made for one publisher and is never used again, so it may go by its name.
+void Sweep::remove_temporary(const Place& place) {
+  auto pinned = pin(place);
+  if (!pinned) {
+    if (pinned.error().code != Errc::not_a_lock_file) {
+      report_.errors.push_back(std::move(pinned).error());
+    }
+    return;
+  }
+  if (!pinned->has_value()) {
+    return;
+  }
+  const PinnedLock& file = **pinned;
+  if (file.unreadable) {
+    report_.errors.push_back({file.unreadable, "read temporary file", place.path(), std::nullopt, {}});
+    return;
+  }
+  const WallTime now = clock_of(*place.directory);
+  const auto age = std::max(now, file.modified) - std::min(now, file.modified);
+  if (age <= k_temporary_age || query_witness(file).query == WitnessQuery::write_locked) {
+    return;
+  }
+  const auto unlinked = sys::unlinkat(place.directory->fd.get(), place.name.c_str());
+  if (!unlinked.ok() && unlinked.error != ENOENT) {
+    report_.errors.push_back({unlinked.code(), "unlinkat", place.path(), std::nullopt, {}});
+  }
+}
+
+WallTime Sweep::clock_of(const Directory& directory) {
+  const auto now = std::chrono::steady_clock::now();
+  if (clock_.directory != directory.identity || now - clock_.asked > k_clock_age_max) {
+    clock_ = {directory.identity, file_system_clock(directory).value_or(sys::wall_clock()), now};
+  }
+  return clock_.time;
+}
+
+void Sweep::report(Inspection inspection, const Place& place) {
+  if (inspection.record.session) {
+    inspection.session_path = *inspection.record.session;
+  } else if (auto name = session_name_of_lock(place.name); !name.empty()) {
+    inspection.session_path = place.directory->path / name;
+  }
+  if (inspection.basis == Basis::unreadable) {
+    report_.errors.push_back({inspection.cause, "read lock", inspection.lock_path, std::nullopt, {}});
+  }
+  report_.locks.push_back(std::move(inspection));
+}
+
+void Sweep::progress() {
+  if (++done_ % k_progress_interval == 0 && done_ < total_ && options_.progress) {
+    options_.progress(done_, total_);
+  }
+}
+
+SweepReport Sweep::finish() {
+  std::sort(report_.locks.begin(), report_.locks.end(),
+            [](const Inspection& a, const Inspection& b) { return comes_before(a.lock_path, b.lock_path); });
+  std::copy_if(report_.locks.begin(), report_.locks.end(), std::back_inserter(report_.removed),
+               [](const Inspection& inspection) { return inspection.removed; });
+  if (total_ > 0 && options_.progress) {
+    options_.progress(done_, total_);
+  }
+  return std::move(report_);
+}
+
+}  // namespace
+
+Result<SweepReport> sweep(const std::filesystem::path& directory, const SweepOptions& options) {
+  retry_failed_releases();
+  if (directory.empty() || options.suffix.empty()) {
+    return tl::unexpected(
+        Error{Errc::invalid_argument, "sweep", directory, std::nullopt,
+              directory.empty() ? "no directory is named" : "without a suffix every file would be taken for a lock"});
+  }
+  auto root = open_directory(directory);
+  if (!root) {
+    return root.error().code == std::errc::no_such_file_or_directory ? Result<SweepReport>(SweepReport{})
+                                                                     : tl::unexpected(std::move(root).error());
+  }
+  Sweep sweep(options);
+  if (auto taken_in = sweep.take_in(*root); !taken_in) {
+    if (taken_in.error().code == std::errc::no_such_file_or_directory) {
+      return SweepReport{};
+    }
+    return tl::unexpected(std::move(taken_in).error());
+  }
+  if (options.recursive) {
+    sweep.take_in_below(*root);
+  }
+  return sweep.finish();
+}
+
+}  // namespace sessionlock

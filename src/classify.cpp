@@ -44,6 +44,16 @@ bool is_older(std::optional<milliseconds> age, milliseconds limit) {
   return age && *age > std::max(limit, milliseconds{0});
 }
 
+/// How long until `is_older` is true; none if never, or if the age is unknown.
+std::optional<milliseconds> time_until_older(std::optional<milliseconds> age, milliseconds limit) {
+  limit = std::max(limit, milliseconds{0});
+  if (!age || limit == milliseconds::max()) {
+    return std::nullopt;
+  }
+  // Older, not as old: one millisecond more than what is left.
+  return std::max(limit - std::max(*age, milliseconds{0}) + milliseconds{1}, milliseconds{0});
+}
+
 /// What the record's times say, whoever the owner is.
 struct Times {
   std::optional<milliseconds> age{};
@@ -176,6 +186,22 @@ bool needs_file_age(const LockRecord& record) {
   return !record.pid || !record.created_at || !parse_rfc3339(*record.created_at);
 }
 
+std::optional<milliseconds> time_until_removable(const Inspection& inspection, const StalePolicy& policy) {
+  if (inspection.removable) {
+    return std::nullopt;
+  }
+  const bool gives_up =
+      (inspection.basis == Basis::unverified && policy.aged_unverified == AgedUnverified::reclaim) ||
+      (inspection.basis == Basis::undecided && policy.unknown_owner == UnknownOwner::reclaim_when_aged);
+  if (inspection.basis == Basis::no_pid) {
+    return time_until_older(inspection.file_age, policy.malformed_grace);
+  }
+  if (gives_up) {
+    return time_until_older(inspection.age ? inspection.age : inspection.file_age, policy.stale_after);
+  }
+  return std::nullopt;
+}
+
 Inspection classify(LockRecord record, const Evidence& evidence, const StalePolicy& policy) {
   const Times times = judge_times(record, evidence, policy);
   const Verdict verdict = judge(record, evidence, policy, times.aged);
@@ -206,23 +232,6 @@ Inspection classify(LockRecord record, const Evidence& evidence, const StalePoli
   }
   inspection.record = std::move(record);
   return inspection;
-}
-
-std::optional<milliseconds> time_until_removable(const Inspection& inspection, const StalePolicy& policy) {
-  constexpr milliseconds k_beyond{1};  // "older than" is not "as old as"
-  std::optional<milliseconds> age;
-  milliseconds limit = policy.stale_after;
-  if (inspection.basis == Basis::no_pid) {
-    age = inspection.file_age;
-    limit = policy.malformed_grace;
-  } else if ((inspection.basis == Basis::unverified && policy.aged_unverified == AgedUnverified::reclaim) ||
-             (inspection.basis == Basis::undecided && policy.unknown_owner == UnknownOwner::reclaim_when_aged)) {
-    age = inspection.age ? inspection.age : inspection.file_age;
-  }
-  if (!age) {
-    return std::nullopt;
-  }
-  return std::max(std::max(limit, milliseconds{0}) - *age + k_beyond, k_beyond);
 }
 
 }  // namespace sessionlock

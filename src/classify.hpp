@@ -89,7 +89,8 @@ struct Evidence {
 /// Whether a verdict on this record can depend on the file's age, which costs something to find out.
 [[nodiscard]] bool needs_file_age(const LockRecord& record);
 
-/// When age alone will make a lock removable under this policy, from the inspection's moment; none if it never will.
+/// When age alone will make a lock removable under this policy, from the inspection's moment; none if it never will, or
+/// if the lock is removable already.
 [[nodiscard]] std::optional<std::chrono::milliseconds> time_until_removable(const Inspection& inspection,
                                                                             const StalePolicy& policy);
 

@@ -56,8 +56,8 @@ std::string contention_message(const Error& error, const Inspection& holder) {
     message += fmt::format(" ({})", error.detail);
   }
   message += ": " + owner_words(holder);
-  if (holder.age) {
-    message += " age=" + format_age(*holder.age);
+  if (const auto age = holder.age ? holder.age : holder.file_age) {
+    message += " age=" + format_age(*age);
   }
   if (holder.record.label) {
     message += " label=" + quoted_text(*holder.record.label);

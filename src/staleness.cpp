@@ -47,6 +47,8 @@ std::string opening(const Inspection& inspection) {
   }
   if (inspection.age && inspection.record.created_at) {
     words += fmt::format(" since {} ({})", printable_text(*inspection.record.created_at), format_age(*inspection.age));
+  } else if (inspection.file_age) {
+    words += fmt::format(" (the file is {} old)", format_age(*inspection.file_age));
   }
   return words;
 }

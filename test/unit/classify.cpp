@@ -76,7 +76,7 @@ bool lists(const Inspection& inspection, StaleReason reason) {
 
 using Reasons = std::vector<StaleReason>;
 
-// --- The verdict table once more, written from docs/protocol.md and not from the code --------------------------------
+// --- The verdict table once more, written from docs/protocol.md and not from the code -------------------------------
 
 /// One combination of everything a verdict can depend on.
 struct Case {
@@ -327,6 +327,24 @@ bool depends_on_file_age(const Case& c, const Inspection& inspection) {
   return verdict_on(without).removable != inspection.removable;
 }
 
+/// The same case, looked at later.
+bool removable_after(const Case& c, milliseconds wait) {
+  Evidence evidence = evidence_of(c);
+  evidence.now += wait;
+  if (evidence.file_age) {
+    *evidence.file_age += wait;
+  }
+  return classify(record_of(c), evidence, policy_of(c)).removable;
+}
+
+bool due_in_time(const Case& c, const Inspection& inspection) {
+  const auto due = time_until_removable(inspection, policy_of(c));
+  if (!due) {
+    return removable_after(c, 10'000h) == inspection.removable;
+  }
+  return removable_after(c, *due) && !removable_after(c, *due - 1ms);
+}
+
 bool is_one_sentence(const std::string& text) {
   return text.size() > 20 && text.back() == '.' && text.find('\n') == std::string::npos;
 }
@@ -334,7 +352,7 @@ bool is_one_sentence(const std::string& text) {
 /// How often each thing that must not happen did, over all combinations; they are gone through once.
 struct Survey {
   std::size_t cases{}, not_as_in_table{}, protected_but_removable{}, verified_but_removable{}, dead_but_kept{},
-      freed_by_malformed_start{}, file_age_needed_unasked{}, not_explained{};
+      freed_by_malformed_start{}, file_age_needed_unasked{}, due_at_another_time{}, not_explained{};
   std::set<std::string_view> rows_reached{};
   std::set<Basis> called_dead{}, removable_without_proof{};
   std::string first_wrong{};
@@ -360,6 +378,7 @@ Survey take_survey() {
     count(survey.dead_but_kept, dead && !inspection.removable);
     count(survey.freed_by_malformed_start, freed_by_malformed_start(c, inspection));
     count(survey.file_age_needed_unasked, !needs_file_age(record_of(c)) && depends_on_file_age(c, inspection));
+    count(survey.due_at_another_time, !due_in_time(c, inspection));
     // Every seventh is enough: the words depend on far less than the verdict does.
     count(survey.not_explained, survey.cases % 7 == 0 && !is_one_sentence(inspection.explanation()));
     if (dead) {
@@ -427,8 +446,29 @@ TEST_CASE("a file age is needed only where a verdict can depend on it") {
   CHECK(needs_file_age(record));
 }
 
-// --- Single behaviours
-// ------------------------------------------------------------------------------------------------
+TEST_CASE("the time until age makes a lock removable is exact, and none where it never will") {
+  CHECK(survey().due_at_another_time == 0);
+}
+
+TEST_CASE("the time until age makes a lock removable does not overflow") {
+  StalePolicy policy;
+  policy.unknown_owner = UnknownOwner::reclaim_when_aged;
+  Evidence evidence;
+  evidence.now = k_now;
+  const Inspection inspection = classify(foreign_record(12s), evidence, policy);
+  policy.stale_after = milliseconds::max();
+  CHECK_FALSE(time_until_removable(inspection, policy));
+  policy.stale_after = milliseconds::max() - 1ms;
+  CHECK(time_until_removable(inspection, policy) == milliseconds::max() - 12s);
+  policy.stale_after = milliseconds::min();
+  CHECK(time_until_removable(inspection, policy) == 0ms);
+  evidence.file_age = milliseconds::min();
+  CHECK(time_until_removable(classify({}, evidence, {}), {}) == 30s + 1ms);
+  evidence.file_age = milliseconds::max();
+  CHECK_FALSE(time_until_removable(classify({}, evidence, {}), {}));
+}
+
+// --- Single behaviours ----------------------------------------------------------------------------------------------
 
 TEST_CASE("a verified owner is kept whatever its age, and its age is reported") {
   const Inspection inspection = classify(own_record(31min), running(Comparison::own), {});
@@ -550,6 +590,7 @@ TEST_CASE("a file without a pid is pending until it is older than the grace peri
     CHECK(young.state == LockState::pending);
     CHECK(young.owner == OwnerState::none);
     CHECK(young.reasons == Reasons{StaleReason::missing_pid, StaleReason::invalid_created_at});
+    CHECK(young.file_age == milliseconds{30s});
     evidence.file_age = 30s + 1ms;
     CHECK(classify(record, evidence, {}).state == LockState::stale);
     evidence.file_age.reset();
@@ -711,8 +752,7 @@ TEST_CASE("the recorded pid counts as alive only if it was asked for and exists"
   CHECK_FALSE(classify(own_record(), evidence, {}).pid_alive);
 }
 
-// --- Comparison
-// -------------------------------------------------------------------------------------------------------
+// --- Comparison -----------------------------------------------------------------------------------------------------
 
 TEST_CASE("a record of our boot and namespaces is comparable") {
   CHECK(compare(own_record(), observer()) == Comparison::own);
@@ -792,8 +832,7 @@ TEST_CASE("a kernel without time namespaces has time namespace 0, and knows it")
   CHECK(compare(record, observer()) == Comparison::none);
 }
 
-// --- Witness
-// ----------------------------------------------------------------------------------------------------------
+// --- Witness --------------------------------------------------------------------------------------------------------
 
 TEST_CASE("a write lock on the witness byte counts whatever the record says") {
   for (const LockRecord& record : {LockRecord{}, foreign_record(), own_record()}) {
@@ -843,8 +882,7 @@ TEST_CASE("a witness is written with device and inode in decimal, up to their la
   CHECK(judge_witness(record, WitnessQuery::not_locked, {max, max}, observer(), true) == WitnessState::free);
 }
 
-// --- Words
-// ------------------------------------------------------------------------------------------------------------
+// --- Words ----------------------------------------------------------------------------------------------------------
 
 TEST_CASE("reasons have the names that users are told") {
   CHECK(to_string(StaleReason::missing_pid) == "missing-pid");
@@ -874,12 +912,10 @@ TEST_CASE("an explanation names owner, label, host, age, evidence and what an ac
   record.host = "build7";
   record.label = "nightly \"x\"\n";
   record.max_hold_ms = 300'000;
-  CHECK(
-      classify(record, running(Comparison::own), {}).explanation() ==
-      "Held by pid 41237 on host \"build7\" (label \"nightly \\\"x\\\"\\n\") since 2026-11-20T11:29:00.000Z (31m): "
-      "that "
-      "process runs, and started when the record says, although it is older than the age limit and it was meant for 5m "
-      "at most; an acquire would wait for it.");
+  CHECK(classify(record, running(Comparison::own), {}).explanation() ==
+        "Held by pid 41237 on host \"build7\" (label \"nightly \\\"x\\\"\\n\") since 2026-11-20T11:29:00.000Z (31m): "
+        "that process runs, and started when the record says, although it is older than the age limit and it was meant "
+        "for 5m at most; an acquire would wait for it.");
 }
 
 TEST_CASE("an explanation of a stale lock says why, and whether it has been removed") {
@@ -888,11 +924,19 @@ TEST_CASE("an explanation of a stale lock says why, and whether it has been remo
   Inspection inspection = classify(foreign_record(12s), evidence, {});
   CHECK(inspection.explanation() ==
         "Left behind by pid 41237 since 2026-11-20T11:59:48.000Z (12s): no such process runs; an acquire would take it "
-        "over "
-        "at once.");
+        "over at once.");
   inspection.removed = true;
   CHECK(inspection.explanation() ==
         "Left behind by pid 41237 since 2026-11-20T11:59:48.000Z (12s): no such process runs; it has been removed.");
+}
+
+TEST_CASE("an explanation of a lock that names nobody tells how old the file is and what is waited for") {
+  Evidence evidence;
+  evidence.file_age = 12s;
+  evidence.now = k_now;
+  CHECK(classify({}, evidence, {}).explanation() ==
+        "Held by nobody that can be named (the file is 12s old): the file has no usable pid, but may be a lock that is "
+        "being written; an acquire would wait until it is complete or has been like this for too long.");
 }
 
 TEST_CASE("an explanation of an unreadable lock names the cause") {

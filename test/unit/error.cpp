@@ -79,7 +79,9 @@ TEST_CASE("a holder's state is told in a word") {
   error.holder->owner = OwnerState::none;
   error.holder->basis = Basis::no_pid;
   error.holder->record.pid.reset();
-  CHECK(error.message() == "session file locked (timeout 500ms): no usable pid age=12s /path/x.jsonl.lock");
+  error.holder->age.reset();
+  error.holder->file_age = 3s;
+  CHECK(error.message() == "session file locked (timeout 500ms): no usable pid age=3s /path/x.jsonl.lock");
 }
 
 TEST_CASE("a lock that cannot be read is told with the cause") {

@@ -1,0 +1,765 @@
+// What a holder can do, and what can be done to it: release, guarded writes, sharing, forks, the end of the process.
+
+#include <sessionlock/lock_manager.hpp>
+
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "lock_directory.hpp"
+#include "lock_tools.hpp"
+#include "process.hpp"
+#include "script.hpp"
+
+namespace fs = std::filesystem;
+using namespace sessionlock;
+using namespace sessionlock::test;
+using namespace std::chrono_literals;
+
+namespace {
+
+struct Session {
+  TemporaryDirectory directory{};
+  fs::path path = directory / "s.jsonl";
+  fs::path lock = directory / "s.jsonl.lock";
+};
+
+AcquireOptions reentrant(std::string owner = {}) {
+  AcquireOptions options;
+  options.timeout = 0ms;
+  options.reentrant = true;
+  options.owner = std::move(owner);
+  return options;
+}
+
+SessionLock held(Result<SessionLock> lock) {
+  REQUIRE_MESSAGE(lock.has_value(), (lock ? "" : lock.error().message()));
+  return std::move(*lock);
+}
+
+/// Whether nobody has the `flock` of a file.
+bool is_unguarded(const fs::path& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const bool locked = fd >= 0 && ::flock(fd, LOCK_EX | LOCK_NB) == 0;
+  ::close(fd);
+  return locked;
+}
+
+template <class T>
+std::error_code code_of(const Result<T>& result) {
+  return result ? std::error_code() : result.error().code;
+}
+
+}  // namespace
+
+// --- release ---------------------------------------------------------------------------------------------------------
+
+TEST_CASE("a release removes the lock, and the session can be acquired again") {
+  const Session session;
+  auto lock = held(try_lock(session.path));
+  CHECK(lock.owns());
+  REQUIRE(lock.release().has_value());
+  CHECK(!lock.owns());
+  CHECK(!fs::exists(session.lock));
+  CHECK(try_lock(session.path).has_value());
+  CHECK(!fs::exists(session.lock));  // the destructor releases too
+}
+
+TEST_CASE("a double release is harmless, also to whoever has the lock by then") {
+  const Session session;
+  auto first = held(try_lock(session.path));
+  REQUIRE(first.release().has_value());
+  const auto second = held(try_lock(session.path));
+  CHECK(first.release().has_value());
+  CHECK(second.verify().has_value());
+  CHECK(code_of(first.verify()) == Errc::lost);
+}
+
+TEST_CASE("a release never deletes a successor's lock") {
+  // Protects: `names_inode` in `try_enter_guard`, under the `flock` (trap 6).
+  const Session session;
+  auto lock = held(try_lock(session.path));
+  fs::remove(session.lock);
+  const auto successor = holder_of(session.path);
+  const auto inode = inode_of(session.lock);
+  SUBCASE("by a call") {
+    CHECK(code_of(lock.release()) == Errc::lost);
+    CHECK(lock.release().has_value());  // that was final
+  }
+  SUBCASE("by destruction") {
+    const auto gone = std::move(lock);
+  }
+  SUBCASE("by assignment") {
+    lock = SessionLock();
+  }
+  SUBCASE("at exit") {
+    auto child = ChildProcess::run_to_exit([&](Channel& parent) {
+      auto* leaked = new SessionLock(held(try_lock(session.directory / "t")));
+      fs::rename(session.directory / "t.lock", session.directory / "aside");
+      parent.tell(leaked->owns() ? "held" : "not");
+      (void)parent.hear();
+      return 0;
+    });
+    child.expect("held");
+    plant(session.directory / "t.lock", "a successor's");
+    child.tell("exit");
+    CHECK(child.wait().exited_with(0));
+    CHECK(read_text(session.directory / "t.lock") == "a successor's");
+  }
+  CHECK(inode_of(session.lock) == inode);
+}
+
+TEST_CASE("a successor that comes between the comparison and the unlink cannot exist") {
+  // Protects: the comparison happens under the `flock` that every remover needs.
+  const Session session;
+  auto lock = held(try_lock(session.path));
+  bool guarded = false;
+  {
+    const Script script(outermost([&](const sys::CallInfo& info) {
+      if (is_call_on(info, sys::Call::unlinkat, "s.jsonl.lock")) {
+        guarded = !is_unguarded(session.lock);
+      }
+      return 0;
+    }));
+    CHECK(lock.release().has_value());
+  }
+  CHECK(guarded);
+}
+
+TEST_CASE("a lock that a cleaner deletes while it is held is lost") {
+  const Session session;
+  auto lock = held(try_lock(session.path));
+  fs::remove(session.lock);
+  bool ran = false;
+  SUBCASE("as a guarded write finds") {
+    CHECK(code_of(lock.guarded([&] { ran = true; })) == Errc::lost);
+  }
+  SUBCASE("as a verification finds") {
+    CHECK(code_of(lock.verify()) == Errc::lost);
+  }
+  CHECK(!ran);
+  CHECK(!lock.owns());
+  CHECK(LockManager().held().empty());
+  CHECK(code_of(lock.guarded([&] { ran = true; })) == Errc::lost);
+  CHECK(!ran);
+  CHECK(try_lock(session.path).has_value());
+}
+
+TEST_CASE("a directory that is renamed during the hold loses nothing") {
+  const Session session;
+  fs::create_directory(session.directory / "d");
+  auto lock = held(try_lock(session.directory / "d/s"));
+  fs::rename(session.directory / "d", session.directory / "e");
+  fs::create_directory(session.directory / "d");
+  CHECK(lock.verify().has_value());
+  bool ran = false;
+  CHECK(lock.guarded([&] { ran = true; }).has_value());
+  CHECK(ran);
+  CHECK(code_of(try_lock(session.directory / "e/s")) == Errc::locked);
+  const auto other = held(try_lock(session.directory / "d/s"));  // another session
+  CHECK(lock.release().has_value());
+  CHECK(!fs::exists(session.directory / "e/s.lock"));
+  CHECK(other.verify().has_value());
+}
+
+TEST_CASE("a lock whose directory is removed is lost") {
+  const Session session;
+  auto lock = held(try_lock(session.directory / "d/s"));
+  fs::remove_all(session.directory / "d");
+  CHECK(code_of(lock.verify()) == Errc::lost);
+  CHECK(try_lock(session.directory / "d/s").has_value());
+}
+
+TEST_CASE("a release that fails is reported, and can be tried again") {
+  const Session session;
+  auto lock = held(try_lock(session.path));
+  for (const auto call : {sys::Call::unlinkat, sys::Call::fstatat, sys::Call::flock}) {
+    const Script script(failing(call, EIO));
+    const auto released = lock.release();
+    REQUIRE(!released);
+    CHECK(released.error().code == std::error_code(EIO, std::system_category()));
+    CHECK(released.error().operation == sys::to_string(call));
+    CHECK(lock.owns());
+  }
+  CHECK(LockManager().held().size() == 1);
+  CHECK(lock.guarded([] {}).has_value());
+  CHECK(lock.release().has_value());
+  CHECK(!fs::exists(session.lock));
+}
+
+TEST_CASE("a release that fails in a destructor is told, listed, shared with nobody, and tried again at any call") {
+  // Protects: `keep_for_retry`, `retry_failed_releases` and `Hold::forsake_share`.
+  const Session session;
+  std::vector<Event> events;
+  ManagerOptions options;
+  options.observer = [&](const Event& event) { events.push_back(event); };
+  LockManager manager(options);
+  {
+    const Script script(failing(sys::Call::unlinkat, EIO));
+    { const auto lock = held(manager.acquire(session.path, reentrant())); }
+    REQUIRE(!events.empty());
+    CHECK(events.back().kind == EventKind::release_failed);
+    CHECK(events.back().lock_path == session.lock);
+    CHECK(events.back().error->code == std::error_code(EIO, std::system_category()));
+    const auto list = manager.held();
+    REQUIRE(list.size() == 1);
+    CHECK(list.front().lock_path == session.lock);
+    CHECK(list.front().depth == 0);
+    CHECK(code_of(manager.acquire(session.path, reentrant())) == Errc::locked);
+    CHECK(fs::exists(session.lock));
+  }
+  SUBCASE("of another session") {
+    CHECK(try_lock(session.directory / "other").has_value());
+  }
+  SUBCASE("of the list") {
+    CHECK(manager.held().empty());
+  }
+  SUBCASE("of the same session") {
+    CHECK(manager.acquire(session.path, reentrant()).has_value());
+  }
+  SUBCASE("or at exit") {
+    CHECK(ChildProcess::run_to_exit([&](Channel&) {
+            const Script script(failing(sys::Call::unlinkat, EIO));
+            { const auto lock = try_lock(session.directory / "t"); }
+            return fs::exists(session.directory / "t.lock") ? 0 : 1;
+          })
+              .wait()
+              .exited_with(0));
+    CHECK(!fs::exists(session.directory / "t.lock"));
+    CHECK(manager.held().empty());
+  }
+  CHECK(!fs::exists(session.lock));
+}
+
+// --- sharing ---------------------------------------------------------------------------------------------------------
+
+TEST_CASE("a second acquire in the process waits like anybody else's") {
+  const Session session;
+  LockManager manager;
+  const auto lock = held(manager.try_acquire(session.path));
+  const auto refused = manager.try_acquire(session.path, reentrant());
+  CHECK(code_of(refused) == Errc::locked);
+  CHECK(refused.error().holder->basis == Basis::held_here);
+  CHECK(refused.error().holder->record.pid == ::getpid());
+  AcquireOptions options;
+  options.timeout = 20ms;
+  CHECK(code_of(LockManager().acquire(session.path, options)) == Errc::timed_out);
+  SUBCASE("and fails at once where its own thread would wait for itself without end") {
+    options.timeout = std::chrono::milliseconds::max();
+    CHECK(code_of(manager.acquire(session.path, options)) == Errc::invalid_argument);
+  }
+}
+
+TEST_CASE("a re-entrant lock outlives all but the last release") {
+  const Session session;
+  fs::create_symlink("s.jsonl", session.directory / "link");
+  fs::create_directory_symlink(".", session.directory / "here");
+  LockManager manager;
+  auto outer = held(manager.acquire(session.path, reentrant()));
+  auto inner = held(manager.acquire(session.directory / "link", reentrant()));
+  auto innermost = held(LockManager().acquire(session.directory / "here/link", reentrant()));
+  REQUIRE(manager.held().size() == 1);
+  CHECK(manager.held().front().depth == 3);
+  CHECK(inner.record() == outer.record());
+  CHECK(outer.release().has_value());
+  CHECK(outer.release().has_value());  // counts once
+  CHECK(fs::exists(session.lock));
+  CHECK(innermost.release().has_value());
+  CHECK(fs::exists(session.lock));
+  CHECK(inner.verify().has_value());
+  CHECK(code_of(outer.verify()) == Errc::lost);
+  CHECK(inner.release().has_value());
+  CHECK(!fs::exists(session.lock));
+}
+
+TEST_CASE("only the thread that acquired, or an equal token, shares a re-entrant lock") {
+  const Session session;
+  const auto in_another_thread = [&](const AcquireOptions& options) {
+    std::error_code code;
+    std::thread([&] { code = code_of(LockManager().acquire(session.path, options)); }).join();
+    return code;
+  };
+  SUBCASE("without a token the thread decides") {
+    const auto lock = held(LockManager().acquire(session.path, reentrant()));
+    CHECK(in_another_thread(reentrant()) == Errc::locked);
+    CHECK(in_another_thread(reentrant("a")) == Errc::locked);
+    CHECK(code_of(LockManager().acquire(session.path, reentrant("a"))) == Errc::locked);
+    CHECK(code_of(LockManager().acquire(session.path, reentrant())) == std::error_code());
+  }
+  SUBCASE("with one the token does") {
+    const auto lock = held(LockManager().acquire(session.path, reentrant("a")));
+    CHECK(in_another_thread(reentrant("a")) == std::error_code());
+    CHECK(in_another_thread(reentrant("b")) == Errc::locked);
+    CHECK(in_another_thread(reentrant()) == Errc::locked);
+    CHECK(code_of(LockManager().acquire(session.path, reentrant())) == Errc::locked);
+    CHECK(fs::exists(session.lock));
+  }
+}
+
+TEST_CASE("only the outermost acquisition took something over") {
+  const Session session;
+  plant(session.lock, foreign_record(dead_pid()));
+  const auto outer = held(LockManager().acquire(session.path, reentrant()));
+  const auto inner = held(LockManager().acquire(session.path, reentrant()));
+  CHECK(outer.reclaimed_from().has_value());
+  CHECK(!inner.reclaimed_from().has_value());
+}
+
+TEST_CASE("links and their targets are one session between processes") {
+  const Session session;
+  fs::create_directory(session.directory / "real");
+  fs::create_directory_symlink("real", session.directory / "link");
+  fs::create_symlink("real/missing", session.directory / "dangling");
+  {
+    const auto holder = holder_of(session.directory / "real/s");
+    CHECK(code_of(try_lock(session.directory / "link/s")) == Errc::locked);
+  }
+  const auto holder = holder_of(session.directory / "dangling");
+  CHECK(fs::exists(session.directory / "real/missing.lock"));
+  CHECK(code_of(try_lock(session.directory / "link/missing")) == Errc::locked);
+}
+
+TEST_CASE("a hard-linked session is refused unless that is accepted") {
+  const Session session;
+  write_text(session.path, "");
+  fs::create_hard_link(session.path, session.directory / "alias");
+  const auto refused = try_lock(session.path);
+  CHECK(code_of(refused) == Errc::aliased_session);
+  CHECK(refused.error().message().find("--allow-hard-links") != std::string::npos);
+  CHECK(!fs::exists(session.lock));
+  AcquireOptions options;
+  options.allow_hard_links = true;
+  CHECK(LockManager().acquire(session.path, options).has_value());
+  CHECK(LockManager().inspect(session.path).has_value());
+}
+
+TEST_CASE("locks in a directory of their own name their session") {
+  const Session session;
+  ManagerOptions options;
+  options.lock_directory = session.directory / "locks";
+  options.mode = 0644;
+  LockManager manager(options);
+  auto lock = held(manager.try_acquire(session.path));
+  CHECK(lock.lock_path() == session.directory / "locks" / lock_name_in_directory(session.path));
+  CHECK(lock.record().session == session.path.string());
+  CHECK((fs::status(lock.lock_path()).permissions() & fs::perms::others_read) == fs::perms::others_read);
+  CHECK(code_of(manager.try_acquire(session.path)) == Errc::locked);
+  CHECK(manager.inspect(session.path)->state == LockState::held);
+  CHECK(lock.release().has_value());
+  CHECK(names_in(options.lock_directory).empty());
+}
+
+// --- guarded writes --------------------------------------------------------------------------------------------------
+
+TEST_CASE("a guarded write gives back what the function does") {
+  const Session session;
+  const auto lock = held(try_lock(session.path));
+  CHECK(lock.guarded([] {}).has_value());
+  CHECK(*lock.guarded([] { return 7; }) == 7);
+  CHECK(*lock.guarded([]() -> Result<int> { return 8; }) == 8);
+  CHECK(code_of(lock.guarded([]() -> Result<int> { return tl::unexpected(Error{Errc::invalid_record}); })) ==
+        Errc::invalid_record);
+  CHECK(code_of(SessionLock().guarded([] {})) == Errc::lost);
+}
+
+TEST_CASE("a guarded write has the lock file's flock until the outermost ends") {
+  const Session session;
+  const auto lock = held(try_lock(session.path));
+  CHECK(is_unguarded(session.lock));
+  CHECK(lock.guarded([&] {
+              CHECK(!is_unguarded(session.lock));
+              CHECK(lock.guarded([&] { CHECK(!is_unguarded(session.lock)); }).has_value());
+              CHECK(!is_unguarded(session.lock));
+              CHECK(lock.verify().has_value());
+            })
+            .has_value());
+  CHECK(is_unguarded(session.lock));
+}
+
+TEST_CASE("an exception ends a guarded write and propagates") {
+  const Session session;
+  const auto lock = held(try_lock(session.path));
+  CHECK_THROWS_AS((void)lock.guarded([&] { (void)lock.guarded([] { throw std::runtime_error("inside"); }); }),
+                  std::runtime_error);
+  CHECK(is_unguarded(session.lock));
+  CHECK(lock.guarded([] {}).has_value());
+}
+
+TEST_CASE("giving up a lock inside its own guarded write takes effect when that ends") {
+  const Session session;
+  std::optional<SessionLock> lock = held(try_lock(session.path));
+  SUBCASE("by release") {
+    CHECK(lock->guarded([&] {
+                CHECK(lock->release().has_value());
+                CHECK(fs::exists(session.lock));
+                CHECK(!is_unguarded(session.lock));
+              })
+              .has_value());
+  }
+  SUBCASE("by destruction") {
+    CHECK(lock->guarded([&] {
+                lock.reset();
+                CHECK(fs::exists(session.lock));
+              })
+              .has_value());
+  }
+  SUBCASE("by assignment") {
+    CHECK(lock->guarded([&] {
+                *lock = SessionLock();
+                CHECK(fs::exists(session.lock));
+              })
+              .has_value());
+  }
+  SUBCASE("by release in a nested one that throws") {
+    try {
+      (void)lock->guarded([&] {
+        (void)lock->guarded([&] {
+          CHECK(lock->release().has_value());
+          throw 1;
+        });
+      });
+    } catch (int) {
+      CHECK(!fs::exists(session.lock));
+    }
+  }
+  CHECK(!fs::exists(session.lock));
+  CHECK(LockManager().held().empty());
+  CHECK(try_lock(session.path).has_value());
+}
+
+TEST_CASE("threads of one process write one at a time, and a release waits for them") {
+  // Protects: `Hold::claim`; a `flock` on one open file description excludes no threads of one process.
+  const Session session;
+  auto lock = held(try_lock(session.path));
+  std::atomic<int> inside{0};
+  std::atomic<bool> overlapped{false};
+  std::atomic<bool> started{false};
+  const auto write = [&] {
+    overlapped = overlapped || ++inside > 1;
+    started = true;
+    std::this_thread::yield();
+    --inside;
+  };
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      while (lock.guarded(write)) {
+      }
+    });
+  }
+  while (!started) {
+    std::this_thread::yield();
+  }
+  std::this_thread::sleep_for(20ms);
+  bool idle_at_unlink = true;
+  {
+    const Script script(outermost([&](const sys::CallInfo& info) {
+      if (is_call_on(info, sys::Call::unlinkat, "s.jsonl.lock")) {
+        idle_at_unlink = inside == 0;
+      }
+      return 0;
+    }));
+    CHECK(lock.release().has_value());
+    for (auto& thread : threads) {
+      thread.join();
+    }
+  }
+  CHECK(idle_at_unlink);
+  CHECK(!overlapped);
+}
+
+TEST_CASE("a guarded write that cannot have the flock names who has it, and can be tried again") {
+  const Session session;
+  auto lock = held(try_lock(session.path));
+  auto stranger = ChildProcess::run([&](Channel& parent) {
+    const int fd = ::open(session.lock.c_str(), O_RDONLY | O_CLOEXEC);
+    REQUIRE_IN_CHILD(::flock(fd, LOCK_EX) == 0);
+    parent.tell("locked");
+    (void)parent.hear();
+    return 0;
+  });
+  stranger.expect("locked");
+  const auto refused = lock.guarded([] {});
+  CHECK(code_of(refused) == Errc::timed_out);
+  CHECK(refused.error().message().find("pid " + std::to_string(stranger.pid())) != std::string::npos);
+  (void)stranger.kill();
+  CHECK(lock.guarded([] {}).has_value());
+  CHECK(lock.release().has_value());
+}
+
+TEST_CASE("trouble in checking is not a lost lock") {
+  const Session session;
+  const auto lock = held(try_lock(session.path));
+  {
+    const Script script(failing(sys::Call::fstatat, EIO));
+    bool ran = false;
+    CHECK(code_of(lock.guarded([&] { ran = true; })) == std::error_code(EIO, std::system_category()));
+    CHECK(!ran);
+    CHECK(code_of(lock.verify()) == std::error_code(EIO, std::system_category()));
+  }
+  CHECK(is_unguarded(session.lock));
+  CHECK(lock.verify().has_value());
+}
+
+// --- taken away by an operator ---------------------------------------------------------------------------------------
+
+TEST_CASE("a lock that was forced away is lost before a byte is written") {
+  const Session session;
+  auto holder = ChildProcess::run([&](Channel& parent) {
+    const auto lock = held(try_lock(session.path));
+    parent.tell(*lock.record().lock_id);
+    (void)parent.hear();
+    bool ran = false;
+    const auto code = code_of(lock.guarded([&] { ran = true; }));
+    return code == Errc::lost && !ran ? 0 : 1;
+  });
+  const std::string id = *holder.hear();
+  LockManager manager;
+  CHECK(code_of(manager.force_release(session.path, id)) == Errc::locked);
+  CHECK(code_of(manager.force_release(session.path, std::string(32, '0'), true)) == Errc::invalid_argument);
+  CHECK(fs::exists(session.lock));
+  const auto removed = manager.force_release(session.path, id, true);
+  REQUIRE(removed.has_value());
+  CHECK(removed->removed);
+  CHECK(removed->record.pid == holder.pid());
+  CHECK(!fs::exists(session.lock));
+  CHECK(code_of(manager.force_release(session.path, id, true)) == Errc::lost);
+  const auto successor = held(try_lock(session.path));
+  holder.tell("go on");
+  CHECK(holder.wait().exited_with(0));
+  CHECK(successor.verify().has_value());
+}
+
+TEST_CASE("a lock inside a guarded write cannot be forced away, and the pid to kill is named") {
+  const Session session;
+  auto holder = ChildProcess::run([&](Channel& parent) {
+    const auto lock = held(try_lock(session.path));
+    return lock.guarded([&] {
+                 parent.tell(*lock.record().lock_id);
+                 (void)parent.hear();
+               }).has_value()
+               ? 0
+               : 1;
+  });
+  const std::string id = *holder.hear();
+  const auto refused = LockManager().force_release(session.path, id, true);
+  CHECK(code_of(refused) == Errc::locked);
+  CHECK(refused.error().detail.find("pid " + std::to_string(holder.pid())) != std::string::npos);
+  holder.tell("go on");
+  CHECK(holder.wait().exited_with(0));
+}
+
+TEST_CASE("without force, age alone does not take a lock whose owner may be alive") {
+  // Protects: the policy in `ForcedRelease::judge_and_check`.
+  const Session session;
+  const auto owner = idle_process();
+  const std::string pid = std::to_string(owner.pid());
+  plant(session.lock, foreign_record(owner.pid(), "", 24h));
+  CHECK(LockManager().inspect(session.path)->removable);  // an acquire's policy would
+  CHECK(code_of(LockManager().force_release(session.path, pid)) == Errc::locked);
+  CHECK(fs::exists(session.lock));
+  CHECK(LockManager().force_release(session.path, pid, true).has_value());
+  plant(session.lock, foreign_record(dead_pid(), "7"));
+  const auto record = parse_lock_record(read_text(session.lock));
+  CHECK(LockManager().force_release(session.path, std::to_string(*record.pid)).has_value());
+}
+
+// --- forks -----------------------------------------------------------------------------------------------------------
+
+TEST_CASE("a forked child neither has nor loses its parent's lock") {
+  const Session session;
+  auto lock = held(try_lock(session.path));
+  CHECK(ChildProcess::run_to_exit([&](Channel&) {
+          bool ran = false;
+          REQUIRE_IN_CHILD(!lock.owns());
+          REQUIRE_IN_CHILD(code_of(lock.verify()) == Errc::lost);
+          REQUIRE_IN_CHILD(code_of(lock.guarded([&] { ran = true; })) == Errc::lost && !ran);
+          REQUIRE_IN_CHILD(LockManager().held().empty());
+          REQUIRE_IN_CHILD(code_of(try_lock(session.path)) == Errc::locked);
+          REQUIRE_IN_CHILD(try_lock(session.directory / "own").has_value());
+          REQUIRE_IN_CHILD(code_of(lock.release()) == Errc::lost);
+          lock = SessionLock();
+          return 0;
+        })
+            .wait()
+            .exited_with(0));
+  CHECK(fs::exists(session.lock));
+  CHECK(lock.verify().has_value());
+  CHECK(LockManager().held().size() == 1);
+}
+
+TEST_CASE("a forked child does not keep its dead parent's lock") {
+  // Protects: the descriptors that a child closes at the fork (trap 12).
+  const Session session;
+  auto parent_process = ChildProcess::run([&](Channel& parent) -> int {
+    const auto lock = held(try_lock(session.path));
+    const pid_t child = ::fork();
+    if (child == 0) {
+      parent.tell(std::to_string(::getpid()));  // not before the fork is over on its side
+    }
+    while (true) {
+      ::pause();
+    }
+  });
+  const pid_t child = static_cast<pid_t>(std::stoi(*parent_process.hear()));
+  (void)parent_process.kill();
+  REQUIRE(::kill(child, 0) == 0);
+  const auto lock = try_lock(session.path);
+  ::kill(child, SIGKILL);
+  REQUIRE(lock.has_value());
+  CHECK(lock->reclaimed_from()->reasons.front() == StaleReason::dead_pid);
+}
+
+TEST_CASE("a child that was forked inside a guarded write does not end it") {
+  // Protects: `is_inherited` in `Hold::leave_guard`: an unlock there would be the parent's (trap 12).
+  const Session session;
+  const auto lock = held(try_lock(session.path));
+  pid_t child = -1;
+  const auto written = lock.guarded([&] {
+    child = ::fork();
+    if (child > 0) {
+      int status = 0;
+      REQUIRE(::waitpid(child, &status, 0) == child);
+      CHECK(WIFEXITED(status));
+      CHECK(!is_unguarded(session.lock));
+    }
+  });
+  if (child == 0) {
+    ::_exit(0);
+  }
+  CHECK(written.has_value());
+  CHECK(is_unguarded(session.lock));
+  CHECK(lock.verify().has_value());
+}
+
+TEST_CASE("a program that was given the lock keeps it when its starter is killed, until it ends") {
+  const Session session;
+  auto starter = ChildProcess::run([&](Channel& parent) {
+    const auto lock = held(try_lock(session.path));
+    std::string name = "sleep";
+    std::string time = "1000";
+    char* const arguments[] = {name.data(), time.data(), nullptr};
+    const auto program = lock.spawn_with(name.c_str(), arguments, environ);
+    REQUIRE_IN_CHILD(program.has_value());
+    parent.tell(std::to_string(*program));
+    (void)parent.hear();
+    return 0;
+  });
+  const pid_t program = static_cast<pid_t>(std::stoi(*starter.hear()));
+  (void)starter.kill();
+  const auto refused = try_lock(session.path);
+  ::kill(program, SIGKILL);
+  CHECK(code_of(refused) == Errc::locked);
+  CHECK(refused.error().holder->basis == Basis::witness_held);
+  AcquireOptions options;
+  CHECK(LockManager().acquire(session.path, options).has_value());
+}
+
+// --- the end of the process ------------------------------------------------------------------------------------------
+
+namespace {
+
+/// A child that leaks a handle and then runs a function and ends normally.
+Ended leak_and_exit(const Session& session, const ManagerOptions& options,
+                    const std::function<void(SessionLock&)>& last = {}) {
+  return ChildProcess::run_to_exit([&](Channel&) {
+           auto* leaked = new SessionLock(held(LockManager(options).try_acquire(session.path)));
+           if (last) {
+             last(*leaked);
+           }
+           return 5;
+         })
+      .wait();
+}
+
+}  // namespace
+
+TEST_CASE("what is held at a normal exit is released, unless that is not wanted") {
+  const Session session;
+  CHECK(leak_and_exit(session, {}).exited_with(5));
+  CHECK(!fs::exists(session.lock));
+  ManagerOptions options;
+  options.release_at_exit = false;
+  CHECK(leak_and_exit(session, options).exited_with(5));
+  CHECK(fs::exists(session.lock));
+  const auto lock = held(try_lock(session.path));  // the kernel saw to it
+  CHECK(lock.reclaimed_from()->reasons.front() == StaleReason::dead_pid);
+}
+
+TEST_CASE("an exit inside a guarded write leaves the lock to the kernel") {
+  const Session session;
+  CHECK(leak_and_exit(session, {}, [](SessionLock& lock) { (void)lock.guarded([] { std::exit(6); }); }).exited_with(6));
+  CHECK(fs::exists(session.lock));
+  CHECK(held(try_lock(session.path)).reclaimed_from().has_value());
+}
+
+TEST_CASE("clean-up at exit waits for nobody") {
+  const Session session;
+  CHECK(leak_and_exit(session, {}, [&](SessionLock&) {
+          const int fd = ::open(session.lock.c_str(), O_RDONLY | O_CLOEXEC);
+          REQUIRE_IN_CHILD(::flock(fd, LOCK_EX) == 0);
+        }).exited_with(5));
+  CHECK(fs::exists(session.lock));
+  CHECK(try_lock(session.path).has_value());
+}
+
+namespace {
+
+void acquire_at_exit() {
+  auto lock = LockManager().acquire(::getenv("SESSIONLOCK_TEST_SESSION"));
+  ::_exit(lock && lock->guarded([] {}) && lock->release() ? 7 : 8);
+}
+
+}  // namespace
+
+TEST_CASE("(at exit) a handler that was registered before the first hold" * doctest::skip()) {
+  REQUIRE(format_lock_record(parse_lock_record("{}")) == "{}\n");  // what the library needs is older than the handler
+  std::atexit(acquire_at_exit);
+  new SessionLock(held(try_lock(::getenv("SESSIONLOCK_TEST_SESSION"))));
+}
+
+TEST_CASE("a session can be acquired again after clean-up at exit") {
+  // Protects: taking an ended hold off the table in `HoldTable::queue_for`. In a program of its own, because only there
+  // nothing was held before.
+  const Session session;
+  ExecOptions options;
+  options.environment = {"SESSIONLOCK_TEST_SESSION=" + session.path.string()};
+  const auto ran = run_command({"/proc/self/exe", "-tc=(at exit)*", "--no-skip"}, {}, options);
+  CHECK_MESSAGE(ran.ended.exited_with(7), ran.out);
+  CHECK(!fs::exists(session.lock));
+}
+
+TEST_CASE("handles outlive their manager") {
+  const Session session;
+  auto lock = [&] { return held(LockManager().try_acquire(session.path)); }();
+  CHECK(lock.guarded([] {}).has_value());
+  CHECK(lock.release().has_value());
+}
+
+TEST_CASE("nothing stays open after the last handle") {
+  const Session session;
+  const auto before = sys::open_descriptor_count();
+  {
+    auto lock = held(try_lock(session.path));
+    const auto nested = try_lock(session.path);
+    CHECK(lock.release().has_value());
+    CHECK(sys::open_descriptor_count() > before);  // the number stays reserved
+  }
+  CHECK(sys::open_descriptor_count() == before);
+}

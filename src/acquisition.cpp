@@ -321,6 +321,7 @@ WatchPlan Acquisition::make_plan() const {
   }
   // Nothing tells of the end of a dead owner's last heir, nor of an owner that cannot be seen from here.
   plan.is_silent = holder.basis == Basis::unreadable || holder.basis == Basis::undecided ||
+                   holder.basis == Basis::no_pid ||  // somebody is about to write it, which raises no event either
                    (holder.basis == Basis::witness_held && !holder.pid_alive);
   plan.due = time_until_removable(holder, options_.stale);
   return plan;

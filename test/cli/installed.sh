@@ -22,6 +22,11 @@ required=$(pkg-config --print-requires --print-requires-private sessionlock)
 foreign=$(nm -DC --defined-only "$library" | grep -v 'sessionlock::' || true)
 [[ -z $foreign ]] || fail "the library exports what is not its own:"$'\n'"$foreign"
 
+command=$(find "$scratch/root" -path '*/bin/sessionlock')
+page=$(find "$scratch/root" -path '*/man1/sessionlock.1*')
+[[ -x $command && -n $page ]] || fail "the command or its manual page was not installed"
+[[ $("$command" --version) == "sessionlock $(pkg-config --modversion sessionlock)" ]] || fail "versions differ"
+
 mkdir "$scratch/elsewhere"
 cp "$source/examples/embed.cpp" "$scratch/elsewhere/program.cpp"
 cd "$scratch/elsewhere"

@@ -1,0 +1,42 @@
+#pragma once
+
+/// \file
+/// What `list` and `clean` have in common: a directory of locks is gone through and reported.
+
+#include <filesystem>
+#include <string>
+
+#include <sessionlock/error.hpp>
+#include <sessionlock/sweep.hpp>
+
+namespace CLI {
+class App;
+}
+
+namespace sessionlock::cli {
+
+struct DirectoryArguments {
+  std::string directory{};
+  SweepOptions sweep{};
+  bool json{false};
+};
+/// `DIR`, `--recursive`, `--suffix` and `--json`.
+void add_directory_options(CLI::App& command, DirectoryArguments& arguments);
+
+/// Goes through the directory, with a progress bar where somebody looks on. Unlike the library's sweep this fails for a
+/// missing directory: somebody named it.
+[[nodiscard]] Result<SweepReport> sweep_directory(const DirectoryArguments& arguments, std::string_view work);
+
+/// The directory as inspections have it in their paths.
+[[nodiscard]] std::filesystem::path canonical_directory(const DirectoryArguments& arguments);
+
+/// Prints the report as one JSON document.
+void print_json(const DirectoryArguments& arguments, const SweepReport& report);
+
+/// Complains about every error, and returns the exit status: that of the first, or 0.
+int fail_for(const SweepReport& report);
+
+/// `1 lock`, `7 locks`.
+[[nodiscard]] std::string count_words(std::size_t count, std::string_view what);
+
+}  // namespace sessionlock::cli

@@ -1,6 +1,6 @@
 """Sums up a test run for scripts/test. Usage: test_report.py TESTLOG_JSON FILES_BEFORE FILES_AFTER
 
-A doctest program counts as many tests as it has cases, anything else as one. Writing outside the temporary folder is one
+A doctest program counts as many tests as it has cases, a Python script as many as unittest ran, anything else as one. Writing outside the temporary folder is one
 more test: the two listings of files that must not differ are from before and after the run.
 """
 
@@ -10,6 +10,8 @@ import re
 import sys
 
 CASES = re.compile(r"^\[doctest\] test cases:\s*(\d+)\s*\|\s*(\d+) passed\s*\|\s*(\d+) failed", re.MULTILINE)
+# What unittest says at the end: `Ran 9 tests in 0.1s`, then `OK (skipped=1)` or `FAILED (failures=1, errors=2)`.
+RAN = re.compile(r"^Ran (\d+) tests? in .*\n\n(?:OK|FAILED)(?: \((.*)\))?$", re.MULTILINE)
 SKIPPED = re.compile(r"^SKIPPED: .*", re.MULTILINE)
 
 
@@ -21,9 +23,15 @@ def count(run):
     skips = [f"{run['name']}: {line}" for line in SKIPPED.findall(output)]
     if run["result"] == "SKIP":
         return 0, 0, skips or [f"{run['name']}: SKIPPED: (no reason given)"]
-    if not cases:
+    ran = RAN.search(output)
+    if cases:
+        passed, failed = int(cases.group(2)), int(cases.group(3))
+    elif ran:
+        figures = dict(figure.split("=") for figure in (ran.group(2) or "").split(", ") if figure)
+        failed = int(figures.get("failures", 0)) + int(figures.get("errors", 0))
+        passed = int(ran.group(1)) - failed - int(figures.get("skipped", 0))
+    else:
         return (1, 0, skips) if good else (0, 1, skips)
-    passed, failed = int(cases.group(2)), int(cases.group(3))
     if not good and not failed:  # It died after the last case, or a sanitizer had something to say.
         failed = 1
     return passed, failed, skips

@@ -210,6 +210,12 @@ TEST_CASE("in a directory of locks all ways to a session meet, and sessions of o
     fs::create_directory_symlink("b", directory / "link");
     CHECK(same_lock(moved, located(directory / "link/s", options)));
   }
+  SUBCASE("even where a link stands in its old place") {
+    fs::rename(directory / "a", directory / "c");
+    fs::create_directory_symlink("c", directory / "a");
+    CHECK(located(directory / "a/s", options).lock.name == lock_name_in_directory(directory / "c/s"));
+    CHECK(same_lock(located(directory / "a/s", options), located(directory / "c/s", options)));
+  }
 }
 
 TEST_CASE("a missing directory of locks is an error where nothing may be made") {

@@ -383,16 +383,17 @@ TEST_CASE("a failure at any step keeps its own name and leaves nothing behind") 
       {Call::linkat, {ENOSPC, EDQUOT, EIO, EROFS}},
   };
   for (const bool nameless : {true, false}) {
-    for (const auto& [call, errors] : failures) {
-      for (const int error : errors) {
+    for (const auto& failure : failures) {
+      const Call call = failure.first;
+      for (const int error : failure.second) {
         CAPTURE(sys::to_string(call));
         CAPTURE(error);
-        in_fresh_process([=, wanted = call] {
+        in_fresh_process([=] {
           const TemporaryDirectory directory;
           const Place place = place_in(directory.path(), "s.lock");
           const Script script([=](const sys::CallInfo& info) {
             const int other = nameless ? 0 : no_nameless_files(info);
-            return other != 0 ? other : is(info, wanted) ? error : 0;
+            return other != 0 ? other : is(info, call) ? error : 0;
           });
           const auto attempt = publish(place, own_record(), k_mode);
           REQUIRE_IN_CHILD(!attempt && attempt.error().code == std::error_code(error, std::system_category()));
@@ -836,14 +837,16 @@ TEST_CASE("a removal that fails keeps the failure's name and gives the flock bac
   const Removable lock;
   auto pinned = pinned_at(lock.place);
   const SecondDescription other(lock.path);
-  for (const auto& [call, error] :
+  for (const auto& failure :
        {std::pair{sys::Call::unlinkat, EPERM}, std::pair{sys::Call::unlinkat, EROFS},
         std::pair{sys::Call::fstatat, EIO}, std::pair{sys::Call::flock, ENOLCK}, std::pair{sys::Call::pread, ENOMEM}}) {
+    const sys::Call call = failure.first;
+    const int error = failure.second;
     CAPTURE(sys::to_string(call));
     bool first = true;
-    const auto removal = [&, wanted = call, answer = error] {
+    const auto removal = [&] {
       const Script script(
-          [&](const sys::CallInfo& info) { return is(info, wanted) && std::exchange(first, false) ? answer : 0; });
+          [&](const sys::CallInfo& info) { return is(info, call) && std::exchange(first, false) ? error : 0; });
       return remove_verified(lock.place, pinned, yes);
     }();
     REQUIRE(!removal);

@@ -72,8 +72,8 @@ std::string contention_message(const Error& error, const Inspection& holder) {
 }  // namespace
 
 const std::error_category& error_category() noexcept {
-  static const ErrorCategory category;
-  return category;
+  static const auto* const category = new ErrorCategory;  // never destroyed: codes may still be compared at exit
+  return *category;
 }
 
 std::error_code make_error_code(Errc code) noexcept {

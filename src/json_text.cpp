@@ -10,6 +10,12 @@
 namespace sessionlock::json {
 namespace {
 
+/// simdjson keeps what it uses in objects that are made at the first use and destroyed at exit. Made first of all, they
+/// outlive every static object of a program, whose destructor may still want to write under a lock.
+[[gnu::constructor(101)]] void make_tables_first() {
+  [[maybe_unused]] const bool is_valid = simdjson::validate_utf8("", 0);
+}
+
 /// The text with U+FFFD for every byte that is part of no UTF-8 character.
 std::string repaired_utf8(std::string_view text) {
   std::string out;

@@ -31,11 +31,11 @@ tl::unexpected<Error> failure(std::error_code code, std::string operation, std::
 struct Directories {
   struct Remembered {
     FileIdentity identity;
-    std::filesystem::path canonical;
+    std::string canonical;
     std::weak_ptr<const Directory> open;
   };
   std::mutex mutex;
-  std::map<std::filesystem::path::string_type, Remembered> by_path;
+  std::map<std::string, Remembered> by_path;
 };
 PerProcess<Directories> g_directories;
 
@@ -43,47 +43,58 @@ FileIdentity identity_of(const struct stat& status) {
   return {static_cast<std::uint64_t>(status.st_dev), static_cast<std::uint64_t>(status.st_ino)};
 }
 
+std::string join(const std::string& directory, std::string_view name) {
+  std::string path;
+  path.reserve(directory.size() + 1 + name.size());
+  path += directory;
+  if (!path.ends_with('/')) {
+    path += '/';
+  }
+  return path += name;
+}
+
 /// The kernel's own name for an open directory; without `/proc`, what Boost makes of the path.
-std::filesystem::path canonical_path(int fd, const std::filesystem::path& path) {
+std::string canonical_path(int fd, const std::string& path) {
   std::array<char, PATH_MAX> buffer{};
   const auto length = sys::readlinkat(AT_FDCWD, descriptor_link(fd).data(), buffer.data(), buffer.size());
   if (length.ok() && length.value > 0 && static_cast<std::size_t>(length.value) < buffer.size() && buffer[0] == '/') {
-    return std::string(buffer.data(), static_cast<std::size_t>(length.value));
+    return {buffer.data(), static_cast<std::size_t>(length.value)};
   }
   boost::system::error_code error;
-  const auto canonical = boost::filesystem::canonical(boost::filesystem::path(path.native()), error);
-  return error ? std::filesystem::absolute(path).lexically_normal() : std::filesystem::path(canonical.native());
+  const auto canonical = boost::filesystem::canonical(boost::filesystem::path(path), error);
+  return error ? std::filesystem::absolute(path).lexically_normal().native() : canonical.native();
+}
+
+/// Whether this path, all links followed, leads to this directory now.
+bool leads_to(const std::string& path, const FileIdentity& directory, int flags = 0) {
+  struct stat status {};
+  return sys::fstatat(AT_FDCWD, path.c_str(), status, flags).ok() && identity_of(status) == directory;
 }
 
 /// Whether the canonical path of a directory that this path leads to is still right. What is its own canonical path
 /// leads there by definition; anything else may have been renamed since, together with the link that led to it, and
 /// what lies at its old path may be another directory.
-bool is_canonical_now(const FileIdentity& directory, const std::filesystem::path& canonical,
-                      const std::filesystem::path& path) {
-  struct stat status {};
-  return canonical == path || (sys::fstatat(AT_FDCWD, canonical.c_str(), status, AT_SYMLINK_NOFOLLOW).ok() &&
-                               identity_of(status) == directory);
+bool is_canonical_now(const FileIdentity& directory, const std::string& canonical, const std::string& path) {
+  return canonical == path || leads_to(canonical, directory, AT_SYMLINK_NOFOLLOW);
 }
 
 /// A directory that is open already and that this path still leads to; null otherwise.
-DirectoryPtr find_open(Directories& directories, const std::filesystem::path& path) {
+DirectoryPtr find_open(Directories& directories, const std::string& path) {
   DirectoryPtr open;
   {
     const std::lock_guard lock(directories.mutex);
-    if (const auto found = directories.by_path.find(path.native()); found != directories.by_path.end()) {
+    if (const auto found = directories.by_path.find(path); found != directories.by_path.end()) {
       open = found->second.open.lock();
     }
   }
-  struct stat status {};
-  if (open && sys::fstatat(AT_FDCWD, path.c_str(), status, 0).ok() && identity_of(status) == open->identity &&
-      is_canonical_now(open->identity, open->path, path)) {
+  if (open && leads_to(path, open->identity) && is_canonical_now(open->identity, open->path, path)) {
     return open;
   }
   return nullptr;
 }
 
 /// A freshly opened directory with what is known of it, but for its canonical path.
-Result<Directory> examine(sys::Opened opened, const std::filesystem::path& path) {
+Result<Directory> examine(sys::Opened opened, const std::string& path) {
   if (!opened.ok()) {
     return failure(opened.code(), "open directory", path);
   }
@@ -101,11 +112,11 @@ Result<Directory> examine(sys::Opened opened, const std::filesystem::path& path)
 }
 
 /// Gives a freshly opened directory its canonical path, and shares it.
-DirectoryPtr share(Directories& directories, const std::filesystem::path& path, Directory&& fresh) {
+DirectoryPtr share(Directories& directories, const std::string& path, Directory&& fresh) {
   auto directory = std::make_shared<Directory>(std::move(fresh));
   {
     const std::lock_guard lock(directories.mutex);
-    const auto found = directories.by_path.find(path.native());
+    const auto found = directories.by_path.find(path);
     if (found != directories.by_path.end() && found->second.identity == directory->identity) {
       directory->path = found->second.canonical;
     }
@@ -117,7 +128,7 @@ DirectoryPtr share(Directories& directories, const std::filesystem::path& path, 
   if (directories.by_path.size() >= k_remembered_paths_max) {
     directories.by_path.clear();
   }
-  auto& remembered = directories.by_path[path.native()];
+  auto& remembered = directories.by_path[path];
   if (remembered.identity != directory->identity || remembered.canonical != directory->path) {
     remembered = {directory->identity, directory->path, {}};
   }
@@ -128,68 +139,86 @@ DirectoryPtr share(Directories& directories, const std::filesystem::path& path, 
 struct FollowedSession {
   DirectoryPtr directory;
   std::string name;
+  std::string given_folder;
 };
 
+Error aliased(const std::string& path, nlink_t links) {
+  return {Errc::aliased_session, "locate session", path, std::nullopt,
+          fmt::format("it has {} hard links, and each name would have a lock of its own; allow_hard_links "
+                      "(--allow-hard-links) accepts that",
+                      links)};
+}
+
 /// One step along a symbolic link: the path it leads to, or none if the name is no link.
-Result<std::optional<std::filesystem::path>> follow(const FollowedSession& at, const LocateOptions& options) {
+Result<std::optional<std::string>> follow(const FollowedSession& at, const LocateOptions& options) {
+  const auto path = [&at] { return join(at.directory->path, at.name); };
   struct stat status {};
   const auto found = sys::fstatat(at.directory->fd.get(), at.name.c_str(), status, AT_SYMLINK_NOFOLLOW);
-  const auto path = at.directory->path / at.name;
   if (!found.ok()) {
     if (found.error == ENOENT) {
       return std::nullopt;
     }
-    return failure(found.code(), "fstatat", path);
+    return failure(found.code(), "fstatat", path());
   }
   if (S_ISDIR(status.st_mode)) {
-    return failure(std::make_error_code(std::errc::is_a_directory), "locate session", path);
+    return failure(std::make_error_code(std::errc::is_a_directory), "locate session", path());
+  }
+  if (S_ISREG(status.st_mode) && status.st_nlink > 1 && !options.allow_hard_links) {
+    return tl::unexpected(aliased(path(), status.st_nlink));
   }
   if (!S_ISLNK(status.st_mode)) {
-    if (S_ISREG(status.st_mode) && status.st_nlink > 1 && !options.allow_hard_links) {
-      return failure(Errc::aliased_session, "locate session", path,
-                     fmt::format("it has {} hard links, and each name would have a lock of its own; allow_hard_links "
-                                 "(--allow-hard-links) accepts that",
-                                 status.st_nlink));
-    }
     return std::nullopt;
   }
-  std::array<char, PATH_MAX> target{};
-  const auto length = sys::readlinkat(at.directory->fd.get(), at.name.c_str(), target.data(), target.size());
+  std::array<char, PATH_MAX> buffer{};
+  const auto length = sys::readlinkat(at.directory->fd.get(), at.name.c_str(), buffer.data(), buffer.size());
   if (!length.ok()) {
-    return failure(length.code(), "readlinkat", path);
+    return failure(length.code(), "readlinkat", path());
   }
-  return at.directory->path / std::string_view(target.data(), static_cast<std::size_t>(length.value));
+  const std::string_view target(buffer.data(), static_cast<std::size_t>(length.value));
+  return target.starts_with('/') ? std::string(target) : join(at.directory->path, target);
 }
 
-Result<void> make_directories(const std::filesystem::path& path) {
+Result<void> make_directories(const std::string& path) {
   boost::system::error_code error;
-  boost::filesystem::create_directories(boost::filesystem::path(path.native()), error);
+  boost::filesystem::create_directories(boost::filesystem::path(path), error);
   if (error) {
     return failure({error.value(), std::system_category()}, "create directories", path);
   }
   return {};
 }
 
-Result<FollowedSession> enter(const std::filesystem::path& path, const LocateOptions& options) {
-  const std::string name = path.filename().native();
-  if (name.empty() || name == "." || name == ".." || path.native().find('\0') != std::string::npos) {
+/// A path's folder and name; `.` and `/` are folders too.
+struct SplitPath {
+  std::string folder;
+  std::string name;
+};
+SplitPath split(const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  if (slash == std::string::npos) {
+    return {".", path};
+  }
+  return {path.substr(0, std::max<std::size_t>(slash, 1)), path.substr(slash + 1)};
+}
+
+Result<FollowedSession> enter(const std::string& path, const LocateOptions& options) {
+  auto [folder, name] = split(path);
+  if (name.empty() || name == "." || name == ".." || path.find('\0') != std::string::npos) {
     return failure(Errc::invalid_argument, "locate session", path, "the path does not name a file");
   }
-  const std::filesystem::path parent = path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
-  auto directory = open_directory(parent);
+  auto directory = open_directory(folder);
   if (!directory && options.create_directories && directory.error().code == std::errc::no_such_file_or_directory) {
-    if (auto made = make_directories(parent); !made) {
+    if (auto made = make_directories(folder); !made) {
       return tl::unexpected(std::move(made).error());
     }
-    directory = open_directory(parent);
+    directory = open_directory(folder);
   }
   if (!directory) {
     return tl::unexpected(std::move(directory).error());
   }
-  return FollowedSession{std::move(*directory), name};
+  return FollowedSession{std::move(*directory), std::move(name), std::move(folder)};
 }
 
-Result<FollowedSession> follow_to_end(std::filesystem::path path, const LocateOptions& options) {
+Result<FollowedSession> follow_to_end(std::string path, const LocateOptions& options) {
   for (int links = 0; links <= k_links_max; ++links) {
     auto at = enter(path, options);
     if (!at) {
@@ -200,6 +229,9 @@ Result<FollowedSession> follow_to_end(std::filesystem::path path, const LocateOp
       return tl::unexpected(std::move(next).error());
     }
     if (!next->has_value()) {
+      if (links > 0) {
+        at->given_folder.clear();
+      }
       return at;
     }
     path = std::move(**next);
@@ -214,7 +246,9 @@ bool Directory::is_removed() const {
   return sys::fstat(fd.get(), status).ok() && status.st_nlink == 0;
 }
 
-Result<DirectoryPtr> open_directory(const std::filesystem::path& path) {
+std::filesystem::path Directory::path_of(const std::string& name) const { return join(path, name); }
+
+Result<DirectoryPtr> open_directory(const std::string& path) {
   Directories& directories = g_directories.get();
   if (auto open = find_open(directories, path)) {
     return open;
@@ -227,7 +261,7 @@ Result<DirectoryPtr> open_directory(const std::filesystem::path& path) {
 }
 
 Result<DirectoryPtr> open_subdirectory(const Directory& parent, const std::string& name) {
-  const auto path = parent.path / name;
+  const std::string path = join(parent.path, name);
   auto fresh = examine(sys::open(parent.fd.get(), name.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW), path);
   if (!fresh) {
     return tl::unexpected(std::move(fresh).error());
@@ -237,33 +271,45 @@ Result<DirectoryPtr> open_subdirectory(const Directory& parent, const std::strin
 }
 
 Result<SessionLocation> locate(const std::filesystem::path& session, const LocateOptions& options) {
-  auto followed = follow_to_end(session, options);
+  auto followed = follow_to_end(session.native(), options);
   if (!followed) {
     return tl::unexpected(std::move(followed).error());
   }
-  SessionLocation location{{std::move(followed->directory), std::move(followed->name)}, {}};
+  SessionLocation location{
+      {std::move(followed->directory), std::move(followed->name)}, {}, std::move(followed->given_folder)};
   if (options.lock_directory.empty()) {
     location.lock = {location.session.directory, lock_name_beside(location.session.name)};
     return location;
   }
   if (options.create_directories) {
-    if (auto made = make_directories(options.lock_directory); !made) {
+    if (auto made = make_directories(options.lock_directory.native()); !made) {
       return tl::unexpected(std::move(made).error());
     }
   }
-  auto directory = open_directory(options.lock_directory);
+  auto directory = open_directory(options.lock_directory.native());
   if (!directory) {
     return tl::unexpected(std::move(directory).error());
   }
   // The name is made of the path, so here the words count: ask the kernel for them now.
   const auto& at = location.session;
   location.lock = {std::move(*directory),
-                   lock_name_in_directory(canonical_path(at.directory->fd.get(), at.directory->path) / at.name)};
+                   lock_name_in_directory(join(canonical_path(at.directory->fd.get(), at.directory->path), at.name))};
   return location;
 }
 
 Result<bool> is_current(const SessionLocation& location, const std::filesystem::path& session,
                         const LocateOptions& options) {
+  if (!location.given_folder.empty() && options.lock_directory.empty() &&
+      leads_to(location.given_folder, location.session.directory->identity)) {
+    // The usual case in two calls: the same folder, and the name in it is no link now either.
+    auto next = follow({location.session.directory, location.session.name, {}}, options);
+    if (!next) {
+      return tl::unexpected(std::move(next).error());
+    }
+    if (!next->has_value()) {
+      return true;
+    }
+  }
   auto again = locate(session, options);
   if (!again) {
     if (again.error().code == std::errc::no_such_file_or_directory) {

@@ -22,10 +22,12 @@ namespace sessionlock {
 struct Directory {
   sys::Fd fd;
   FileIdentity identity;
-  /// Canonical path when it was opened.
-  std::filesystem::path path;
+  /// Canonical path when it was opened. Text, because taking a path to pieces costs more than the system calls here.
+  std::string path;
   std::shared_ptr<FileSystemTraits> traits;
 
+  /// The path of something in it.
+  [[nodiscard]] std::filesystem::path path_of(const std::string& name) const;
   /// It was removed: nothing can be created in it any more.
   [[nodiscard]] bool is_removed() const;
 };
@@ -33,7 +35,7 @@ using DirectoryPtr = std::shared_ptr<const Directory>;
 
 /// Opens a directory, or shares the one that is open already.
 /// Errors: those of `openat`, `fstat`, `fstatfs`; the path is in the error.
-[[nodiscard]] Result<DirectoryPtr> open_directory(const std::filesystem::path& path);
+[[nodiscard]] Result<DirectoryPtr> open_directory(const std::string& path);
 
 /// Opens a directory inside an open one, for this caller alone. A symbolic link is none, so a walk never leaves the
 /// tree. Errors: as `open_directory`.
@@ -44,13 +46,15 @@ struct Place {
   DirectoryPtr directory;
   std::string name;
 
-  [[nodiscard]] std::filesystem::path path() const { return directory->path / name; }
+  [[nodiscard]] std::filesystem::path path() const { return directory->path_of(name); }
 };
 
 /// Where a session and its lock are, after all symbolic links.
 struct SessionLocation {
   Place session;
   Place lock;
+  /// The folder of the path as it was given, where no link was followed.
+  std::string given_folder{};
 };
 
 struct LocateOptions {

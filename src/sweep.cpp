@@ -174,7 +174,7 @@ std::vector<std::string> Sweep::list_subdirectories(const Directory& directory) 
   namespace bfs = boost::filesystem;
   std::vector<std::string> names;
   boost::system::error_code error;
-  for (bfs::directory_iterator at(directory.path.native(), error), end; !error && at != end; at.increment(error)) {
+  for (bfs::directory_iterator at(directory.path, error), end; !error && at != end; at.increment(error)) {
     boost::system::error_code ignored;
     if (at->symlink_status(ignored).type() == bfs::directory_file) {
       names.push_back(at->path().filename().native());
@@ -269,7 +269,7 @@ void Sweep::report(Inspection inspection, const Place& place) {
   if (inspection.record.session) {
     inspection.session_path = *inspection.record.session;
   } else if (auto name = session_name_of_lock(place.name); !name.empty()) {
-    inspection.session_path = place.directory->path / name;
+    inspection.session_path = place.directory->path_of(name);
   }
   if (inspection.basis == Basis::unreadable) {
     report_.errors.push_back({inspection.cause, "read lock", inspection.lock_path, std::nullopt, {}});

@@ -79,7 +79,7 @@ struct AppendedFile {
 
 Result<AppendedFile> AppendedFile::open(const Directory& directory, const std::string& name, mode_t mode,
                                         struct stat& status) {
-  AppendedFile file{{}, {}, directory.path / name};
+  AppendedFile file{{}, {}, directory.path_of(name)};
   // O_NONBLOCK: what turns out to be a FIFO or a device must not hang us. O_CREAT only where there is nothing: in a
   // sticky directory it is refused for another user's file that may be written (proc_sys_fs(5), protected_regular).
   constexpr int flags = O_RDWR | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;

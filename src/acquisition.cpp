@@ -29,13 +29,20 @@ constexpr std::chrono::microseconds k_give_way_step{30};
 constexpr std::chrono::seconds k_report_interval_min{2};
 constexpr std::chrono::seconds k_report_interval_max{10};
 
-Result<std::string> random_lock_id(const std::filesystem::path& session) {
-  std::array<std::uint64_t, 2> bits{};
-  const auto got = sys::getrandom(bits.data(), sizeof bits);
-  if (!got.ok() || got.value != sizeof bits) {
-    return tl::unexpected(Error{got.code(), "getrandom", session, std::nullopt, {}});
+Result<std::string> random_lock_id(const SessionLocation& location) {
+  constexpr std::string_view k_digits = "0123456789abcdef";
+  std::array<std::uint8_t, 16> bytes{};
+  const auto got = sys::getrandom(bytes.data(), bytes.size());
+  if (!got.ok() || static_cast<std::size_t>(got.value) != bytes.size()) {
+    return tl::unexpected(Error{got.code(), "getrandom", location.session.path(), std::nullopt, {}});
   }
-  return fmt::format("{:016x}{:016x}", bits[0], bits[1]);
+  std::string id;
+  id.reserve(2 * bytes.size());
+  for (const std::uint8_t byte : bytes) {
+    id += k_digits[byte >> 4U];
+    id += k_digits[byte & 0xfU];
+  }
+  return id;
 }
 
 std::string timeout_words(std::chrono::milliseconds timeout) {
@@ -45,7 +52,7 @@ std::string timeout_words(std::chrono::milliseconds timeout) {
 }  // namespace
 
 Result<LockRecord> make_record(const AcquireOptions& options, const SessionLocation& location, bool with_session) {
-  auto lock_id = random_lock_id(location.session.path());
+  auto lock_id = random_lock_id(location);
   if (!lock_id) {
     return tl::unexpected(std::move(lock_id).error());
   }

@@ -68,8 +68,7 @@ bool HoldCore::try_end() noexcept {
 
 // --- the hold --------------------------------------------------------------------------------------------------------
 
-Hold::Hold(HoldSetup setup)
-    : setup_(std::move(setup)), session_path_(setup_.location.session.path()), lock_path_(setup_.location.lock.path()) {
+Hold::Hold(HoldSetup setup) : setup_(std::move(setup)) {
   core_.fd = setup_.lock.fd.get();
   core_.directory = setup_.location.lock.directory->fd.get();
   core_.name = setup_.location.lock.name.c_str();
@@ -107,8 +106,13 @@ std::chrono::milliseconds Hold::held_for() const {
   return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - since_);
 }
 
+const Hold::Paths& Hold::paths() const {
+  std::call_once(paths_made_, [this] { paths_ = {setup_.location.session.path(), setup_.location.lock.path()}; });
+  return paths_;
+}
+
 Error Hold::lost_error() const {
-  return {Errc::lost, "use lock", lock_path_, std::nullopt,
+  return {Errc::lost, "use lock", lock_path(), std::nullopt,
           is_inherited() ? "it was acquired before a fork, and stays the parent's" : ""};
 }
 
@@ -130,7 +134,7 @@ Result<void> Hold::claim(HoldPhase phase, Clock::time_point deadline) {
       continue;
     }
     if (Clock::now() >= deadline) {
-      claimed = failure(Errc::timed_out, "use lock", lock_path_, "another thread of this process is writing under it");
+      claimed = failure(Errc::timed_out, "use lock", lock_path(), "another thread of this process is writing under it");
       break;
     }
     phase_changed_.wait_until(lock, std::min(deadline, Clock::now() + k_phase_recheck));
@@ -156,14 +160,14 @@ Result<void> Hold::persist(F&& step, Clock::time_point deadline) {
   });
   if (!done) {
     const auto pid = flock_holder(core_.file);
-    return failure(Errc::timed_out, "flock", lock_path_,
+    return failure(Errc::timed_out, "flock", lock_path(),
                    pid ? "pid " + std::to_string(*pid) + " has the lock file locked" : "the lock file is locked");
   }
   switch (last.answer) {
     case Step::Answer::other:
       return tl::unexpected(lost_error());
     case Step::Answer::failed:
-      return tl::unexpected(to_error(last, lock_path_));
+      return tl::unexpected(to_error(last, lock_path()));
     default:
       return {};
   }
@@ -240,7 +244,7 @@ void Hold::release_after_guard() noexcept {
         ++this_process_tally().release_failures;
         keep_for_retry(shared_from_this());
         notify(*setup_.options,
-               {EventKind::release_failed, session_path_, lock_path_, held_for(), std::nullopt, error});
+               {EventKind::release_failed, session_path(), lock_path(), held_for(), std::nullopt, error});
       }
     }
   } catch (...) {  // no memory for words: the file stays, and goes at exit or with this process
@@ -264,7 +268,7 @@ Result<void> Hold::verify() {
   if (same.answer == Step::Answer::other) {
     verified = tl::unexpected(lost_error());
   } else if (same.answer == Step::Answer::failed) {
-    verified = tl::unexpected(to_error(same, lock_path_));
+    verified = tl::unexpected(to_error(same, lock_path()));
   } else if (setup_.joined) {
     verified = check_lock_id();
   }
@@ -326,8 +330,11 @@ void Hold::end(bool lost) noexcept {
   }
   settle(HoldPhase::ended);
   remove_hold(*this);
+  if (!setup_.options->observer) {
+    return;
+  }
   try {
-    notify(*setup_.options, {lost ? EventKind::lost : EventKind::released, session_path_, lock_path_, held_for(),
+    notify(*setup_.options, {lost ? EventKind::lost : EventKind::released, session_path(), lock_path(), held_for(),
                              std::nullopt, std::nullopt});
   } catch (...) {  // no memory to tell anybody
   }

@@ -113,12 +113,18 @@ class Hold : public std::enable_shared_from_this<Hold> {
   [[nodiscard]] const HoldSetup& setup() const noexcept { return setup_; }
   [[nodiscard]] const FileIdentity& file() const noexcept { return core_.file; }
   [[nodiscard]] const LockRecord& record() const noexcept { return setup_.lock.record; }
-  [[nodiscard]] const std::filesystem::path& session_path() const noexcept { return session_path_; }
-  [[nodiscard]] const std::filesystem::path& lock_path() const noexcept { return lock_path_; }
+  [[nodiscard]] const std::filesystem::path& session_path() const { return paths().session; }
+  [[nodiscard]] const std::filesystem::path& lock_path() const { return paths().lock; }
   [[nodiscard]] std::thread::id thread() const noexcept { return thread_; }
   [[nodiscard]] HoldCore& core() noexcept { return core_; }
 
  private:
+  /// Made when first asked for: making a path costs as much as a system call, and most holds are never asked.
+  struct Paths {
+    std::filesystem::path session;
+    std::filesystem::path lock;
+  };
+  [[nodiscard]] const Paths& paths() const;
   [[nodiscard]] Error lost_error() const;
   /// Takes the phase from idle, waiting for it; nested guarded writes are the caller's to see first.
   [[nodiscard]] Result<void> claim(HoldPhase phase, std::chrono::steady_clock::time_point deadline);
@@ -135,8 +141,8 @@ class Hold : public std::enable_shared_from_this<Hold> {
 
   HoldSetup setup_;
   HoldCore core_;
-  const std::filesystem::path session_path_;
-  const std::filesystem::path lock_path_;
+  mutable std::once_flag paths_made_;
+  mutable Paths paths_;
   const std::chrono::steady_clock::time_point since_{std::chrono::steady_clock::now()};
   const std::thread::id thread_{std::this_thread::get_id()};
 

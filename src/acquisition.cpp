@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <mutex>
 #include <thread>
 #include <utility>
 
@@ -11,6 +12,7 @@
 #include <sys/stat.h>
 
 #include "duration_text.hpp"
+#include "per_process.hpp"
 #include "process_probe.hpp"
 #include "tally.hpp"
 #include "timestamp.hpp"
@@ -29,16 +31,40 @@ constexpr std::chrono::microseconds k_give_way_step{30};
 constexpr std::chrono::seconds k_report_interval_min{2};
 constexpr std::chrono::seconds k_report_interval_max{10};
 
+/// Random bytes in stock, because asking the kernel for each id's would be a system call more for each lock. A forked
+/// child has a stock of its own.
+class RandomStock {
+ public:
+  using Bytes = std::array<std::uint8_t, 16>;
+
+  Result<Bytes> take(const SessionLocation& location) {
+    const std::lock_guard lock(mutex_);
+    if (used_ == stock_.size()) {
+      const auto got = sys::getrandom(stock_.data(), sizeof stock_);
+      if (!got.ok() || static_cast<std::size_t>(got.value) != sizeof stock_) {
+        return tl::unexpected(Error{got.code(), "getrandom", location.session.path(), std::nullopt, {}});
+      }
+      used_ = 0;
+    }
+    return stock_[used_++];
+  }
+
+ private:
+  std::mutex mutex_;
+  std::array<Bytes, 16> stock_{};  // up to 256 bytes come in one piece (getrandom(2))
+  std::size_t used_{stock_.size()};
+};
+PerProcess<RandomStock> g_random_stock;
+
 Result<std::string> random_lock_id(const SessionLocation& location) {
   constexpr std::string_view k_digits = "0123456789abcdef";
-  std::array<std::uint8_t, 16> bytes{};
-  const auto got = sys::getrandom(bytes.data(), bytes.size());
-  if (!got.ok() || static_cast<std::size_t>(got.value) != bytes.size()) {
-    return tl::unexpected(Error{got.code(), "getrandom", location.session.path(), std::nullopt, {}});
+  const auto bytes = g_random_stock.get().take(location);
+  if (!bytes) {
+    return tl::unexpected(bytes.error());
   }
   std::string id;
-  id.reserve(2 * bytes.size());
-  for (const std::uint8_t byte : bytes) {
+  id.reserve(2 * bytes->size());
+  for (const std::uint8_t byte : *bytes) {
     id += k_digits[byte >> 4U];
     id += k_digits[byte & 0xfU];
   }

@@ -80,6 +80,16 @@ Hold::Hold(HoldSetup setup) : setup_(std::move(setup)) {
 
 Hold::~Hold() {
   unregister_from_cleanup(core_);
+  if (is_inherited()) {
+    return;  // the descriptors went at the fork
+  }
+  if (core_.owns_descriptor()) {
+    sys::remember_inode(core_.fd, 0, 0);  // seen just now: it need not be looked at again to be closed
+    return;
+  }
+  setup_.lock.fd.abandon();
+  setup_.location.lock.directory->number_is_doubtful = true;
+  setup_.location.session.directory->number_is_doubtful = true;
 }
 
 bool Hold::has_ended() const noexcept {

@@ -31,6 +31,8 @@ tl::unexpected<Error> failure(std::error_code code, std::string operation, std::
 struct Directories {
   struct Remembered {
     FileIdentity identity;
+    std::uint64_t mount{0};
+    std::shared_ptr<FileSystemTraits> traits;
     std::string canonical;
     std::weak_ptr<const Directory> open;
   };
@@ -79,60 +81,56 @@ bool is_canonical_now(const FileIdentity& directory, const std::string& canonica
 }
 
 /// A directory that is open already and that this path still leads to; null otherwise.
-DirectoryPtr find_open(Directories& directories, const std::string& path) {
-  DirectoryPtr open;
-  {
-    const std::lock_guard lock(directories.mutex);
-    if (const auto found = directories.by_path.find(path); found != directories.by_path.end()) {
-      open = found->second.open.lock();
-    }
-  }
+DirectoryPtr find_open(const Directories::Remembered& remembered, const std::string& path) {
+  auto open = remembered.open.lock();
   if (open && leads_to(path, open->identity) && is_canonical_now(open->identity, open->path, path)) {
     return open;
   }
   return nullptr;
 }
 
-/// A freshly opened directory with what is known of it, but for its canonical path.
-Result<Directory> examine(sys::Opened opened, const std::string& path) {
+/// What is remembered of the directory that this path led to; with a null `traits` if nothing is.
+Directories::Remembered recall(Directories& directories, const std::string& path) {
+  const std::lock_guard lock(directories.mutex);
+  const auto found = directories.by_path.find(path);
+  return found == directories.by_path.end() ? Directories::Remembered{} : found->second;
+}
+
+/// A freshly opened directory with what is known of it, but for its canonical path. `remembered` saves asking what a
+/// mount has been asked before.
+Result<Directory> examine(sys::Opened opened, const std::string& path, Directories::Remembered& remembered) {
   if (!opened.ok()) {
     return failure(opened.code(), "open directory", path);
   }
-  struct stat status {};
-  if (const auto result = sys::fstat(opened.fd.get(), status); !result.ok()) {
-    return failure(result.code(), "fstat", path);
+  sys::DirectoryIdentity found;
+  if (const auto result = sys::identify_directory(opened.fd.get(), found); !result.ok()) {
+    return failure(result.code(), "statx", path);
   }
-  sys::FileSystem file_system;
-  if (const auto result = sys::fstatfs(opened.fd.get(), file_system); !result.ok()) {
-    return failure(result.code(), "fstatfs", path);
+  const FileIdentity identity{found.device, found.inode};
+  if (!remembered.traits || remembered.identity != identity || remembered.mount != found.mount || found.mount == 0) {
+    sys::FileSystem file_system;
+    if (const auto result = sys::fstatfs(opened.fd.get(), file_system); !result.ok()) {
+      return failure(result.code(), "fstatfs", path);
+    }
+    remembered = {identity, found.mount, traits_of(identity.device, file_system), {}, {}};
   }
-  sys::remember_inode(opened.fd.get(), status.st_dev, status.st_ino);
-  const FileIdentity identity = identity_of(status);
-  return Directory{std::move(opened.fd), identity, {}, traits_of(identity.device, file_system)};
+  return Directory{std::move(opened.fd), identity, remembered.canonical, remembered.traits};
 }
 
 /// Gives a freshly opened directory its canonical path, and shares it.
-DirectoryPtr share(Directories& directories, const std::string& path, Directory&& fresh) {
+DirectoryPtr share(Directories& directories, const std::string& path, Directory&& fresh,
+                   Directories::Remembered remembered) {
   auto directory = std::make_shared<Directory>(std::move(fresh));
-  {
-    const std::lock_guard lock(directories.mutex);
-    const auto found = directories.by_path.find(path);
-    if (found != directories.by_path.end() && found->second.identity == directory->identity) {
-      directory->path = found->second.canonical;
-    }
-  }
   if (directory->path.empty() || !is_canonical_now(directory->identity, directory->path, path)) {
     directory->path = canonical_path(directory->fd.get(), path);
   }
+  remembered.canonical = directory->path;
+  remembered.open = directory;
   const std::lock_guard lock(directories.mutex);
   if (directories.by_path.size() >= k_remembered_paths_max) {
     directories.by_path.clear();
   }
-  auto& remembered = directories.by_path[path];
-  if (remembered.identity != directory->identity || remembered.canonical != directory->path) {
-    remembered = {directory->identity, directory->path, {}};
-  }
-  remembered.open = directory;
+  directories.by_path[path] = std::move(remembered);
   return directory;
 }
 
@@ -241,28 +239,39 @@ Result<FollowedSession> follow_to_end(std::string path, const LocateOptions& opt
 
 }  // namespace
 
+Directory::~Directory() {
+  struct stat status {};
+  if (number_is_doubtful.load() && !(sys::fstat(fd.get(), status).ok() && identity_of(status) == identity)) {
+    fd.abandon();
+  }
+}
+
 bool Directory::is_removed() const {
   struct stat status {};
   return sys::fstat(fd.get(), status).ok() && status.st_nlink == 0;
 }
 
-std::filesystem::path Directory::path_of(const std::string& name) const { return join(path, name); }
+std::filesystem::path Directory::path_of(const std::string& name) const {
+  return join(path, name);
+}
 
 Result<DirectoryPtr> open_directory(const std::string& path) {
   Directories& directories = g_directories.get();
-  if (auto open = find_open(directories, path)) {
+  auto remembered = recall(directories, path);
+  if (auto open = find_open(remembered, path)) {
     return open;
   }
-  auto fresh = examine(sys::open(AT_FDCWD, path.c_str(), O_PATH | O_DIRECTORY), path);
+  auto fresh = examine(sys::open(AT_FDCWD, path.c_str(), O_PATH | O_DIRECTORY), path, remembered);
   if (!fresh) {
     return tl::unexpected(std::move(fresh).error());
   }
-  return share(directories, path, std::move(*fresh));
+  return share(directories, path, std::move(*fresh), std::move(remembered));
 }
 
 Result<DirectoryPtr> open_subdirectory(const Directory& parent, const std::string& name) {
   const std::string path = join(parent.path, name);
-  auto fresh = examine(sys::open(parent.fd.get(), name.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW), path);
+  Directories::Remembered nothing;
+  auto fresh = examine(sys::open(parent.fd.get(), name.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW), path, nothing);
   if (!fresh) {
     return tl::unexpected(std::move(fresh).error());
   }

@@ -3,6 +3,7 @@
 /// \file
 /// Directories held open, and the one place that turns a session path into the names that count. Room `lock_file`.
 
+#include <atomic>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -20,11 +21,22 @@ namespace sessionlock {
 /// A directory, open as `O_PATH`, so that everything below is relative to it and a rename of it loses nothing. Shared
 /// by all holds there and closed with the last: an idle one would keep its file system from being unmounted.
 struct Directory {
+  Directory(sys::Fd opened, const FileIdentity& found, std::string canonical, std::shared_ptr<FileSystemTraits> known)
+      : fd(std::move(opened)), identity(found), path(std::move(canonical)), traits(std::move(known)) {}
+  Directory(Directory&& other) noexcept
+      : fd(std::move(other.fd)),
+        identity(other.identity),
+        path(std::move(other.path)),
+        traits(std::move(other.traits)) {}
+  ~Directory();
+
   sys::Fd fd;
   FileIdentity identity;
   /// Canonical path when it was opened. Text, because taking a path to pieces costs more than the system calls here.
   std::string path;
   std::shared_ptr<FileSystemTraits> traits;
+  /// The program closed numbers it never opened, as some do that become daemons: this one may be somebody else's.
+  mutable std::atomic<bool> number_is_doubtful{false};
 
   /// The path of something in it.
   [[nodiscard]] std::filesystem::path path_of(const std::string& name) const;

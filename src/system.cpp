@@ -26,6 +26,7 @@
 #include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 namespace sessionlock::sys {
@@ -257,6 +258,8 @@ std::string_view to_string(Call call) {
       return "fstat";
     case Call::fstatat:
       return "fstatat";
+    case Call::statx:
+      return "statx";
     case Call::fstatfs:
       return "fstatfs";
     case Call::linkat:
@@ -322,6 +325,14 @@ void Fd::reset() noexcept {
   close_registered(number, slot_of(number));
 }
 
+void Fd::abandon() noexcept {
+  const int number = std::exchange(number_, -1);
+  Slot* slot = number < 0 || generation_ != process_generation() ? nullptr : slot_of(number);
+  if (slot != nullptr) {
+    slot->open.store(false, std::memory_order_release);
+  }
+}
+
 Opened open(int directory, const char* path, int flags, mode_t mode) {
   return open_with({Call::openat, directory, path}, [&] { return ::openat(directory, path, flags | O_CLOEXEC, mode); });
 }
@@ -367,6 +378,17 @@ Outcome fstat(int fd, struct stat& status) {
 Outcome fstatat(int directory, const char* path, struct stat& status, int flags) {
   return invoke({Call::fstatat, directory, path},
                 [&]() -> std::int64_t { return ::fstatat(directory, path, &status, flags); });
+}
+
+Outcome identify_directory(int fd, DirectoryIdentity& identity) {
+  constexpr unsigned k_unique_mount_id = 0x4000;  // STATX_MNT_ID_UNIQUE of <linux/stat.h>, which may be older
+  return invoke({Call::statx, fd}, [&]() -> std::int64_t {
+    struct statx status {};
+    const int result = ::statx(fd, "", AT_EMPTY_PATH, STATX_INO | k_unique_mount_id, &status);
+    identity = {static_cast<std::uint64_t>(makedev(status.stx_dev_major, status.stx_dev_minor)), status.stx_ino,
+                (status.stx_mask & k_unique_mount_id) != 0 ? status.stx_mnt_id : 0};
+    return result;
+  });
 }
 
 Outcome fstatfs(int fd, FileSystem& file_system) {

@@ -27,6 +27,7 @@ enum class Call {
   getdents64,
   fstat,
   fstatat,
+  statx,
   fstatfs,
   linkat,
   unlinkat,
@@ -100,6 +101,8 @@ class Fd {
   /// Closes, unless the number is not ours any more: a child closed at the fork what it inherited, and a program that
   /// becomes a daemon closes and reuses numbers it never opened (seen where `remember_inode` was told).
   void reset() noexcept;
+  /// Gives up a number that was seen to be somebody else's by now.
+  void abandon() noexcept;
 
  private:
   friend struct OpenedAccess;
@@ -123,6 +126,15 @@ Opened open(int directory, const char* path, int flags, mode_t mode = 0);
 Outcome read_names(int fd, const std::function<void(std::string_view)>& tell);
 Outcome fstat(int fd, struct stat& status);
 Outcome fstatat(int directory, const char* path, struct stat& status, int flags);
+/// What identifies an open directory.
+struct DirectoryIdentity {
+  std::uint64_t device{};
+  std::uint64_t inode{};
+  /// The mount it was reached through, a number that is never given out again (statx(2), `STATX_MNT_ID_UNIQUE`,
+  /// Linux 6.8); 0 where the kernel does not tell.
+  std::uint64_t mount{};
+};
+Outcome identify_directory(int fd, DirectoryIdentity& identity);
 /// The file system's magic number (statfs(2), `f_type`) as value, and an identity of this mount's file system.
 struct FileSystem {
   std::uint64_t type{};
@@ -183,8 +195,9 @@ Outcome getrandom(void* buffer, std::size_t size);
 /// Async-signal-safe form: 0 in a child in which nobody has called `process_generation` yet.
 [[nodiscard]] std::uint64_t settled_generation() noexcept;
 
-/// Tells which inode a descriptor is open on. A forked child closes an inherited descriptor with a known inode only
-/// while its number still refers to that inode: programs that become daemons close and reuse numbers they never opened.
+/// Tells which inode a descriptor is open on; inode 0: forget it. A forked child closes an inherited descriptor with a
+/// known inode only while its number still refers to that inode: programs that become daemons close and reuse numbers
+/// they never opened.
 void remember_inode(int fd, dev_t device, ino_t inode) noexcept;
 
 /// The descriptors that are open now through this seam: for tests that look for leaks.

@@ -353,7 +353,7 @@ TEST_CASE("an idle directory does not keep its file system from being unmounted"
 
 TEST_CASE("what the system says about a directory keeps its own identity") {
   const TemporaryDirectory directory;
-  for (const auto& [call, error] : {std::pair{sys::Call::openat, EMFILE}, std::pair{sys::Call::fstat, EIO},
+  for (const auto& [call, error] : {std::pair{sys::Call::openat, EMFILE}, std::pair{sys::Call::statx, EIO},
                                     std::pair{sys::Call::fstatfs, EIO}, std::pair{sys::Call::fstatat, EIO}}) {
     const Script script(
         [wanted = call, answer = error](const sys::CallInfo& info) { return info.call == wanted ? answer : 0; });
@@ -361,6 +361,36 @@ TEST_CASE("what the system says about a directory keeps its own identity") {
     REQUIRE(!location);
     CHECK(location.error().code == std::error_code(error, std::system_category()));
   }
+}
+
+TEST_CASE("a mount is asked what it can do once, and another mount at the same path is asked anew") {
+  const TemporaryDirectory directory;
+  const auto child = ChildProcess::run([&directory](Channel&) {
+                       int asked = 0;
+                       const Script script([&asked](const sys::CallInfo& info) {
+                         asked += info.call == sys::Call::fstatfs ? 1 : 0;
+                         return 0;
+                       });
+                       // The root directories of two tmpfs have one inode number, and may get one device number.
+                       const auto mount = [&directory] {
+                         return ::mount("none", directory.path().c_str(), "tmpfs", 0, "size=64k") == 0;
+                       };
+                       if (!mount()) {
+                         skip_aloud("a tmpfs cannot be mounted");
+                         return 0;
+                       }
+                       REQUIRE_IN_CHILD(locate(directory / "s", {}).has_value());
+                       REQUIRE_IN_CHILD(asked == 1);
+                       REQUIRE_IN_CHILD(locate(directory / "s", {}).has_value());
+                       const int asked_again = asked;  // 2 where the kernel gives mounts no unique number
+                       REQUIRE_IN_CHILD(::umount2(directory.path().c_str(), 0) == 0);
+                       REQUIRE_IN_CHILD(mount());
+                       REQUIRE_IN_CHILD(locate(directory / "s", {}).has_value());
+                       REQUIRE_IN_CHILD(asked == asked_again + 1);
+                       REQUIRE_IN_CHILD(::umount2(directory.path().c_str(), 0) == 0);
+                       return 0;
+                     }).wait();
+  CHECK(child.exited_with(0));
 }
 
 TEST_CASE("without /proc a directory's canonical path is found all the same") {

@@ -1,7 +1,8 @@
 """Sums up a test run for scripts/test. Usage: test_report.py TESTLOG_JSON FILES_BEFORE FILES_AFTER
 
-A doctest program counts as many tests as it has cases, a Python script as many as unittest ran, anything else as one. Writing outside the temporary folder is one
-more test: the two listings of files that must not differ are from before and after the run.
+A doctest program counts as many tests as it has cases, a Python script as many as unittest ran, anything else as one.
+Writing outside the temporary folder is one more test: the two listings of files that must not differ are from before and
+after the run.
 """
 
 import json
@@ -30,6 +31,8 @@ def count(run):
         figures = dict(figure.split("=") for figure in (ran.group(2) or "").split(", ") if figure)
         failed = int(figures.get("failures", 0)) + int(figures.get("errors", 0))
         passed = int(ran.group(1)) - failed - int(figures.get("skipped", 0))
+        if "skipped" in figures and not skips:
+            skips = [f"{run['name']}: SKIPPED: {figures['skipped']} (no reason given)"]
     else:
         return (1, 0, skips) if good else (0, 1, skips)
     if not good and not failed:  # It died after the last case, or a sanitizer had something to say.

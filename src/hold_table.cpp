@@ -361,7 +361,7 @@ void clean_up_holds() noexcept {
       if (address == 0 || (address & k_in_use) != 0 || !slot.compare_exchange_strong(address, address | k_in_use)) {
         continue;
       }
-      auto* core = reinterpret_cast<HoldCore*>(address);
+      auto* core = reinterpret_cast<HoldCore*>(address);  // NOLINT(performance-no-int-to-ptr): the low bit is a flag
       if (core->release_at_exit) {
         (void)core->try_end();
       }

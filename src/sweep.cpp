@@ -159,7 +159,7 @@ void Sweep::take_in_below(const DirectoryPtr& root) {
     }
     auto entered = open_subdirectory(*level.directory, level.names.back());
     level.names.pop_back();
-    auto done = entered ? take_in(*entered) : Result<void>(tl::unexpected(std::move(entered).error()));
+    auto done = entered ? take_in(*entered) : Result<void>(tl::unexpected(entered.error()));
     if (done) {
       auto names = list_subdirectories(**entered);
       levels.push_back({std::move(*entered), std::move(names)});

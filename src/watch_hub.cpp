@@ -38,7 +38,7 @@ void tell(const std::vector<Sleeper*>& sleepers) {
 
 /// Takes all events and tells whom they concern. The caller holds the hub's mutex.
 void dispatch_events(Hub& hub) {
-  alignas(inotify_event) std::array<char, 4096> buffer;
+  alignas(inotify_event) std::array<char, 4096> buffer;  // NOLINT(*-member-init): the kernel fills it
   while (true) {
     const auto got = sys::read(hub.inotify.get(), buffer.data(), buffer.size());
     if (!got.ok() || got.value <= 0) {

@@ -164,7 +164,11 @@ Result<std::optional<SessionLock>> Acquisition::attempt() {
   if (!location) {
     return tl::unexpected(std::move(location).error());
   }
-  Admission admission = queue_for(key_of(*location), options_, deadline_);
+  QueueReport report;
+  if (manager_->observer) {
+    report = [&] { return report_queueing(*location); };
+  }
+  Admission admission = queue_for(key_of(*location), options_, deadline_, report);
   if (admission.has_queued && !std::exchange(has_waited_, true)) {
     ++this_process_tally().waits;
   }
@@ -192,15 +196,22 @@ Result<std::optional<SessionLock>> Acquisition::attempt() {
 
 Result<std::optional<SessionLock>> Acquisition::contend(const SessionLocation& location, Turn& turn) {
   give_way(location);
+  std::optional<LockRecord> record;
+  SpareLockFile spare;
   while (true) {
     if (options_.stop.stop_requested()) {
       return tl::unexpected(give_up(WakeUp::cancelled));
     }
-    auto record = make_record(options_, location, !manager_->lock_directory.empty());
-    if (!record) {
-      return tl::unexpected(std::move(record).error());
+    if (spare.fd) {
+      record->created_at = format_rfc3339(sys::wall_clock());
+    } else {
+      auto made = make_record(options_, location, !manager_->lock_directory.empty());
+      if (!made) {
+        return tl::unexpected(std::move(made).error());
+      }
+      record = std::move(*made);
     }
-    auto published = publish(location.lock, *record, manager_->mode);
+    auto published = publish(location.lock, *record, manager_->mode, &spare);
     if (!published) {
       return tl::unexpected(std::move(published).error());
     }
@@ -211,21 +222,28 @@ Result<std::optional<SessionLock>> Acquisition::contend(const SessionLocation& l
       return settle(location, turn, std::move(*published->lock));
     }
     file_system_now_ = published->file_system_now;
-    for (Finding finding = Finding::look_again; finding != Finding::free;) {
-      auto found = look(location, true);
-      if (!found) {
-        return tl::unexpected(std::move(found).error());
-      }
-      finding = *found;
-      if (auto waited = wait(finding, location); !waited) {
-        return tl::unexpected(std::move(waited).error());
-      }
-      // Where a file's age decides, only a file made just now tells the time by that file system: make another.
-      if (finding == Finding::held && holder_ && needs_file_age(holder_->record)) {
-        break;
-      }
-      file_system_now_.reset();
+    if (auto gone = wait_until_gone(location); !gone) {
+      return tl::unexpected(std::move(gone).error());
     }
+  }
+}
+
+/// Looks at what is in the way, takes it away or waits for it, until there is a point in publishing again.
+Result<void> Acquisition::wait_until_gone(const SessionLocation& location) {
+  while (true) {
+    const auto finding = look(location, true);
+    if (!finding) {
+      return tl::unexpected(finding.error());
+    }
+    const auto woken = wait(*finding, location);
+    if (!woken) {
+      return tl::unexpected(woken.error());
+    }
+    // Where a file's age decides, only a file made just now tells the time by that file system: make another.
+    if (*finding == Finding::free || *woken == WakeUp::name_went || (holder_ && needs_file_age(holder_->record))) {
+      return {};
+    }
+    file_system_now_.reset();
   }
 }
 
@@ -233,11 +251,11 @@ Result<std::optional<SessionLock>> Acquisition::contend(const SessionLocation& l
 /// acquires in a loop is back before the others have woken up.
 void Acquisition::give_way(const SessionLocation& location) {
   const HoldKey key = key_of(location);
-  const auto pause = take_owed_pause(key);
-  if (!pause || deadline_.is_single_try()) {
+  const auto pause = deadline_.is_single_try() ? std::nullopt : take_owed_pause(key);
+  if (!pause) {
     return;
   }
-  const auto end = std::min(deadline_.end(), Deadline::Clock::now() + *pause);
+  const auto end = std::min(deadline_.end(), *pause);
   const Place& lock = location.lock;
   while (Deadline::Clock::now() < end && !options_.stop.stop_requested()) {
     struct stat status {};
@@ -253,8 +271,9 @@ void Acquisition::give_way(const SessionLocation& location) {
 /// The lock file is ours; now the session path must still lead to it.
 Result<std::optional<SessionLock>> Acquisition::settle(const SessionLocation& location, Turn& turn,
                                                        PublishedLock&& lock) {
+  waiter_.count_end();
   auto hold = std::make_shared<Hold>(HoldSetup{location, std::move(lock), manager_, options_.owner, options_.reentrant,
-                                               false, options_.max_hold, reclaimed_from_});
+                                               false, options_.max_hold, reclaimed_from_, waiter_.take_remains()});
   turn.hand_to(hold);
   auto share = std::make_shared<LockShare>();
   share->hold = hold;
@@ -287,7 +306,9 @@ Result<Acquisition::Finding> Acquisition::look(const SessionLocation& location, 
   if (!pinned->has_value()) {
     return Finding::free;
   }
-  const InspectionContext context{options_.stale, is_held_here, file_system_now_};
+  owner_ = {};
+  const InspectionContext context{options_.stale, is_held_here, file_system_now_,
+                                  [this](pid_t pid) { return owner_ = probe_process(pid); }};
   Inspection inspection = judge(**pinned, location.lock, context);
   inspection.session_path = location.session.path();
   if (inspection.owner == OwnerState::unknown) {
@@ -349,13 +370,17 @@ WatchPlan Acquisition::make_plan() const {
     return plan;
   }
   const Inspection& holder = *holder_;
-  if (holder.pid_alive && holder.basis != Basis::held_here) {
+  // The pid of a dead owner whose heir has the witness may have been given to a stranger.
+  const bool is_stranger = holder.record.starttime && owner_.start_time_ticks &&
+                           *holder.record.starttime != *owner_.start_time_ticks;
+  const bool owner_lives = holder.pid_alive && !is_stranger;
+  if (owner_lives && holder.basis != Basis::held_here) {
     plan.owner = holder.record.pid;
   }
   // Nothing tells of the end of a dead owner's last heir, nor of an owner that cannot be seen from here.
   plan.is_silent = holder.basis == Basis::unreadable || holder.basis == Basis::undecided ||
                    holder.basis == Basis::no_pid ||  // somebody is about to write it, which raises no event either
-                   (holder.basis == Basis::witness_held && !holder.pid_alive);
+                   (holder.basis == Basis::witness_held && !owner_lives);
   plan.due = time_until_removable(holder, options_.stale);
   return plan;
 }
@@ -375,11 +400,22 @@ std::optional<Deadline::Clock::time_point> Acquisition::report_waiting() {
   return next_report_;
 }
 
-Result<void> Acquisition::wait(Finding finding, const SessionLocation& location) {
+/// For a thread that another of this process keeps from even trying.
+std::optional<Deadline::Clock::time_point> Acquisition::report_queueing(const SessionLocation& location) noexcept {
+  try {
+    (void)describe_holder(location);  // what cannot be described now is told when the wait is over
+    in_the_way_.reset();
+    return report_waiting();
+  } catch (...) {  // no memory for words
+    return Deadline::Clock::now() + k_report_interval_min;
+  }
+}
+
+Result<WakeUp> Acquisition::wait(Finding finding, const SessionLocation& location) {
   // What is free, or moved, is tried at once, even when the time is over: a stale lock found on the very last try is
   // still taken.
   if (finding != Finding::held && ++quick_looks_ < k_quick_looks_max) {
-    return {};
+    return WakeUp::look_again;
   }
   std::optional<Deadline::Clock::time_point> report;
   if (!deadline_.is_single_try()) {
@@ -388,7 +424,7 @@ Result<void> Acquisition::wait(Finding finding, const SessionLocation& location)
     }
     if (in_the_way_ && waiter_.watch(std::move(*std::exchange(in_the_way_, std::nullopt)),
                                      *location.lock.directory->traits, make_plan())) {
-      return {};
+      return WakeUp::look_again;
     }
     if (const auto why = waiter_.take_degradation()) {
       notify(*manager_, {EventKind::degraded,
@@ -401,7 +437,10 @@ Result<void> Acquisition::wait(Finding finding, const SessionLocation& location)
     report = report_waiting();
   }
   const WakeUp reason = waiter_.wait(report);
-  return reason == WakeUp::look_again ? Result<void>{} : tl::unexpected(give_up(reason));
+  if (reason == WakeUp::deadline || reason == WakeUp::cancelled) {
+    return tl::unexpected(give_up(reason));
+  }
+  return reason;
 }
 
 Error Acquisition::give_up(WakeUp reason) {
@@ -460,10 +499,11 @@ Result<void> Acquisition::wait_until_free() {
       return tl::unexpected(std::move(found).error());
     }
     if (*found == Finding::free) {
+      waiter_.count_end();
       return {};
     }
-    if (auto waited = wait(*found, *location); !waited) {
-      return waited;
+    if (const auto woken = wait(*found, *location); !woken) {
+      return tl::unexpected(woken.error());
     }
   }
 }

@@ -52,11 +52,13 @@ class Acquisition {
   [[nodiscard]] Result<Finding> look(const SessionLocation& location, bool take_away);
   [[nodiscard]] Result<Finding> take_away(const SessionLocation& location, PinnedLock& pinned,
                                           const Inspection& inspection, const InspectionContext& context);
+  [[nodiscard]] Result<void> wait_until_gone(const SessionLocation& location);
   /// Waits before the next look, or says why there is to be none.
-  [[nodiscard]] Result<void> wait(Finding finding, const SessionLocation& location);
+  [[nodiscard]] Result<WakeUp> wait(Finding finding, const SessionLocation& location);
   [[nodiscard]] WatchPlan make_plan() const;
   /// Tells the observer what the wait is for; says when to tell it again.
   [[nodiscard]] std::optional<Deadline::Clock::time_point> report_waiting();
+  [[nodiscard]] std::optional<Deadline::Clock::time_point> report_queueing(const SessionLocation& location) noexcept;
   [[nodiscard]] Error give_up(WakeUp reason);
   [[nodiscard]] Result<void> describe_holder(const SessionLocation& location);
 
@@ -68,6 +70,8 @@ class Acquisition {
   std::optional<WallTime> file_system_now_{};
   /// The last one seen in the way.
   std::optional<Inspection> holder_{};
+  /// The process that has the pid of the last one seen.
+  ProcessProbe owner_{};
   /// The lock it is about, until the waiter takes it to watch.
   std::optional<PinnedLock> in_the_way_{};
   /// Whose `flock` was found taken.

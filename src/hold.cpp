@@ -52,18 +52,18 @@ Step HoldCore::try_unlink() const noexcept {
   return {Step::Answer::failed, sys::Call::unlinkat, unlinked.error};
 }
 
-bool HoldCore::try_end() noexcept {
+Ending HoldCore::try_end() noexcept {
   if (generation != sys::settled_generation()) {
-    return false;
+    return Ending::refused;
   }
   HoldPhase expected = HoldPhase::idle;
   if (!phase.compare_exchange_strong(expected, HoldPhase::ending)) {
-    return expected == HoldPhase::ended;
+    return expected == HoldPhase::ended ? Ending::was_ended : Ending::refused;
   }
   const Step::Answer answer = try_unlink().answer;
   const bool has_ended = answer == Step::Answer::done || answer == Step::Answer::other;
   phase.store(has_ended ? HoldPhase::ended : HoldPhase::idle);
-  return has_ended;
+  return !has_ended ? Ending::refused : answer == Step::Answer::done ? Ending::released : Ending::lost;
 }
 
 // --- the hold --------------------------------------------------------------------------------------------------------
@@ -311,10 +311,11 @@ Result<void> Hold::release() {
 Result<void> Hold::release_now(Clock::time_point deadline) {
   Result<void> released;
   if (!setup_.joined) {
-    if (has_waiting_mark(core_.fd, *setup_.location.lock.directory->traits)) {
+    released = persist([this] { return core_.try_unlink(); }, deadline);
+    // Asked when those who wait know already: who is gone by now has had what it waited for.
+    if (released && has_waiting_mark(core_.fd, *setup_.location.lock.directory->traits)) {
       owe_pause(key_of(setup_.location));
     }
-    released = persist([this] { return core_.try_unlink(); }, deadline);
   }
   if (released || released.error().code == Errc::lost) {
     end(!released);
@@ -325,12 +326,11 @@ Result<void> Hold::release_now(Clock::time_point deadline) {
 }
 
 bool Hold::try_release() noexcept {
-  if (!core_.try_end()) {
-    return false;
+  const Ending ending = core_.try_end();
+  if (ending == Ending::released || ending == Ending::lost) {
+    end(ending == Ending::lost);
   }
-  settle(HoldPhase::ended);
-  remove_hold(*this);
-  return true;
+  return ending != Ending::refused;
 }
 
 void Hold::end(bool lost) noexcept {
@@ -340,6 +340,7 @@ void Hold::end(bool lost) noexcept {
   }
   settle(HoldPhase::ended);
   remove_hold(*this);
+  setup_.remains.reset();
   if (!setup_.options->observer) {
     return;
   }

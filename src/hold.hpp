@@ -34,6 +34,14 @@ inline constexpr std::chrono::seconds k_hold_wait{5};
 ///     guarded ──► ended                    found lost on the way in
 enum class HoldPhase : int { idle, guarded, ending, ended };
 
+/// What became of an attempt to end a hold without waiting.
+enum class Ending {
+  refused,   ///< Something is under way, or the file cannot be removed: it goes on.
+  released,  ///< The file is gone.
+  lost,      ///< It was gone, or another's.
+  was_ended
+};
+
 /// Where clean-up finds a hold.
 using CleanupSlot = std::atomic<std::uintptr_t>;
 
@@ -49,8 +57,8 @@ struct HoldCore {
   CleanupSlot* slot{nullptr};
 
   /// Ends the hold if nothing is under way, without waiting for anything or anybody; what is busy is left to the
-  /// kernel, which drops the witness at death. Async-signal-safe. Returns whether the hold has ended.
-  bool try_end() noexcept;
+  /// kernel, which drops the witness at death. Async-signal-safe.
+  Ending try_end() noexcept;
   /// Locks the lock file's inode and checks that it still has its name. Async-signal-safe.
   [[nodiscard]] Step try_enter() const noexcept;
   /// Takes the lock file away, unless it is another's by now. Does not touch the phase. Async-signal-safe.
@@ -71,6 +79,8 @@ struct HoldSetup {
   bool joined{false};
   std::chrono::milliseconds max_hold{0};
   std::optional<Inspection> reclaimed_from{};
+  /// What the wait for it left to be closed.
+  std::shared_ptr<void> remains{};
 };
 
 /// A hold, shared by the handles of a re-entrant acquisition and by transcripts.

@@ -47,7 +47,7 @@ constexpr std::chrono::microseconds k_pause_full{12'000};
 constexpr std::chrono::microseconds k_pause_unused{200};
 constexpr std::size_t k_pauses_max = 1024;
 struct Pause {
-  bool owed{false};
+  std::optional<std::chrono::steady_clock::time_point> until{};
   bool last_was_used{true};
 };
 
@@ -122,9 +122,34 @@ void Turn::hand_to(const std::shared_ptr<Hold>& hold) {
   key_.reset();
 }
 
+namespace {
+
+/// Until the ticket is answered, the time is over, or the stop request comes; tells now and then that it goes on.
+void wait_for_answer(Ticket& ticket, std::unique_lock<std::mutex>& lock, const Deadline& deadline,
+                     const QueueReport& report) {
+  const std::stop_token& stop = ticket.options.stop;
+  while (!ticket.is_answered() && !stop.stop_requested() && !deadline.has_passed()) {
+    auto until = deadline.end();
+    if (report) {
+      lock.unlock();
+      until = std::min(until, report().value_or(until));
+      lock.lock();
+    }
+    const auto is_answered = [&ticket] { return ticket.is_answered(); };
+    if (until == Deadline::Clock::time_point::max()) {
+      ticket.called.wait(lock, stop, is_answered);
+    } else {
+      ticket.called.wait_until(lock, stop, until, is_answered);
+    }
+  }
+}
+
+}  // namespace
+
 class HoldTable {
  public:
-  static Admission queue_for(const HoldKey& key, const AcquireOptions& options, const Deadline& deadline);
+  static Admission queue_for(const HoldKey& key, const AcquireOptions& options, const Deadline& deadline,
+                             const QueueReport& report);
 
  private:
   static Admission answer(const Ticket& ticket, const HoldKey& key) {
@@ -133,7 +158,8 @@ class HoldTable {
   }
 };
 
-Admission HoldTable::queue_for(const HoldKey& key, const AcquireOptions& options, const Deadline& deadline) {
+Admission HoldTable::queue_for(const HoldKey& key, const AcquireOptions& options, const Deadline& deadline,
+                               const QueueReport& report) {
   std::shared_ptr<Hold> ended;  // may be the last share: it must not go under the mutex
   Table& table = g_table.get();
   std::unique_lock lock(table.mutex);
@@ -161,12 +187,7 @@ Admission HoldTable::queue_for(const HoldKey& key, const AcquireOptions& options
   }
   Ticket ticket{options};
   const auto place = entry.queue.insert(entry.queue.end(), &ticket);
-  const auto is_answered = [&ticket] { return ticket.is_answered(); };
-  if (deadline.is_unlimited()) {
-    ticket.called.wait(lock, options.stop, is_answered);
-  } else {
-    ticket.called.wait_until(lock, options.stop, deadline.end(), is_answered);
-  }
+  wait_for_answer(ticket, lock, deadline, report);
   if (ticket.is_answered()) {
     return answer(ticket, key);
   }
@@ -176,8 +197,9 @@ Admission HoldTable::queue_for(const HoldKey& key, const AcquireOptions& options
           .has_queued = true};
 }
 
-Admission queue_for(const HoldKey& key, const AcquireOptions& options, const Deadline& deadline) {
-  return HoldTable::queue_for(key, options, deadline);
+Admission queue_for(const HoldKey& key, const AcquireOptions& options, const Deadline& deadline,
+                    const QueueReport& report) {
+  return HoldTable::queue_for(key, options, deadline, report);
 }
 
 void remove_hold(const Hold& hold) {
@@ -224,17 +246,16 @@ void owe_pause(const HoldKey& key) {
   if (table.pauses.size() >= k_pauses_max) {
     table.pauses.clear();  // only politeness is lost
   }
-  table.pauses[key].owed = true;
+  Pause& pause = table.pauses[key];
+  pause.until = std::chrono::steady_clock::now() + (pause.last_was_used ? k_pause_full : k_pause_unused);
 }
 
-std::optional<std::chrono::microseconds> take_owed_pause(const HoldKey& key) {
+std::optional<std::chrono::steady_clock::time_point> take_owed_pause(const HoldKey& key) {
   Table& table = g_table.get();
   const std::lock_guard lock(table.mutex);
   const auto found = table.pauses.find(key);
-  if (found == table.pauses.end() || !std::exchange(found->second.owed, false)) {
-    return std::nullopt;
-  }
-  return found->second.last_was_used ? k_pause_full : k_pause_unused;
+  const auto until = found != table.pauses.end() ? std::exchange(found->second.until, std::nullopt) : std::nullopt;
+  return until && *until > std::chrono::steady_clock::now() ? until : std::nullopt;
 }
 
 void settle_pause(const HoldKey& key, bool was_used) {

@@ -3,7 +3,9 @@
 /// \file
 /// What this process holds: one table for all managers, and the queue of its threads in front of each lock.
 
+#include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <stop_token>
@@ -59,8 +61,13 @@ struct Admission {
   std::shared_ptr<Hold> hold{};
 };
 
-/// Queues for a lock. Blocking: until the deadline. Thread safety: safe.
-[[nodiscard]] Admission queue_for(const HoldKey& key, const AcquireOptions& options, const Deadline& deadline);
+/// Tells that a thread still stands in a queue, and says when to tell it again. Throws nothing.
+using QueueReport = std::function<std::optional<Deadline::Clock::time_point>()>;
+
+/// Queues for a lock. `report`, if there is one, is called under no lock. Blocking: until the deadline. Thread safety:
+/// safe.
+[[nodiscard]] Admission queue_for(const HoldKey& key, const AcquireOptions& options, const Deadline& deadline,
+                                  const QueueReport& report = {});
 
 /// Takes a hold that has ended off the table and passes the turn on.
 void remove_hold(const Hold& hold);
@@ -70,10 +77,10 @@ void keep_for_retry(std::shared_ptr<Hold> hold);
 /// failed.
 void retry_failed_releases();
 
-/// A process that released a lock which others wait for owes them a pause before it goes for that lock again: the
-/// longest it may take, once. Thread safety: safe.
+/// A process that released a lock which others wait for owes them a pause before it goes for that lock again: until
+/// when, told once, and not once that is past. Thread safety: safe.
 void owe_pause(const HoldKey& key);
-[[nodiscard]] std::optional<std::chrono::microseconds> take_owed_pause(const HoldKey& key);
+[[nodiscard]] std::optional<std::chrono::steady_clock::time_point> take_owed_pause(const HoldKey& key);
 /// Whether somebody used the pause. Who waits without ever coming (stopped, or hostile) gets only short ones.
 void settle_pause(const HoldKey& key, bool was_used);
 

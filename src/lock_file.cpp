@@ -51,14 +51,21 @@ class Candidate {
   Candidate(const Candidate&) = delete;
   Candidate& operator=(const Candidate&) = delete;
 
-  Result<void> create(const LockRecord& record, mode_t mode);
-  Result<void> take_witness();
-  Result<void> write(LockRecord record);
+  /// Completes the file, but for its name.
+  Result<void> prepare(const LockRecord& record, mode_t mode, SpareLockFile& spare);
   /// An errno: 0 named, EEXIST contended, others as they are.
   int give_name();
+  /// Leaves the file for another attempt, unless it has a temporary name that would lie about meanwhile.
+  void leave(SpareLockFile& spare);
   Result<void> check_inode_identity();
 
-  [[nodiscard]] WallTime modified() const { return modified_; }
+  /// The time by this file system when it was made; none where it was made long ago, as a spare.
+  [[nodiscard]] std::optional<WallTime> made() const { return made_; }
+  /// The same when it was last written.
+  [[nodiscard]] std::optional<WallTime> written() const {
+    struct stat status {};
+    return !made_ && sys::fstat(fd_.get(), status).ok() ? modification_time(status) : made_;
+  }
   PublishedLock take() { return {std::move(fd_), file_, std::move(record_)}; }
 
  private:
@@ -71,7 +78,11 @@ class Candidate {
   [[nodiscard]] bool has_its_name() const {
     return names_inode(directory(), place_.name.c_str(), file_).answer == Step::Answer::done;
   }
+  bool adopt(SpareLockFile& spare, const LockRecord& record);
+  Result<void> create(const LockRecord& record, mode_t mode);
+  Result<void> take_witness();
   Result<void> try_locks();
+  Result<void> write();
   int link_nameless();
   int link_temporary();
 
@@ -79,10 +90,34 @@ class Candidate {
   sys::Fd fd_;
   std::string temporary_name_;
   FileIdentity file_;
-  WallTime modified_{};
+  std::optional<WallTime> made_{};
   LockRecord record_;
+  std::string text_;
   bool has_witness_{false};
 };
+
+bool Candidate::adopt(SpareLockFile& spare, const LockRecord& record) {
+  const std::string before = spare.record.created_at.value_or("");
+  const std::string now = record.created_at.value_or("");
+  // The only text of the record before it is a number (docs/file-format.md), so the first occurrence is the field.
+  const auto at = before.empty() ? std::string::npos : spare.text.find(before);
+  if (!spare.fd || at == std::string::npos || now.size() != before.size()) {
+    return false;
+  }
+  spare.text.replace(at, now.size(), now);
+  spare.record.created_at = now;
+  fd_ = std::move(spare.fd);
+  file_ = spare.file;
+  record_ = std::move(spare.record);
+  text_ = std::move(spare.text);
+  return true;
+}
+
+void Candidate::leave(SpareLockFile& spare) {
+  if (temporary_name_.empty()) {
+    spare = {std::move(fd_), file_, std::move(record_), std::move(text_)};
+  }
+}
 
 Result<void> Candidate::create(const LockRecord& record, mode_t mode) {
   sys::Opened opened;
@@ -109,7 +144,7 @@ Result<void> Candidate::create(const LockRecord& record, mode_t mode) {
     return failure(result.code(), "fstat", place_);
   }
   file_ = identity_of(status);
-  modified_ = modification_time(status);
+  made_ = modification_time(status);
   sys::remember_inode(fd_.get(), status.st_dev, status.st_ino);
   return {};
 }
@@ -164,12 +199,10 @@ Result<void> Candidate::try_locks() {
   return {};
 }
 
-Result<void> Candidate::write(LockRecord record) {
-  record_ = std::move(record);
-  record_.witness = has_witness_ ? std::optional(format_witness(file_)) : std::nullopt;
-  const std::string text = format_lock_record(record_);
-  for (std::size_t done = 0; done < text.size();) {
-    const auto written = sys::write(fd_.get(), text.data() + done, text.size() - done);
+Result<void> Candidate::write() {
+  for (std::size_t done = 0; done < text_.size();) {
+    const auto written = made_ ? sys::write(fd_.get(), text_.data() + done, text_.size() - done)
+                               : sys::pwrite(fd_.get(), text_.data() + done, text_.size() - done, done);
     if (!written.ok()) {
       return failure(written.code(), "write", place_);
     }
@@ -179,6 +212,21 @@ Result<void> Candidate::write(LockRecord record) {
     done += static_cast<std::size_t>(written.value);
   }
   return {};
+}
+
+Result<void> Candidate::prepare(const LockRecord& record, mode_t mode, SpareLockFile& spare) {
+  if (!adopt(spare, record)) {
+    if (auto created = create(record, mode); !created) {
+      return created;
+    }
+    if (auto taken = take_witness(); !taken) {
+      return taken;
+    }
+    record_ = record;
+    record_.witness = has_witness_ ? std::optional(format_witness(file_)) : std::nullopt;
+    text_ = format_lock_record(record_);
+  }
+  return write();
 }
 
 /// Tries the ways in order until one works, and remembers it. ENOENT does not say whether a way is missing (no
@@ -285,27 +333,26 @@ Result<std::optional<PublishAttempt>> judge_naming_failure(const Place& place, i
 }
 
 /// One candidate. None: it was swept away before it had its name, and another is needed.
-Result<std::optional<PublishAttempt>> publish_one(const Place& place, const LockRecord& record, mode_t mode) {
+Result<std::optional<PublishAttempt>> publish_one(const Place& place, const LockRecord& record, mode_t mode,
+                                                  SpareLockFile& spare) {
   const auto& naming = place.directory->traits->naming;
   const Naming naming_before = naming.load();
   Candidate candidate(place);
-  for (auto step : {+[](Candidate&c, const LockRecord&r, mode_t m) { return c.create(r, m); },
-                    +[](Candidate&c, const LockRecord&, mode_t) { return c.take_witness(); },
-                    +[](Candidate&c, const LockRecord&r, mode_t) { return c.write(r); }}) {
-    if (auto done = step(candidate, record, mode); !done) {
-      if (may_mean_removed(done.error().code) && place.directory->is_removed()) {
-        return directory_gone();
-      }
-      if (naming_before == Naming::untried && naming.load() == Naming::temporary_link &&
-          done.error().code == std::errc::no_such_file_or_directory) {
-        return std::nullopt;
-      }
-      return tl::unexpected(std::move(done).error());
+  if (auto prepared = candidate.prepare(record, mode, spare); !prepared) {
+    if (may_mean_removed(prepared.error().code) && place.directory->is_removed()) {
+      return directory_gone();
     }
+    if (naming_before == Naming::untried && naming.load() == Naming::temporary_link &&
+        prepared.error().code == std::errc::no_such_file_or_directory) {
+      return std::nullopt;
+    }
+    return tl::unexpected(std::move(prepared).error());
   }
   const int error = candidate.give_name();
   if (error == EEXIST) {
-    return PublishAttempt{PublishAttempt::Outcome::contended, std::nullopt, candidate.modified()};
+    const auto now = candidate.written();
+    candidate.leave(spare);
+    return PublishAttempt{PublishAttempt::Outcome::contended, std::nullopt, now};
   }
   if (error != 0) {
     return judge_naming_failure(place, error);
@@ -313,8 +360,8 @@ Result<std::optional<PublishAttempt>> publish_one(const Place& place, const Lock
   if (auto checked = candidate.check_inode_identity(); !checked) {
     return tl::unexpected(std::move(checked).error());
   }
-  const WallTime modified = candidate.modified();
-  return PublishAttempt{PublishAttempt::Outcome::published, candidate.take(), modified};
+  const auto now = candidate.made();
+  return PublishAttempt{PublishAttempt::Outcome::published, candidate.take(), now};
 }
 
 /// Reads at most one byte more than a record may have.
@@ -417,9 +464,10 @@ Result<Removal> remove_locked(const Place& place, PinnedLock& pinned,
 
 }  // namespace
 
-Result<PublishAttempt> publish(const Place& place, const LockRecord& record, mode_t mode) {
+Result<PublishAttempt> publish(const Place& place, const LockRecord& record, mode_t mode, SpareLockFile* spare) {
+  SpareLockFile unwanted;
   for (int attempt = 0; attempt < k_candidates_max; ++attempt) {
-    auto done = publish_one(place, record, mode);
+    auto done = publish_one(place, record, mode, spare != nullptr ? *spare : unwanted);
     if (!done) {
       return tl::unexpected(std::move(done).error());
     }
@@ -446,6 +494,11 @@ Result<std::optional<PinnedLock>> pin(const Place& place) {
   if (auto read = read_again(pinned, place); !read) {
     return tl::unexpected(std::move(read).error());
   }
+  // An unlink tells its watchers before the name can no longer be found (fs/namei.c, vfs_unlink): who is woken by it
+  // may open the inode that just lost its name, and would wait for an event that has been.
+  if (pinned.links == 0 && place.directory->traits->local) {
+    return std::nullopt;
+  }
   return pinned;
 }
 
@@ -463,6 +516,7 @@ Result<void> read_again(PinnedLock& pinned, const Place& place) {
   }
   pinned.file = identity_of(status);
   pinned.modified = modification_time(status);
+  pinned.links = status.st_nlink;
   pinned.unreadable = {};
   return read_record(pinned, place, static_cast<std::size_t>(std::max<off_t>(status.st_size, 0)));
 }

@@ -44,14 +44,25 @@ struct PublishAttempt {
   Outcome outcome{};
   /// Where published.
   std::optional<PublishedLock> lock{};
-  /// The file system's own clock, from the file just made.
+  /// The file system's own clock, from the file just made; none where a spare was published.
   std::optional<WallTime> file_system_now{};
 };
 
+/// A nameless lock file with its witness, left by an attempt to publish that found the name taken. The next attempt for
+/// the same place only has to write the time into it, which is most of what a waiter that was woken has to do.
+struct SpareLockFile {
+  sys::Fd fd;
+  FileIdentity file;
+  LockRecord record;
+  std::string text;
+};
+
 /// Makes a complete lock file and gives it its name, or finds that the name is taken. The witness is taken, and the
-/// record's `witness` filled in, where the file system can carry one. Whatever fails leaves nothing behind.
+/// record's `witness` filled in, where the file system can carry one. Whatever fails leaves nothing behind. A spare, if
+/// one is given, is used up, and left again where the name was taken; of `record` only `created_at` is new then.
 /// Errors: `Errc::unsupported_file_system`; otherwise the failing call's own.
-[[nodiscard]] Result<PublishAttempt> publish(const Place& place, const LockRecord& record, mode_t mode);
+[[nodiscard]] Result<PublishAttempt> publish(const Place& place, const LockRecord& record, mode_t mode,
+                                             SpareLockFile* spare = nullptr);
 
 /// What lies at a lock path, pinned: while the descriptor is open, its inode's number cannot be used again, so
 /// decisions can be made on it.
@@ -59,6 +70,7 @@ struct PinnedLock {
   sys::Fd fd;
   FileIdentity file;
   WallTime modified{};
+  nlink_t links{1};
   LockRecord record;
   /// The file is there and cannot be read (EACCES, EPERM, EIO, ESTALE, …); nothing else is known then.
   std::error_code unreadable{};

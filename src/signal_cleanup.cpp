@@ -21,6 +21,24 @@ bool is_default(const struct sigaction& action) {
   return (action.sa_flags & SA_SIGINFO) == 0 && action.sa_handler == SIG_DFL;
 }
 
+/// Whether a signal's default action ends the process (signal(7)). After any other the process would go on without its
+/// locks.
+bool is_deadly(int signal) {
+  switch (signal) {
+    case SIGCHLD:
+    case SIGCONT:
+    case SIGSTOP:
+    case SIGTSTP:
+    case SIGTTIN:
+    case SIGTTOU:
+    case SIGURG:
+    case SIGWINCH:
+      return false;
+    default:
+      return true;
+  }
+}
+
 }  // namespace
 
 void install_signal_cleanup(std::span<const int> signals) {
@@ -28,13 +46,14 @@ void install_signal_cleanup(std::span<const int> signals) {
   const std::lock_guard lock(mutex);
   struct sigaction ours {};
   ours.sa_handler = clean_up_and_die;
+  ours.sa_flags = SA_ONSTACK;  // runtimes with small stacks require it of every handler
   sigemptyset(&ours.sa_mask);
   for (const int signal : signals) {
     sigaddset(&ours.sa_mask, signal);
   }
   for (const int signal : signals) {
     struct sigaction present {};
-    if (::sigaction(signal, nullptr, &present) == 0 && is_default(present)) {
+    if (is_deadly(signal) && ::sigaction(signal, nullptr, &present) == 0 && is_default(present)) {
       ::sigaction(signal, &ours, nullptr);
     }
   }

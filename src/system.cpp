@@ -63,10 +63,11 @@ Outcome invoke(CallInfo info, F&& call) {
 // Indexed by number, so that the child's side of a fork can walk it without a lock or an allocation.
 
 struct Slot {
-  std::atomic<bool> open{false};
+  std::atomic<std::uint64_t> serial{0};  // of the registration; 0: there is none
   std::atomic<std::uint64_t> device{0};
   std::atomic<std::uint64_t> inode{0};  // 0: not known
 };
+std::atomic<std::uint64_t> g_serials{0};
 constexpr std::size_t k_slots_per_chunk = 256;
 constexpr std::size_t k_chunks_max = 4096;
 using Chunk = std::array<Slot, k_slots_per_chunk>;
@@ -96,7 +97,7 @@ void for_each_registered(F&& visit) noexcept {
   for (std::size_t c = 0; c < k_chunks_max; ++c) {
     Chunk* chunk = g_chunks[c].load(std::memory_order_acquire);
     for (std::size_t i = 0; chunk != nullptr && i < k_slots_per_chunk; ++i) {
-      if ((*chunk)[i].open.load(std::memory_order_acquire)) {
+      if ((*chunk)[i].serial.load(std::memory_order_acquire) != 0) {
         visit(static_cast<int>(c * k_slots_per_chunk + i), (*chunk)[i]);
       }
     }
@@ -106,7 +107,7 @@ void for_each_registered(F&& visit) noexcept {
 void register_descriptor(int fd) noexcept {
   if (Slot* slot = slot_of(fd); slot != nullptr) {
     slot->inode.store(0, std::memory_order_relaxed);
-    slot->open.store(true, std::memory_order_release);
+    slot->serial.store(g_serials.fetch_add(1) + 1, std::memory_order_release);
   }
 }
 
@@ -117,7 +118,7 @@ void close_registered(int fd, Slot* slot) noexcept {
   if (slot != nullptr) {
     inode = slot->inode.load(std::memory_order_relaxed);
     device = slot->device.load(std::memory_order_relaxed);
-    slot->open.store(false, std::memory_order_release);
+    slot->serial.store(0, std::memory_order_release);
   }
   struct stat status {};
   if (inode == 0 || (::fstat(fd, &status) == 0 && status.st_ino == inode && status.st_dev == device)) {
@@ -162,6 +163,7 @@ class Section {
 };
 
 void before_fork() noexcept {
+  (void)process_generation();  // in a child of _Fork or clone: forgets the sections of threads that it does not have
   g_forks_waiting.fetch_add(1);
   while (g_sections.load() > t_sections) {
     ::sched_yield();
@@ -181,9 +183,6 @@ std::atomic<pid_t> g_generation_pid{0};
 bool g_page_is_wiped = false;
 
 void after_fork_in_child() noexcept {
-  // Only the forking thread is here; what other threads had entered they will never leave.
-  g_sections.store(t_sections);
-  g_forks_waiting.store(0);
   if (!g_page_is_wiped) {
     g_generation->store(0);
   }
@@ -214,7 +213,10 @@ void install_fork_handling() noexcept {
 }  // namespace
 
 struct OpenedAccess {
-  static Fd adopt(int number) noexcept { return {number, process_generation()}; }
+  static Fd adopt(int number) noexcept {
+    const Slot* slot = slot_of(number);
+    return {number, process_generation(), slot != nullptr ? slot->serial.load(std::memory_order_acquire) : 0};
+  }
 };
 
 namespace {
@@ -244,6 +246,18 @@ Opened open_with(const CallInfo& info, F&& call) {
     return adopt(call());
   });
   return outcome.ok() ? Opened{OpenedAccess::adopt(static_cast<int>(outcome.value)), 0} : Opened{{}, outcome.error};
+}
+
+/// As `open_with`, for what is no file. The kernel gives all of those one inode, which still tells them from the files,
+/// pipes and sockets that a program may have under the number later.
+template <class F>
+Opened open_nameless(const CallInfo& info, F&& call) {
+  Opened opened = open_with(info, std::forward<F>(call));
+  struct stat status {};
+  if (opened.ok() && ::fstat(opened.fd.get(), &status) == 0) {
+    remember_inode(opened.fd.get(), status.st_dev, status.st_ino);
+  }
+  return opened;
 }
 
 }  // namespace
@@ -322,14 +336,20 @@ void Fd::reset() noexcept {
     return;
   }
   const Section section;
-  close_registered(number, slot_of(number));
+  Slot* slot = slot_of(number);
+  if (slot == nullptr || slot->serial.load(std::memory_order_acquire) == serial_) {
+    close_registered(number, slot);
+  }
 }
 
 void Fd::abandon() noexcept {
   const int number = std::exchange(number_, -1);
-  Slot* slot = number < 0 || generation_ != process_generation() ? nullptr : slot_of(number);
-  if (slot != nullptr) {
-    slot->open.store(false, std::memory_order_release);
+  if (number < 0 || generation_ != process_generation()) {
+    return;
+  }
+  if (Slot* slot = slot_of(number); slot != nullptr) {
+    std::uint64_t expected = serial_;
+    slot->serial.compare_exchange_strong(expected, 0);
   }
 }
 
@@ -517,11 +537,11 @@ Outcome read(int fd, void* buffer, std::size_t size) {
 }
 
 Opened eventfd() {
-  return open_with({Call::eventfd}, [] { return ::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC); });
+  return open_nameless({Call::eventfd}, [] { return ::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC); });
 }
 
 Opened inotify_init() {
-  return open_with({Call::inotify_init}, [] { return ::inotify_init1(IN_NONBLOCK | IN_CLOEXEC); });
+  return open_nameless({Call::inotify_init}, [] { return ::inotify_init1(IN_NONBLOCK | IN_CLOEXEC); });
 }
 
 Outcome inotify_add_watch(int fd, const char* path, std::uint32_t mask) {
@@ -534,7 +554,7 @@ Outcome inotify_rm_watch(int fd, int watch) {
 }
 
 Opened pidfd_open(pid_t pid) {
-  return open_with({Call::pidfd_open}, [pid] { return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)); });
+  return open_nameless({Call::pidfd_open}, [pid] { return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)); });
 }
 
 Outcome spawn_with_descriptor(int fd, const char* file, char* const argv[], char* const envp[]) {
@@ -574,6 +594,9 @@ std::uint64_t process_generation() noexcept {
   }
   // A child's first call. One thread settles it; others of a child made by raw clone wait for that.
   if (generation == 0 && g_generation->compare_exchange_strong(generation, k_settling)) {
+    // Nobody enters a section before this, so what is counted there are threads that only the parent has.
+    g_sections.store(t_sections);
+    g_forks_waiting.store(0);
     close_inherited_descriptors();
     const std::uint64_t fresh = g_generations.fetch_add(1) + 1;
     g_generation->store(fresh, std::memory_order_release);

@@ -86,12 +86,14 @@ struct [[nodiscard]] Outcome {
 class Fd {
  public:
   Fd() = default;
-  Fd(Fd&& other) noexcept : number_(std::exchange(other.number_, -1)), generation_(other.generation_) {}
+  Fd(Fd&& other) noexcept
+      : number_(std::exchange(other.number_, -1)), generation_(other.generation_), serial_(other.serial_) {}
   Fd& operator=(Fd&& other) noexcept {
     if (this != &other) {
       reset();
       number_ = std::exchange(other.number_, -1);
       generation_ = other.generation_;
+      serial_ = other.serial_;
     }
     return *this;
   }
@@ -106,9 +108,12 @@ class Fd {
 
  private:
   friend struct OpenedAccess;
-  Fd(int number, std::uint64_t generation) noexcept : number_(number), generation_(generation) {}
+  Fd(int number, std::uint64_t generation, std::uint64_t serial) noexcept
+      : number_(number), generation_(generation), serial_(serial) {}
   int number_{-1};
   std::uint64_t generation_{0};
+  /// Of its registration: another descriptor of ours may have got the number since.
+  std::uint64_t serial_{0};
 };
 
 /// A new descriptor, or why there is none.

@@ -27,21 +27,6 @@ constexpr microseconds k_brief_pause_min{50};
 constexpr microseconds k_brief_pause_max{5000};
 constexpr int k_brief_doublings_max = 7;
 
-void count_wake_up(Awakened reason) noexcept {
-  Tally& tally = this_process_tally();
-  switch (reason) {
-    case Awakened::inode_changed:
-    case Awakened::owner_ended:
-      ++tally.wake_ups_by_event;
-      break;
-    case Awakened::time:
-      ++tally.wake_ups_by_timer;
-      break;
-    case Awakened::called:
-      break;
-  }
-}
-
 }  // namespace
 
 Deadline::Deadline(milliseconds timeout) : timeout_(timeout), start_(Clock::now()), end_(Clock::time_point::max()) {
@@ -51,11 +36,13 @@ Deadline::Deadline(milliseconds timeout) : timeout_(timeout), start_(Clock::now(
 }
 
 Waiter::Waiter(const Deadline& deadline, std::stop_token stop)
-    : deadline_(deadline), stop_(std::move(stop)), pause_(k_pause_min) {}
+    : deadline_(deadline), stop_(std::move(stop)), pause_(k_pause_min), momentary_pause_(k_pause_min) {}
 
-Waiter::~Waiter() {
-  on_stop_.reset();  // before the bell that it rings
-  unwatch_inode(sleeper_);
+Waiter::Watching& Waiter::watching() {
+  if (!watching_) {
+    watching_ = std::make_shared<Watching>();
+  }
+  return *watching_;
 }
 
 bool Waiter::watch(PinnedLock&& pinned, const FileSystemTraits& traits, const WatchPlan& plan) {
@@ -64,64 +51,94 @@ bool Waiter::watch(PinnedLock&& pinned, const FileSystemTraits& traits, const Wa
     plan_ = plan;
     return false;
   }
-  const bool same = pinned_.fd && pinned.file == pinned_.file;
-  // The same lock with the same owner is watched already, and an owner that has ended is not watched twice.
-  const bool watched = same && (plan.owner == watched_owner_ || !plan.owner) && plan.is_silent == plan_.is_silent;
-  plan_ = plan;
+  Watching& at = watching();
+  const bool same = at.pinned.fd && pinned.file == at.pinned.file;
+  WatchPlan next = plan;
+  if (same && at.owner_has_ended && plan.owner == at.owner) {
+    next.owner.reset();     // its end is told already, and would be told again and again
+    next.is_silent = true;  // nobody tells when what is left of it goes
+  }
+  // The same lock with the same owner is watched already.
+  const bool watched = same && (next.owner == at.owner || !next.owner) && next.is_silent == plan_.is_silent;
+  plan_ = next;
   if (watched) {
     return false;
   }
   if (!same) {
-    saw_change_of_hands_ = static_cast<bool>(pinned_.fd);
-    unwatch_inode(sleeper_);
-    sleeper_.owner.reset();
-    watched_owner_.reset();
-    pinned_ = std::move(pinned);
+    saw_change_of_hands_ = static_cast<bool>(at.pinned.fd);
+    count_end();
+    unwatch_inode(at.sleeper);
+    at.sleeper.owner.reset();
+    at.owner.reset();
+    at.owner_has_ended = false;
+    at.pinned = std::move(pinned);
   }
-  begin_watching(traits, plan);
+  begin_watching(traits);
   return true;
 }
 
 void Waiter::open_bell() {
-  if (sleeper_.bell.is_open()) {
+  Sleeper& sleeper = watching().sleeper;
+  if (sleeper.bell.is_open()) {
     return;
   }
   random_.seed(static_cast<std::minstd_rand::result_type>(
       std::hash<std::thread::id>{}(std::this_thread::get_id()) ^
       static_cast<std::size_t>(Deadline::Clock::now().time_since_epoch().count())));
-  if (const auto error = sleeper_.bell.open()) {
+  if (const auto error = sleeper.bell.open()) {
     degrade(error);
   } else if (stop_.stop_possible()) {
-    on_stop_.emplace(stop_, [this] { sleeper_.call(); });
+    on_stop_.emplace(stop_, [&sleeper] { sleeper.call(); });
   }
 }
 
-void Waiter::begin_watching(const FileSystemTraits& traits, const WatchPlan& plan) {
-  polls_ = !sleeper_.bell.is_open();
+void Waiter::begin_watching(const FileSystemTraits& traits) {
+  Watching& at = watching();
+  polls_ = !at.sleeper.bell.is_open();
   if (!traits.local) {
     degrade(std::make_error_code(std::errc::not_supported));  // another host's changes raise no event here
-  } else if (sleeper_.watch < 0) {
-    if (const auto error = watch_inode(sleeper_, pinned_.fd.get())) {
+  } else if (at.sleeper.watch < 0) {
+    if (const auto error = watch_inode(at.sleeper, at.pinned.fd.get())) {
       degrade(error);
     }
   }
-  if (plan.wants_lock) {
-    mark_waiting(pinned_, traits);
+  if (plan_.wants_lock) {
+    mark_waiting(at.pinned, traits);
   }
-  if (plan.owner) {
-    watch_owner(*plan.owner);
+  if (plan_.owner) {
+    watch_owner(*plan_.owner);
   }
-  pause_ = polls_ ? k_pause_min : plan.is_silent ? k_pause_silent_min : k_pause_watched_min;
+  pause_ = polls_ ? k_pause_min : plan_.is_silent ? k_pause_silent_min : k_pause_watched_min;
 }
 
 void Waiter::watch_owner(pid_t owner) {
-  watched_owner_ = owner;
+  Watching& at = watching();
+  at.owner = owner;
   auto opened = sys::pidfd_open(owner);
-  // ESRCH: it has just ended; the look that follows will see that.
-  if (!opened.ok() && opened.error != ESRCH) {
+  at.owner_has_ended = opened.error == ESRCH;
+  if (!opened.ok() && !at.owner_has_ended) {
     degrade(opened.code());
   }
-  sleeper_.owner = std::move(opened.fd);
+  at.sleeper.owner = std::move(opened.fd);
+}
+
+void Waiter::count_end() {
+  if (!last_wake_up_ || *last_wake_up_ == Awakened::called) {
+    return;
+  }
+  // An event that came after the timer, but before the look, was not missed.
+  Tally& tally = this_process_tally();
+  const bool was_told = *last_wake_up_ != Awakened::time || has_news(watching().sleeper);
+  ++(was_told ? tally.wake_ups_by_event : tally.wake_ups_by_timer);
+  last_wake_up_.reset();
+}
+
+std::shared_ptr<void> Waiter::take_remains() {
+  on_stop_.reset();
+  if (watching_) {
+    stop_telling(watching_->sleeper);
+  }
+  return std::exchange(watching_, nullptr);
 }
 
 void Waiter::degrade(std::error_code why) {
@@ -139,12 +156,18 @@ microseconds Waiter::next_pause() {
   microseconds most = k_pause_watched_max;
   if (plan_.is_momentary || (polls_ && saw_change_of_hands_)) {
     most = k_pause_contended_max;
+  } else if (!watching().sleeper.bell.is_open() && stop_.stop_possible()) {
+    most = k_pause_contended_max;  // nobody can ring for the stop request
   } else if (polls_ || plan_.is_silent) {
     most = k_pause_silent_max;
   }
-  const microseconds least = plan_.is_momentary ? k_pause_min : pause_;
-  const microseconds pause = std::min(least, most);
-  pause_ = std::min(std::max(pause_, k_pause_min) * 2, most);
+  // What is momentary begins anew with short pauses each time, and leaves the others as they were.
+  microseconds& next = plan_.is_momentary ? momentary_pause_ : pause_;
+  if (!plan_.is_momentary) {
+    momentary_pause_ = k_pause_min;
+  }
+  const microseconds pause = std::min(next, most);
+  next = std::min(pause * 2, most);
   // Half fixed, half at random: several waiters must not look at the same moment again and again.
   std::uniform_int_distribution<microseconds::rep> jitter(pause.count() / 2, pause.count());
   return microseconds{jitter(random_)};
@@ -164,8 +187,13 @@ WakeUp Waiter::wait(std::optional<Deadline::Clock::time_point> report) {
   if (report) {
     until = std::min(until, *report);
   }
-  count_wake_up(sleep_until(sleeper_, until));
-  return stop_.stop_requested() ? WakeUp::cancelled : WakeUp::look_again;
+  Watching& at = watching();
+  last_wake_up_ = sleep_until(at.sleeper, until);
+  at.owner_has_ended = at.owner_has_ended || *last_wake_up_ == Awakened::owner_ended;
+  if (stop_.stop_requested()) {
+    return WakeUp::cancelled;
+  }
+  return *last_wake_up_ == Awakened::inode_changed ? WakeUp::name_went : WakeUp::look_again;
 }
 
 void pause_briefly(int attempt, std::chrono::steady_clock::time_point end) {

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <random>
 #include <stop_token>
@@ -54,7 +55,12 @@ struct WatchPlan {
   std::optional<std::chrono::milliseconds> due{};
 };
 
-enum class WakeUp { look_again, deadline, cancelled };
+enum class WakeUp {
+  look_again,
+  name_went,  ///< Or seems to have: what is watched changed.
+  deadline,
+  cancelled
+};
 
 /// One wait for one lock, in as many steps as it takes: look, `watch`, look again, `wait`, look …
 ///
@@ -63,7 +69,7 @@ enum class WakeUp { look_again, deadline, cancelled };
 class Waiter {
  public:
   Waiter(const Deadline& deadline, std::stop_token stop);
-  ~Waiter();
+  ~Waiter() = default;
   Waiter(const Waiter&) = delete;
   Waiter& operator=(const Waiter&) = delete;
 
@@ -73,28 +79,46 @@ class Waiter {
   /// Sleeps until it is time to look again; not beyond `report` if one is given. Blocking: until then, the deadline, or
   /// the stop request.
   [[nodiscard]] WakeUp wait(std::optional<Deadline::Clock::time_point> report = std::nullopt);
+  /// What was waited for has happened: counts whether it was heard of, or only found at a periodic look.
+  void count_end();
+  /// Ends the watching, and hands over what it leaves to be closed: that takes as long as the rest of a hand-over, and
+  /// is better done by the holder later than by a waiter that was just let in.
+  [[nodiscard]] std::shared_ptr<void> take_remains();
   /// Why the wait has to poll, told once.
   [[nodiscard]] std::optional<std::error_code> take_degradation();
 
  private:
+  /// What is watched, and by what means.
+  struct Watching {
+    Sleeper sleeper;
+    PinnedLock pinned{};
+    std::optional<pid_t> owner{};
+    bool owner_has_ended{false};
+    Watching() = default;
+    ~Watching() { unwatch_inode(sleeper); }
+    Watching(const Watching&) = delete;
+    Watching& operator=(const Watching&) = delete;
+  };
+
+  [[nodiscard]] Watching& watching();
   void open_bell();
-  void begin_watching(const FileSystemTraits& traits, const WatchPlan& plan);
+  void begin_watching(const FileSystemTraits& traits);
   void watch_owner(pid_t owner);
   void degrade(std::error_code why);
   [[nodiscard]] std::chrono::microseconds next_pause();
 
   Deadline deadline_;
   std::stop_token stop_;
-  Sleeper sleeper_;
-  std::optional<std::stop_callback<std::function<void()>>> on_stop_;
-  PinnedLock pinned_{};
+  std::shared_ptr<Watching> watching_;
+  std::optional<std::stop_callback<std::function<void()>>> on_stop_;  // goes before what it rings
   WatchPlan plan_{.is_momentary = true};
-  std::optional<pid_t> watched_owner_{};
+  std::optional<Awakened> last_wake_up_{};
   bool polls_{false};
   bool saw_change_of_hands_{false};
   bool told_degraded_{false};
   std::optional<std::error_code> degradation_{};
   std::chrono::microseconds pause_;
+  std::chrono::microseconds momentary_pause_;
   std::minstd_rand random_;
 };
 

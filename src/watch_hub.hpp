@@ -52,6 +52,10 @@ enum class Awakened { inode_changed, owner_ended, called, time };
 /// Errors: EMFILE, ENFILE (instances), ENOSPC (watches), ENOENT (no `/proc`), ENOMEM.
 [[nodiscard]] std::error_code watch_inode(Sleeper& sleeper, int fd);
 void unwatch_inode(Sleeper& sleeper) noexcept;
+/// Is told no more; what `unwatch_inode` has to ask of the kernel can be done later.
+void stop_telling(Sleeper& sleeper) noexcept;
+/// Whether something would wake the sleeper now.
+[[nodiscard]] bool has_news(Sleeper& sleeper);
 /// Sleeps. A sleeper with an open bell needs no periodic look for what it watches.
 [[nodiscard]] Awakened sleep_until(Sleeper& sleeper, std::chrono::steady_clock::time_point until);
 

@@ -37,22 +37,29 @@ void Watchdog::look() {
   retry_failed_releases();
   std::erase_if(watched_, [](const auto& entry) { return entry.second.hold.expired(); });
   for (const auto& hold : holds_of(*options_)) {
-    look_at(hold);
+    try {
+      look_at(hold);
+    } catch (...) {  // no memory for this one: the others are looked at all the same
+    }
   }
 }
 
 void Watchdog::look_at(const std::shared_ptr<Hold>& hold) {
   const auto held_for = hold->held_for();
-  auto& watched = watched_.try_emplace(hold.get(), Watched{hold, hold->setup().max_hold}).first->second;
-  if (held_for <= watched.report_at) {
+  if (held_for <= hold->setup().max_hold) {
     return;
   }
-  watched.report_at = held_for * 2;
-  notify(*options_,
-         {EventKind::overrun, hold->session_path(), hold->lock_path(), held_for, std::nullopt, std::nullopt});
-  if (options_->overrun == OverrunAction::release && !hold->try_release()) {
-    // A guarded write is under way, or the file cannot be removed: tried again at the next look.
-    watched.report_at = hold->setup().max_hold;
+  auto& watched = watched_.try_emplace(hold.get(), Watched{hold, hold->setup().max_hold}).first->second;
+  if (watched.hold.expired()) {
+    watched = {hold, hold->setup().max_hold};  // another hold lay at this address before
+  }
+  if (held_for > watched.report_at) {
+    watched.report_at = held_for * 2;
+    notify(*options_,
+           {EventKind::overrun, hold->session_path(), hold->lock_path(), held_for, std::nullopt, std::nullopt});
+  }
+  if (options_->overrun == OverrunAction::release) {
+    (void)hold->try_release();
   }
 }
 

@@ -18,8 +18,8 @@
 namespace sessionlock {
 
 /// Looks at a manager's holds at every interval: reports those past their `max_hold` to the observer, again each time
-/// the hold has doubled, and gives them up where the manager says so; tries failed releases again. Runs the observer
-/// under no lock.
+/// the hold has doubled, and gives them up where the manager says so, at the first look that finds them idle; tries
+/// failed releases again. Runs the observer under no lock.
 class Watchdog {
  public:
   explicit Watchdog(std::shared_ptr<const ManagerOptions> options);

@@ -1,0 +1,53 @@
+#pragma once
+
+/// \file
+/// Run-once gates: of simultaneous callers one does the work, the others wait until it is done.
+
+#include <chrono>
+#include <filesystem>
+#include <optional>
+#include <stop_token>
+
+#include <sessionlock/error.hpp>
+#include <sessionlock/export.hpp>
+#include <sessionlock/session_lock.hpp>
+
+namespace sessionlock {
+
+struct GateOptions {
+  /// A gate file whose mtime is longer ago is stale, whatever its owner does; zero: only the owner's end makes it so.
+  std::chrono::milliseconds stale_after{std::chrono::seconds{60}};
+  std::stop_token stop{};
+};
+
+enum class GateOutcome {
+  acquired,  ///< This caller is the one: do the work, then let `lock` go.
+  busy       ///< Another is at it: `holder`.
+};
+struct GateEntry {
+  GateOutcome outcome{GateOutcome::busy};
+  SessionLock lock{};
+  std::optional<Inspection> holder{};
+};
+
+/// A gate at a path of its own. Made of the same locks as sessions; only what counts as stale differs. An error is
+/// neither of the two outcomes: whether to go on without the gate is the caller's decision. Thread safety: safe.
+class SESSIONLOCK_API SpawnGate {
+ public:
+  /// `path` is the gate file itself, such as `spawn.lock`.
+  explicit SpawnGate(std::filesystem::path path, GateOptions options = {});
+
+  /// One try, without waiting.
+  [[nodiscard]] Result<GateEntry> try_enter();
+  /// Waits until whoever is at it is done, or dead, without taking the gate.
+  /// Blocking: `timeout`. Errors: `Errc::timed_out` with the holder, `Errc::cancelled`.
+  Result<void> wait_until_done(std::chrono::milliseconds timeout);
+  /// Sets the gate file's mtime to now, so that long work is not taken for stale. Errors: `Errc::lost`.
+  static Result<void> touch(const SessionLock& lock);
+
+ private:
+  std::filesystem::path path_;
+  GateOptions options_;
+};
+
+}  // namespace sessionlock

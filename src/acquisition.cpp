@@ -37,12 +37,12 @@ class RandomStock {
  public:
   using Bytes = std::array<std::uint8_t, 16>;
 
-  Result<Bytes> take(const SessionLocation& location) {
+  Result<Bytes> take(const std::filesystem::path& session) {
     const std::lock_guard lock(mutex_);
     if (used_ == stock_.size()) {
       const auto got = sys::getrandom(stock_.data(), sizeof stock_);
       if (!got.ok() || static_cast<std::size_t>(got.value) != sizeof stock_) {
-        return tl::unexpected(Error{got.code(), "getrandom", location.session.path(), std::nullopt, {}});
+        return tl::unexpected(Error{got.code(), "getrandom", session, std::nullopt, {}});
       }
       used_ = 0;
     }
@@ -56,9 +56,15 @@ class RandomStock {
 };
 PerProcess<RandomStock> g_random_stock;
 
-Result<std::string> random_lock_id(const SessionLocation& location) {
+std::string timeout_words(std::chrono::milliseconds timeout) {
+  return "timeout " + format_limit(std::max(timeout, std::chrono::milliseconds{0}));
+}
+
+}  // namespace
+
+Result<std::string> random_lock_id(const std::filesystem::path& session) {
   constexpr std::string_view k_digits = "0123456789abcdef";
-  const auto bytes = g_random_stock.get().take(location);
+  const auto bytes = g_random_stock.get().take(session);
   if (!bytes) {
     return tl::unexpected(bytes.error());
   }
@@ -71,14 +77,8 @@ Result<std::string> random_lock_id(const SessionLocation& location) {
   return id;
 }
 
-std::string timeout_words(std::chrono::milliseconds timeout) {
-  return "timeout " + format_limit(std::max(timeout, std::chrono::milliseconds{0}));
-}
-
-}  // namespace
-
 Result<LockRecord> make_record(const AcquireOptions& options, const SessionLocation& location, bool with_session) {
-  auto lock_id = random_lock_id(location);
+  auto lock_id = random_lock_id(location.session.path());
   if (!lock_id) {
     return tl::unexpected(std::move(lock_id).error());
   }
@@ -111,10 +111,11 @@ Result<LockRecord> make_record(const AcquireOptions& options, const SessionLocat
 }
 
 Acquisition::Acquisition(const std::shared_ptr<const ManagerOptions>& manager, const std::filesystem::path& session,
-                         const AcquireOptions& options)
+                         const AcquireOptions& options, LockNaming naming)
     : manager_(manager),
       session_(session),
       options_(options),
+      naming_(naming),
       deadline_(options.timeout),
       waiter_(deadline_, options.stop) {}
 
@@ -127,7 +128,7 @@ Acquisition::~Acquisition() {
 }
 
 LocateOptions Acquisition::locate_options(bool create) const {
-  return {manager_->lock_directory, create, options_.allow_hard_links};
+  return {manager_->lock_directory, create, options_.allow_hard_links, naming_};
 }
 
 Result<void> Acquisition::check_arguments() const {
@@ -197,7 +198,7 @@ Result<std::optional<SessionLock>> Acquisition::attempt() {
 Result<std::optional<SessionLock>> Acquisition::contend(const SessionLocation& location, Turn& turn) {
   give_way(location);
   std::optional<LockRecord> record;
-  SpareLockFile spare;
+  SpareFile spare;
   while (true) {
     if (options_.stop.stop_requested()) {
       return tl::unexpected(give_up(WakeUp::cancelled));
@@ -240,7 +241,8 @@ Result<void> Acquisition::wait_until_gone(const SessionLocation& location) {
       return tl::unexpected(woken.error());
     }
     // Where a file's age decides, only a file made just now tells the time by that file system: make another.
-    if (*finding == Finding::free || *woken == WakeUp::name_went || (holder_ && needs_file_age(holder_->record))) {
+    if (*finding == Finding::free || *woken == WakeUp::name_went ||
+        (holder_ && needs_file_age(holder_->record, options_.stale))) {
       return {};
     }
     file_system_now_.reset();
@@ -371,8 +373,8 @@ WatchPlan Acquisition::make_plan() const {
   }
   const Inspection& holder = *holder_;
   // The pid of a dead owner whose heir has the witness may have been given to a stranger.
-  const bool is_stranger = holder.record.starttime && owner_.start_time_ticks &&
-                           *holder.record.starttime != *owner_.start_time_ticks;
+  const bool is_stranger =
+      holder.record.starttime && owner_.start_time_ticks && *holder.record.starttime != *owner_.start_time_ticks;
   const bool owner_lives = holder.pid_alive && !is_stranger;
   if (owner_lives && holder.basis != Basis::held_here) {
     plan.owner = holder.record.pid;
@@ -481,7 +483,7 @@ Result<void> Acquisition::describe_holder(const SessionLocation& location) {
   return {};
 }
 
-Result<void> Acquisition::wait_until_free() {
+Result<void> Acquisition::wait_until_free(const std::optional<std::string>& lock_id) {
   wants_lock_ = false;
   if (auto valid = check_arguments(); !valid) {
     return valid;
@@ -498,7 +500,8 @@ Result<void> Acquisition::wait_until_free() {
     if (!found) {
       return tl::unexpected(std::move(found).error());
     }
-    if (*found == Finding::free) {
+    const bool is_another = lock_id && holder_ && holder_->record.lock_id && holder_->record.lock_id != lock_id;
+    if (*found == Finding::free || is_another) {
       waiter_.count_end();
       return {};
     }

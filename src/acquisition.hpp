@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include <sessionlock/lock_manager.hpp>
 
@@ -16,6 +17,8 @@
 
 namespace sessionlock {
 
+/// 32 random hexadecimal digits. `session` is for the error.
+[[nodiscard]] Result<std::string> random_lock_id(const std::filesystem::path& session);
 /// A new record of this process, complete but for the witness.
 [[nodiscard]] Result<LockRecord> make_record(const AcquireOptions& options, const SessionLocation& location,
                                              bool with_session);
@@ -25,13 +28,14 @@ class Acquisition {
  public:
   /// Lifetime: refers to its arguments until it is gone.
   Acquisition(const std::shared_ptr<const ManagerOptions>& manager, const std::filesystem::path& session,
-              const AcquireOptions& options);
+              const AcquireOptions& options, LockNaming naming = LockNaming::beside_session);
   ~Acquisition();
   Acquisition(const Acquisition&) = delete;
   Acquisition& operator=(const Acquisition&) = delete;
 
   [[nodiscard]] Result<SessionLock> acquire();
-  [[nodiscard]] Result<void> wait_until_free();
+  /// With an id: until it is not that acquisition any more.
+  [[nodiscard]] Result<void> wait_until_free(const std::optional<std::string>& lock_id = {});
 
  private:
   /// What was found at the lock path, and dealt with.
@@ -65,6 +69,7 @@ class Acquisition {
   const std::shared_ptr<const ManagerOptions>& manager_;
   const std::filesystem::path& session_;
   const AcquireOptions& options_;
+  const LockNaming naming_;
   const Deadline deadline_;
   Waiter waiter_;
   std::optional<WallTime> file_system_now_{};

@@ -141,6 +141,15 @@ Verdict judge(const LockRecord& record, const Evidence& evidence, const StalePol
   return {Basis::undecided, OwnerState::unknown, removable, std::nullopt};
 }
 
+/// A policy may let the file's age overrule what is known of the owner, but never rows 1 and 2.
+bool mtime_may_overrule(Basis basis) {
+  return basis != Basis::unreadable && basis != Basis::held_here;
+}
+
+bool is_overruled_by_mtime(const Verdict& verdict, const Evidence& evidence, const StalePolicy& policy) {
+  return policy.stale_mtime && mtime_may_overrule(verdict.basis) && is_older(evidence.file_age, *policy.stale_mtime);
+}
+
 LockState state_of(const Verdict& verdict) {
   if (verdict.removable) {
     return LockState::stale;
@@ -182,8 +191,8 @@ std::string format_witness(const FileIdentity& file) {
   return fmt::to_string(witness_text(file));
 }
 
-bool needs_file_age(const LockRecord& record) {
-  return !record.pid || !record.created_at || !parse_rfc3339(*record.created_at);
+bool needs_file_age(const LockRecord& record, const StalePolicy& policy) {
+  return policy.stale_mtime || !record.pid || !record.created_at || !parse_rfc3339(*record.created_at);
 }
 
 std::optional<milliseconds> time_until_removable(const Inspection& inspection, const StalePolicy& policy) {
@@ -193,18 +202,24 @@ std::optional<milliseconds> time_until_removable(const Inspection& inspection, c
   const bool gives_up =
       (inspection.basis == Basis::unverified && policy.aged_unverified == AgedUnverified::reclaim) ||
       (inspection.basis == Basis::undecided && policy.unknown_owner == UnknownOwner::reclaim_when_aged);
+  std::optional<milliseconds> due;
   if (inspection.basis == Basis::no_pid) {
-    return time_until_older(inspection.file_age, policy.malformed_grace);
+    due = time_until_older(inspection.file_age, policy.malformed_grace);
+  } else if (gives_up) {
+    due = time_until_older(inspection.age ? inspection.age : inspection.file_age, policy.stale_after);
   }
-  if (gives_up) {
-    return time_until_older(inspection.age ? inspection.age : inspection.file_age, policy.stale_after);
+  if (policy.stale_mtime && mtime_may_overrule(inspection.basis)) {
+    const auto overruled = time_until_older(inspection.file_age, *policy.stale_mtime);
+    due = due && overruled ? std::min(*due, *overruled) : (due ? due : overruled);
   }
-  return std::nullopt;
+  return due;
 }
 
 Inspection classify(LockRecord record, const Evidence& evidence, const StalePolicy& policy) {
   const Times times = judge_times(record, evidence, policy);
-  const Verdict verdict = judge(record, evidence, policy, times.aged);
+  Verdict verdict = judge(record, evidence, policy, times.aged);
+  const bool overruled = is_overruled_by_mtime(verdict, evidence, policy);
+  verdict.removable = verdict.removable || overruled;
   Inspection inspection;
   inspection.state = state_of(verdict);
   inspection.owner = verdict.owner;
@@ -223,7 +238,8 @@ Inspection classify(LockRecord record, const Evidence& evidence, const StalePoli
   if (!evidence.unreadable) {
     if (!times.created_at_is_a_time) {
       inspection.reasons.push_back(StaleReason::invalid_created_at);
-    } else if (times.too_old) {
+    }
+    if (times.too_old || overruled) {
       inspection.reasons.push_back(StaleReason::too_old);
     }
     if (times.hold_exceeded) {

@@ -87,7 +87,7 @@ struct Evidence {
 };
 
 /// Whether a verdict on this record can depend on the file's age, which costs something to find out.
-[[nodiscard]] bool needs_file_age(const LockRecord& record);
+[[nodiscard]] bool needs_file_age(const LockRecord& record, const StalePolicy& policy = {});
 
 /// When age alone will make a lock removable under this policy, from the inspection's moment; none if it never will, or
 /// if the lock is removable already.

@@ -47,7 +47,7 @@ Inspection judge(const PinnedLock& pinned, const Place& place, const InspectionC
     evidence.witness = judge_witness(pinned.record, answer.query, pinned.file, observer, evidence.local_file_system);
     evidence.held_here = context.held_here && context.held_here(pinned.file);
     ask_about_owner(evidence, pinned, observer, context);
-    if (needs_file_age(pinned.record)) {
+    if (needs_file_age(pinned.record, context.policy)) {
       auto now = context.file_system_now ? context.file_system_now : file_system_clock(*place.directory);
       evidence.file_age = distance(now.value_or(evidence.now), pinned.modified);
     }

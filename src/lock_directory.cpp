@@ -286,6 +286,10 @@ Result<SessionLocation> locate(const std::filesystem::path& session, const Locat
   }
   SessionLocation location{
       {std::move(followed->directory), std::move(followed->name)}, {}, std::move(followed->given_folder)};
+  if (options.naming == LockNaming::itself) {
+    location.lock = location.session;
+    return location;
+  }
   if (options.lock_directory.empty()) {
     location.lock = {location.session.directory, lock_name_beside(location.session.name)};
     return location;

@@ -69,11 +69,18 @@ struct SessionLocation {
   std::string given_folder{};
 };
 
+/// What the path given to `locate` names.
+enum class LockNaming {
+  beside_session,  ///< The session.
+  itself           ///< The lock file: there is no session.
+};
+
 struct LocateOptions {
   /// Where locks lie; empty: beside their sessions.
   std::filesystem::path lock_directory{};
   bool create_directories{false};
   bool allow_hard_links{false};
+  LockNaming naming{LockNaming::beside_session};
 };
 
 /// Finds the canonical session: links are followed one by one to the end, so that a link, dangling or not, and its

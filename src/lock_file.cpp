@@ -39,10 +39,10 @@ bool is_not_supported(int error) {
   return error == EOPNOTSUPP || error == ENOSYS || error == EINVAL || error == ENOTTY;
 }
 
-/// A complete lock file that has no name yet, or a temporary one, which goes when this goes.
+/// A complete file that has no name yet, or a temporary one, which goes when this goes.
 class Candidate {
  public:
-  explicit Candidate(const Place& place) : place_(place) {}
+  Candidate(const Place& place, const Publication& publication) : place_(place), publication_(publication) {}
   ~Candidate() {
     if (!temporary_name_.empty()) {
       (void)sys::unlinkat(directory(), temporary_name_.c_str());
@@ -52,11 +52,11 @@ class Candidate {
   Candidate& operator=(const Candidate&) = delete;
 
   /// Completes the file, but for its name.
-  Result<void> prepare(const LockRecord& record, mode_t mode, SpareLockFile& spare);
+  Result<void> prepare(SpareFile& spare);
   /// An errno: 0 named, EEXIST contended, others as they are.
   int give_name();
   /// Leaves the file for another attempt, unless it has a temporary name that would lie about meanwhile.
-  void leave(SpareLockFile& spare);
+  void leave(SpareFile& spare);
   Result<void> check_inode_identity();
 
   /// The time by this file system when it was made; none where it was made long ago, as a spare.
@@ -66,7 +66,7 @@ class Candidate {
     struct stat status {};
     return !made_ && sys::fstat(fd_.get(), status).ok() ? modification_time(status) : made_;
   }
-  PublishedLock take() { return {std::move(fd_), file_, std::move(record_)}; }
+  PublishedFile take() { return {std::move(fd_), file_}; }
 
  private:
   [[nodiscard]] int directory() const { return place_.directory->fd.get(); }
@@ -78,8 +78,8 @@ class Candidate {
   [[nodiscard]] bool has_its_name() const {
     return names_inode(directory(), place_.name.c_str(), file_).answer == Step::Answer::done;
   }
-  bool adopt(SpareLockFile& spare, const LockRecord& record);
-  Result<void> create(const LockRecord& record, mode_t mode);
+  void adopt(SpareFile& spare);
+  Result<void> create();
   Result<void> take_witness();
   Result<void> try_locks();
   Result<void> write();
@@ -87,50 +87,34 @@ class Candidate {
   int link_temporary();
 
   const Place& place_;
+  const Publication& publication_;
   sys::Fd fd_;
   std::string temporary_name_;
   FileIdentity file_;
   std::optional<WallTime> made_{};
-  LockRecord record_;
-  std::string text_;
+  std::string content_;
+  std::size_t previous_size_{0};
   bool has_witness_{false};
 };
 
-bool Candidate::adopt(SpareLockFile& spare, const LockRecord& record) {
-  const std::string before = spare.record.created_at.value_or("");
-  const std::string now = record.created_at.value_or("");
-  // The only text of the record before it is a number (docs/file-format.md), so the first occurrence is the field.
-  const auto at = before.empty() ? std::string::npos : spare.text.find(before);
-  if (!spare.fd || at == std::string::npos || now.size() != before.size()) {
-    return false;
-  }
-  spare.text.replace(at, now.size(), now);
-  spare.record.created_at = now;
-  fd_ = std::move(spare.fd);
-  file_ = spare.file;
-  record_ = std::move(spare.record);
-  text_ = std::move(spare.text);
-  return true;
-}
-
-void Candidate::leave(SpareLockFile& spare) {
+void Candidate::leave(SpareFile& spare) {
   if (temporary_name_.empty()) {
-    spare = {std::move(fd_), file_, std::move(record_), std::move(text_)};
+    spare = {std::move(fd_), file_, has_witness_, content_.size()};
   }
 }
 
-Result<void> Candidate::create(const LockRecord& record, mode_t mode) {
+Result<void> Candidate::create() {
   sys::Opened opened;
   if (may_be_nameless()) {
-    opened = sys::open(directory(), ".", O_TMPFILE | O_RDWR, mode);
+    opened = sys::open(directory(), ".", O_TMPFILE | O_RDWR, publication_.mode);
     // EISDIR and EINVAL: open(2), O_TMPFILE, where the file system or an old kernel does not know it.
     if (!opened.ok() && (is_not_supported(opened.error) || opened.error == EISDIR)) {
       traits().naming.store(Naming::temporary_link);
     }
   }
   if (!may_be_nameless()) {
-    temporary_name_ = "." + place_.name + "." + record.lock_id.value_or("") + std::string(k_temporary_suffix);
-    opened = sys::open(directory(), temporary_name_.c_str(), O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW, mode);
+    temporary_name_ = temporary_name(place_.name, publication_.id);
+    opened = sys::open(directory(), temporary_name_.c_str(), O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW, publication_.mode);
     if (!opened.ok()) {
       temporary_name_.clear();
     }
@@ -151,7 +135,7 @@ Result<void> Candidate::create(const LockRecord& record, mode_t mode) {
 
 /// The witness comes before the record that declares it.
 Result<void> Candidate::take_witness() {
-  if (traits().record_locks.load()) {
+  if (publication_.with_witness && traits().record_locks.load()) {
     const auto locked = sys::ofd_set_lock(fd_.get(), F_WRLCK, k_witness_offset);
     // ENOLCK is what network file systems without a lock service say; on a local one it is a shortage.
     if (!locked.ok() && !is_not_supported(locked.error) && (locked.error != ENOLCK || traits().local)) {
@@ -200,9 +184,15 @@ Result<void> Candidate::try_locks() {
 }
 
 Result<void> Candidate::write() {
-  for (std::size_t done = 0; done < text_.size();) {
-    const auto written = made_ ? sys::write(fd_.get(), text_.data() + done, text_.size() - done)
-                               : sys::pwrite(fd_.get(), text_.data() + done, text_.size() - done, done);
+  content_ = publication_.content(has_witness_ ? &file_ : nullptr);
+  if (content_.size() < previous_size_) {
+    if (const auto cut = sys::ftruncate(fd_.get(), 0); !cut.ok()) {
+      return failure(cut.code(), "ftruncate", place_);
+    }
+  }
+  for (std::size_t done = 0; done < content_.size();) {
+    const auto written = made_ ? sys::write(fd_.get(), content_.data() + done, content_.size() - done)
+                               : sys::pwrite(fd_.get(), content_.data() + done, content_.size() - done, done);
     if (!written.ok()) {
       return failure(written.code(), "write", place_);
     }
@@ -214,17 +204,23 @@ Result<void> Candidate::write() {
   return {};
 }
 
-Result<void> Candidate::prepare(const LockRecord& record, mode_t mode, SpareLockFile& spare) {
-  if (!adopt(spare, record)) {
-    if (auto created = create(record, mode); !created) {
-      return created;
-    }
-    if (auto taken = take_witness(); !taken) {
-      return taken;
-    }
-    record_ = record;
-    record_.witness = has_witness_ ? std::optional(format_witness(file_)) : std::nullopt;
-    text_ = format_lock_record(record_);
+void Candidate::adopt(SpareFile& spare) {
+  fd_ = std::move(spare.fd);
+  file_ = spare.file;
+  has_witness_ = spare.has_witness;
+  previous_size_ = spare.size;
+}
+
+Result<void> Candidate::prepare(SpareFile& spare) {
+  if (spare.fd) {
+    adopt(spare);
+    return write();
+  }
+  if (auto created = create(); !created) {
+    return created;
+  }
+  if (auto taken = take_witness(); !taken) {
+    return taken;
   }
   return write();
 }
@@ -289,10 +285,10 @@ Result<void> Candidate::check_inode_identity() {
   }
   // Nobody who keeps to the protocol has taken the name: whoever looks finds our running process as its owner. But a
   // cleaner may have removed our file, and another lock may stand there; then our hold is lost, as it can be later.
-  if (const auto found = pin(place_); found && (!*found || (*found)->record.lock_id != record_.lock_id)) {
+  if (const auto found = pin_file(place_); found && (!*found || (*found)->text != content_)) {
     return {};
   }
-  // It is our own record, under another inode number. So it may go by its name.
+  // It is our own content, under another inode number. So it may go by its name.
   if (sys::flock(fd_.get(), LOCK_EX | LOCK_NB).ok()) {
     (void)sys::unlinkat(directory(), place_.name.c_str());
     (void)sys::flock(fd_.get(), LOCK_UN);
@@ -303,8 +299,8 @@ Result<void> Candidate::check_inode_identity() {
   return unsupported(place_, "the inode number of an open file there is not that of its name");
 }
 
-PublishAttempt directory_gone() {
-  return {PublishAttempt::Outcome::directory_gone, std::nullopt, std::nullopt};
+FilePublishAttempt directory_gone() {
+  return {PublishOutcome::directory_gone, std::nullopt, std::nullopt};
 }
 
 /// ENOENT, or on ext4 EPERM, is also what a removed directory says.
@@ -313,7 +309,7 @@ bool may_mean_removed(const std::error_code& code) {
 }
 
 /// What it means that a candidate could not be given its name. None: try another.
-Result<std::optional<PublishAttempt>> judge_naming_failure(const Place& place, int error) {
+Result<std::optional<FilePublishAttempt>> judge_naming_failure(const Place& place, int error) {
   auto& naming = place.directory->traits->naming;
   const std::error_code code{error, std::system_category()};
   if (may_mean_removed(code) && place.directory->is_removed()) {
@@ -333,12 +329,12 @@ Result<std::optional<PublishAttempt>> judge_naming_failure(const Place& place, i
 }
 
 /// One candidate. None: it was swept away before it had its name, and another is needed.
-Result<std::optional<PublishAttempt>> publish_one(const Place& place, const LockRecord& record, mode_t mode,
-                                                  SpareLockFile& spare) {
+Result<std::optional<FilePublishAttempt>> publish_one(const Place& place, const Publication& publication,
+                                                      SpareFile& spare) {
   const auto& naming = place.directory->traits->naming;
   const Naming naming_before = naming.load();
-  Candidate candidate(place);
-  if (auto prepared = candidate.prepare(record, mode, spare); !prepared) {
+  Candidate candidate(place, publication);
+  if (auto prepared = candidate.prepare(spare); !prepared) {
     if (may_mean_removed(prepared.error().code) && place.directory->is_removed()) {
       return directory_gone();
     }
@@ -352,7 +348,7 @@ Result<std::optional<PublishAttempt>> publish_one(const Place& place, const Lock
   if (error == EEXIST) {
     const auto now = candidate.written();
     candidate.leave(spare);
-    return PublishAttempt{PublishAttempt::Outcome::contended, std::nullopt, now};
+    return FilePublishAttempt{PublishOutcome::contended, std::nullopt, now};
   }
   if (error != 0) {
     return judge_naming_failure(place, error);
@@ -361,19 +357,22 @@ Result<std::optional<PublishAttempt>> publish_one(const Place& place, const Lock
     return tl::unexpected(std::move(checked).error());
   }
   const auto now = candidate.made();
-  return PublishAttempt{PublishAttempt::Outcome::published, candidate.take(), now};
+  return FilePublishAttempt{PublishOutcome::published, candidate.take(), now};
 }
 
 /// Reads at most one byte more than a record may have.
-Result<void> read_record(PinnedLock& pinned, const Place& place, std::size_t expected_size) {
-  std::string text(std::min(expected_size, k_lock_record_bytes_max) + 1, '\0');
+Result<void> read_content(PinnedFile& pinned, const Place& place, std::size_t expected_size) {
+  std::string& text = pinned.text;
+  text.resize(std::min(expected_size, k_lock_record_bytes_max) + 1);
   std::size_t size = 0;
+  pinned.too_long = false;
   while (size <= k_lock_record_bytes_max) {
     if (size == text.size()) {
       text.resize(std::min(text.size() * 2, k_lock_record_bytes_max + 1));
     }
     const auto got = sys::pread(pinned.fd.get(), text.data() + size, text.size() - size, size);
     if (!got.ok()) {
+      text.clear();
       if (is_own_shortage(got.error)) {
         return failure(got.code(), "pread", place);
       }
@@ -381,12 +380,25 @@ Result<void> read_record(PinnedLock& pinned, const Place& place, std::size_t exp
       return {};
     }
     if (got.value == 0) {
-      pinned.record = parse_lock_record({text.data(), size});
+      text.resize(size);
       return {};
     }
     size += static_cast<std::size_t>(got.value);
   }
-  return failure(Errc::not_a_lock_file, "read lock", place, "it is longer than any lock file");
+  text.resize(k_lock_record_bytes_max);
+  pinned.too_long = true;
+  return {};
+}
+
+/// Takes the record out of a lock file's content, where that could be read.
+Result<void> parse_content(PinnedLock& pinned, const Place& place) {
+  if (pinned.too_long) {
+    return failure(Errc::not_a_lock_file, "read lock", place, "it is longer than any lock file");
+  }
+  if (!pinned.unreadable) {
+    pinned.record = parse_lock_record(pinned.text);
+  }
+  return {};
 }
 
 std::string_view describe_kind(mode_t mode) {
@@ -412,7 +424,7 @@ tl::unexpected<Error> not_a_lock_file(const Place& place, mode_t mode) {
 }
 
 /// What a lock path that cannot be opened means.
-Result<std::optional<PinnedLock>> judge_open_failure(const Place& place, int error) {
+Result<std::optional<PinnedFile>> judge_open_failure(const Place& place, int error) {
   const std::error_code code{error, std::system_category()};
   if (error == ENOENT) {
     return std::nullopt;
@@ -428,13 +440,13 @@ Result<std::optional<PinnedLock>> judge_open_failure(const Place& place, int err
   if (!found.ok() && found.error == ENOENT) {
     return std::nullopt;
   }
-  PinnedLock pinned;
+  PinnedFile pinned;
   pinned.unreadable = code;
   return pinned;
 }
 
 /// The part of a removal that runs under the inode's `flock`.
-Result<Removal> remove_locked(const Place& place, PinnedLock& pinned,
+Result<Removal> remove_locked(const Place& place, PinnedFile& pinned,
                               const std::function<Result<bool>()>& still_removable) {
   if (auto read = read_again(pinned, place); !read) {
     return tl::unexpected(std::move(read).error());
@@ -464,10 +476,10 @@ Result<Removal> remove_locked(const Place& place, PinnedLock& pinned,
 
 }  // namespace
 
-Result<PublishAttempt> publish(const Place& place, const LockRecord& record, mode_t mode, SpareLockFile* spare) {
-  SpareLockFile unwanted;
+Result<FilePublishAttempt> publish_file(const Place& place, const Publication& publication, SpareFile* spare) {
+  SpareFile unwanted;
   for (int attempt = 0; attempt < k_candidates_max; ++attempt) {
-    auto done = publish_one(place, record, mode, spare != nullptr ? *spare : unwanted);
+    auto done = publish_one(place, publication, spare != nullptr ? *spare : unwanted);
     if (!done) {
       return tl::unexpected(std::move(done).error());
     }
@@ -476,10 +488,28 @@ Result<PublishAttempt> publish(const Place& place, const LockRecord& record, mod
     }
   }
   return failure(std::make_error_code(std::errc::no_such_file_or_directory), "publish", place,
-                 "the unfinished lock file was removed again and again");
+                 "the unfinished file was removed again and again");
 }
 
-Result<std::optional<PinnedLock>> pin(const Place& place) {
+Result<PublishAttempt> publish(const Place& place, const LockRecord& record, mode_t mode, SpareFile* spare) {
+  LockRecord written = record;
+  const Publication publication{mode, record.lock_id.value_or(""), true, [&written](const FileIdentity* witness) {
+                                  written.witness =
+                                      witness != nullptr ? std::optional(format_witness(*witness)) : std::nullopt;
+                                  return format_lock_record(written);
+                                }};
+  auto attempt = publish_file(place, publication, spare);
+  if (!attempt) {
+    return tl::unexpected(std::move(attempt).error());
+  }
+  PublishAttempt result{attempt->outcome, std::nullopt, attempt->file_system_now};
+  if (attempt->file) {
+    result.lock = PublishedLock{std::move(attempt->file->fd), attempt->file->file, std::move(written)};
+  }
+  return result;
+}
+
+Result<std::optional<PinnedFile>> pin_file(const Place& place) {
   // O_NONBLOCK: a FIFO must not hang us. Network file systems want a writable descriptor for an exclusive flock.
   const int access = place.directory->traits->local ? O_RDONLY : O_RDWR;
   auto opened = sys::open(place.directory->fd.get(), place.name.c_str(), access | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
@@ -489,20 +519,37 @@ Result<std::optional<PinnedLock>> pin(const Place& place) {
   if (!opened.ok()) {
     return judge_open_failure(place, opened.error);
   }
-  PinnedLock pinned;
+  PinnedFile pinned;
   pinned.fd = std::move(opened.fd);
   if (auto read = read_again(pinned, place); !read) {
     return tl::unexpected(std::move(read).error());
   }
+  return pinned;
+}
+
+Result<std::optional<PinnedLock>> pin(const Place& place) {
+  auto found = pin_file(place);
+  if (!found) {
+    return tl::unexpected(std::move(found).error());
+  }
   // An unlink tells its watchers before the name can no longer be found (fs/namei.c, vfs_unlink): who is woken by it
   // may open the inode that just lost its name, and would wait for an event that has been.
-  if (pinned.links == 0 && place.directory->traits->local) {
+  if (!found->has_value() || ((*found)->links == 0 && place.directory->traits->local)) {
     return std::nullopt;
+  }
+  PinnedLock pinned{std::move(**found), {}};
+  if (auto parsed = parse_content(pinned, place); !parsed) {
+    return tl::unexpected(std::move(parsed).error());
   }
   return pinned;
 }
 
 Result<void> read_again(PinnedLock& pinned, const Place& place) {
+  auto read = read_again(static_cast<PinnedFile&>(pinned), place);
+  return read ? parse_content(pinned, place) : read;
+}
+
+Result<void> read_again(PinnedFile& pinned, const Place& place) {
   struct stat status {};
   if (const auto result = sys::fstat(pinned.fd.get(), status); !result.ok()) {
     if (is_own_shortage(result.error)) {
@@ -518,7 +565,7 @@ Result<void> read_again(PinnedLock& pinned, const Place& place) {
   pinned.modified = modification_time(status);
   pinned.links = status.st_nlink;
   pinned.unreadable = {};
-  return read_record(pinned, place, static_cast<std::size_t>(std::max<off_t>(status.st_size, 0)));
+  return read_content(pinned, place, static_cast<std::size_t>(std::max<off_t>(status.st_size, 0)));
 }
 
 WitnessAnswer query_witness(const PinnedLock& pinned) {
@@ -533,6 +580,16 @@ WitnessAnswer query_witness(const PinnedLock& pinned) {
 }
 
 Result<Removal> remove_verified(const Place& place, PinnedLock& pinned,
+                                const std::function<Result<bool>()>& still_removable) {
+  return remove_verified(place, static_cast<PinnedFile&>(pinned), [&]() -> Result<bool> {
+    if (auto parsed = parse_content(pinned, place); !parsed) {
+      return tl::unexpected(std::move(parsed).error());
+    }
+    return still_removable();
+  });
+}
+
+Result<Removal> remove_verified(const Place& place, PinnedFile& pinned,
                                 const std::function<Result<bool>()>& still_removable) {
   const auto locked = sys::flock(pinned.fd.get(), LOCK_EX | LOCK_NB);
   if (!locked.ok()) {
@@ -595,6 +652,10 @@ std::optional<WallTime> file_system_clock(const Directory& directory) {
     return std::nullopt;
   }
   return modification_time(status);
+}
+
+std::string temporary_name(const std::string& name, const std::string& id) {
+  return "." + name + "." + id + std::string(k_temporary_suffix);
 }
 
 std::string_view lock_name_of_temporary(std::string_view name) {

@@ -27,6 +27,48 @@ namespace sessionlock {
 inline constexpr std::int64_t k_witness_offset = std::int64_t{1} << 40;
 inline constexpr std::int64_t k_mark_offset = k_witness_offset + 1;
 
+/// A file as it is to be published.
+struct Publication {
+  mode_t mode{};
+  /// 32 hexadecimal digits that nobody else uses, for the temporary name where one is needed.
+  std::string id{};
+  /// Take the witness before the content is written, where the file system can carry one.
+  bool with_witness{false};
+  /// Makes the whole content; is told on which file the witness was taken, or null.
+  std::function<std::string(const FileIdentity* witness)> content{};
+};
+/// A file that this process made. Closing the descriptor gives a witness up.
+struct PublishedFile {
+  sys::Fd fd;
+  FileIdentity file;
+};
+/// What became of an attempt to publish.
+enum class PublishOutcome {
+  published,
+  contended,      ///< The name is taken.
+  directory_gone  ///< The directory was removed meanwhile: locate it again.
+};
+struct FilePublishAttempt {
+  PublishOutcome outcome{};
+  /// Where published.
+  std::optional<PublishedFile> file{};
+  /// The file system's own clock, from the file just made.
+  std::optional<WallTime> file_system_now{};
+};
+/// A nameless file with its witness, left by an attempt that found the name taken. The next attempt at the same place
+/// only has to write its content anew, which is most of what a waiter that was woken has to do.
+struct SpareFile {
+  sys::Fd fd;
+  FileIdentity file;
+  bool has_witness{false};
+  std::size_t size{0};
+};
+/// Makes a complete file and gives it its name, or finds that the name is taken. Whatever fails leaves nothing behind.
+/// A spare, if one is given, is used up, and left again where the name was taken. Errors:
+/// `Errc::unsupported_file_system`; otherwise the failing call's own.
+[[nodiscard]] Result<FilePublishAttempt> publish_file(const Place& place, const Publication& publication,
+                                                      SpareFile* spare = nullptr);
+
 /// A lock file that this process made and holds. The descriptor carries the witness; closing it gives it up.
 struct PublishedLock {
   sys::Fd fd;
@@ -34,13 +76,8 @@ struct PublishedLock {
   LockRecord record;
 };
 
-/// What became of an attempt to publish.
 struct PublishAttempt {
-  enum class Outcome {
-    published,
-    contended,      ///< There is a lock file already.
-    directory_gone  ///< The directory was removed meanwhile: locate the session again.
-  };
+  using Outcome = PublishOutcome;
   Outcome outcome{};
   /// Where published.
   std::optional<PublishedLock> lock{};
@@ -48,36 +85,38 @@ struct PublishAttempt {
   std::optional<WallTime> file_system_now{};
 };
 
-/// A nameless lock file with its witness, left by an attempt to publish that found the name taken. The next attempt for
-/// the same place only has to write the time into it, which is most of what a waiter that was woken has to do.
-struct SpareLockFile {
-  sys::Fd fd;
-  FileIdentity file;
-  LockRecord record;
-  std::string text;
-};
-
-/// Makes a complete lock file and gives it its name, or finds that the name is taken. The witness is taken, and the
-/// record's `witness` filled in, where the file system can carry one. Whatever fails leaves nothing behind. A spare, if
-/// one is given, is used up, and left again where the name was taken; of `record` only `created_at` is new then.
-/// Errors: `Errc::unsupported_file_system`; otherwise the failing call's own.
+/// Publishes a lock file. The witness is taken, and the record's `witness` filled in, where the file system can carry
+/// one. Errors: as `publish_file`.
 [[nodiscard]] Result<PublishAttempt> publish(const Place& place, const LockRecord& record, mode_t mode,
-                                             SpareLockFile* spare = nullptr);
+                                             SpareFile* spare = nullptr);
 
-/// What lies at a lock path, pinned: while the descriptor is open, its inode's number cannot be used again, so
-/// decisions can be made on it.
-struct PinnedLock {
+/// What lies at a path, pinned: while the descriptor is open, its inode's number cannot be used again, so decisions can
+/// be made on it.
+struct PinnedFile {
   sys::Fd fd;
   FileIdentity file;
   WallTime modified{};
   nlink_t links{1};
-  LockRecord record;
+  /// Its content; at most `k_lock_record_bytes_max` bytes of it.
+  std::string text;
+  /// There is more than that.
+  bool too_long{false};
   /// The file is there and cannot be read (EACCES, EPERM, EIO, ESTALE, …); nothing else is known then.
   std::error_code unreadable{};
 };
+/// Opens and reads a file that is `published`. None: there is none.
+/// Errors: `Errc::not_a_lock_file` for a symbolic link, directory, FIFO, socket or device; our own shortages (EMFILE,
+/// ENFILE, ENOMEM) under their own names.
+[[nodiscard]] Result<std::optional<PinnedFile>> pin_file(const Place& place);
+/// Reads a pinned file's content and time again. Errors: those of the calls.
+[[nodiscard]] Result<void> read_again(PinnedFile& pinned, const Place& place);
+
+/// A pinned file that is a lock.
+struct PinnedLock : PinnedFile {
+  LockRecord record;
+};
 /// Opens and reads the lock file. None: there is no lock.
-/// Errors: `Errc::not_a_lock_file` for a symbolic link, directory, FIFO, socket, device or over-long file; our own
-/// shortages (EMFILE, ENFILE, ENOMEM) under their own names.
+/// Errors: as `pin_file`; `Errc::not_a_lock_file` for an over-long file, too.
 [[nodiscard]] Result<std::optional<PinnedLock>> pin(const Place& place);
 /// Reads a pinned lock's record and time again.
 /// Errors: those of the calls; `Errc::not_a_lock_file` if it has grown too long.
@@ -96,9 +135,11 @@ enum class Removal {
   spared,   ///< Under the `flock` it turned out not to be removable.
   replaced  ///< The path does not name the pinned inode any more.
 };
-/// Takes a lock away that was judged removable: locks the inode, lets `still_removable` judge what it says now,
+/// Takes a file away that was judged removable: locks the inode, lets `still_removable` judge what it says now,
 /// compares it with what the path names, and only then unlinks. Errors: of the calls, under their own names; of
 /// `still_removable`.
+[[nodiscard]] Result<Removal> remove_verified(const Place& place, PinnedFile& pinned,
+                                              const std::function<Result<bool>()>& still_removable);
 [[nodiscard]] Result<Removal> remove_verified(const Place& place, PinnedLock& pinned,
                                               const std::function<Result<bool>()>& still_removable);
 
@@ -133,6 +174,8 @@ void mark_waiting(const PinnedLock& pinned, const FileSystemTraits& traits);
 /// The time by a directory's file system, from a nameless file made there; none where that cannot be had.
 [[nodiscard]] std::optional<WallTime> file_system_clock(const Directory& directory);
 
+/// The name that an unfinished file has where it must have one: `.<name>.<id>.tmp`.
+[[nodiscard]] std::string temporary_name(const std::string& name, const std::string& id);
 /// The lock name in that of an unfinished lock, which is `.<lock name>.<32 hex digits>.tmp`; empty for any other name.
 /// Lifetime: that of the argument.
 [[nodiscard]] std::string_view lock_name_of_temporary(std::string_view name);

@@ -6,6 +6,7 @@
 #include <errno.h>
 
 #include "process_probe.hpp"
+#include "ps_start_token.hpp"
 
 namespace sessionlock {
 
@@ -33,6 +34,27 @@ Result<ProcessIdentity> identify(pid_t pid) {
 std::optional<std::uint64_t> process_start_time(pid_t pid) {
   const auto stat = read_proc_stat(pid);
   return stat ? std::optional(stat->start_time_ticks) : std::nullopt;
+}
+
+std::optional<std::string> process_start_token(pid_t pid) {
+#if defined(__linux__)
+  // Never the other provider's as a substitute: tokens of two kinds would make one process look like two.
+  const auto ticks = process_start_time(pid);
+  return ticks ? std::optional(std::to_string(*ticks)) : std::nullopt;
+#else
+  return remembered_ps_start_token(pid);
+#endif
+}
+
+Liveness process_liveness(pid_t pid) {
+  switch (probe_process(pid).pid) {
+    case PidProbe::gone:
+      return Liveness::dead;
+    case PidProbe::exists:
+      return Liveness::alive;
+    default:
+      return Liveness::unknown;
+  }
 }
 
 bool is_pid_alive(pid_t pid) {

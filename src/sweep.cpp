@@ -216,7 +216,7 @@ void Sweep::inspect(const Place& place) {
 
 Inspection Sweep::judge_quickly(const PinnedLock& pinned, const Place& place) {
   first_look_.file_system_now.reset();
-  if (needs_file_age(pinned.record)) {
+  if (needs_file_age(pinned.record, first_look_.policy)) {
     first_look_.file_system_now = clock_of(*place.directory);
   }
   return judge(pinned, place, first_look_);

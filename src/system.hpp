@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -31,6 +32,7 @@ enum class Call {
   fstatfs,
   linkat,
   unlinkat,
+  renameat,
   renameat2,
   readlinkat,
   pread,
@@ -50,6 +52,8 @@ enum class Call {
   inotify_add_watch,
   inotify_rm_watch,
   pidfd_open,
+  pidfd_send_signal,
+  pipe,
   posix_spawn,
   getrandom
 };
@@ -151,6 +155,8 @@ Outcome linkat(int from_directory, const char* from, int to_directory, const cha
 Outcome unlinkat(int directory, const char* path, int flags = 0);
 /// renameat2(2) with `RENAME_NOREPLACE` inside one directory.
 Outcome rename_no_replace(int directory, const char* from, const char* to);
+/// renameat(2) inside one directory: takes the place of what has the name.
+Outcome rename_over(int directory, const char* from, const char* to);
 /// The length of the target; a value equal to `size` may have been cut.
 Outcome readlinkat(int directory, const char* path, char* buffer, std::size_t size);
 Outcome pread(int fd, void* buffer, std::size_t size, std::uint64_t offset);
@@ -183,10 +189,22 @@ Outcome inotify_add_watch(int fd, const char* path, std::uint32_t mask);
 Outcome inotify_rm_watch(int fd, int watch);
 /// pidfd_open(2), Linux 5.3: readable once the whole process has ended.
 Opened pidfd_open(pid_t pid);
+/// pidfd_send_signal(2), Linux 5.1: to the process that the descriptor refers to, or to none (ESRCH).
+Outcome pidfd_send_signal(int pidfd, int signal);
 
 /// posix_spawnp(3) of a program that inherits one descriptor under its own number: `adddup2(fd, fd)` clears its
 /// close-on-exec mark in the child alone. Runs no fork handlers. The child's pid as value.
 Outcome spawn_with_descriptor(int fd, const char* file, char* const argv[], char* const envp[]);
+/// What a program wrote to its standard output, or why that is not known.
+struct [[nodiscard]] Captured {
+  std::string output{};
+  int error{};
+  [[nodiscard]] bool ok() const noexcept { return error == 0; }
+};
+/// Runs a program (posix_spawnp(3)) to its end, its standard input and standard error at `/dev/null`. ETIMEDOUT if it
+/// has not ended by `until`: it is killed then. EFBIG if it wrote more than `bytes_max`.
+Captured capture_output(const char* file, char* const argv[], char* const envp[], std::size_t bytes_max,
+                        std::chrono::steady_clock::time_point until);
 /// Fills the buffer with random bytes (getrandom(2)).
 Outcome getrandom(void* buffer, std::size_t size);
 /// The wall clock.

@@ -52,6 +52,10 @@ struct PidRecord {
 /// Writes a record in its format. `pid` must be present; a missing token is `unknown` in the colon form and left out in
 /// the others.
 [[nodiscard]] SESSIONLOCK_API std::string format_pid_record(const PidRecord& record);
+/// The process that a record names, for `signal_process` and `stop_process`, as one of this boot and these namespaces:
+/// the forms have no place for others. None if there is no usable pid, or if the token is corrupt or of another kind
+/// than this system's: such a record must not lead to a signal, verified or not.
+[[nodiscard]] SESSIONLOCK_API std::optional<ProcessIdentity> recorded_process(const PidRecord& record);
 
 enum class PidFileState { missing, alive, stale, invalid, unknown };
 /// "missing", "alive", … Lifetime: static storage.
@@ -70,6 +74,8 @@ struct PidFilePolicy {
   UnverifiedOwner unreadable_token{UnverifiedOwner::trust};
   /// How long a file that names no process is taken for a claim in progress by a program that creates before it writes.
   std::chrono::milliseconds malformed_grace{std::chrono::seconds{2}};
+  /// Who answers what is asked about the recorded pid; as it is, this system.
+  ProcessQuestions ask{};
 };
 
 /// What was found at a PID file's path.
@@ -148,13 +154,14 @@ struct PidClaim {
 
 /// Removes a PID file that names this process, or whose owner is provably gone; with `also_dead` false only one's own.
 /// Returns: what was there; its `state` says whether it was removed (missing afterwards) through `removed`.
-/// Errors: `Errc::locked` if it is a live other's.
+/// `self`: on whose behalf, if not this process's. Errors: `Errc::locked` if it is a live other's, or cannot be judged.
 struct PidFileRemoval {
   PidFileInspection found{};
   bool removed{false};
 };
 [[nodiscard]] SESSIONLOCK_API Result<PidFileRemoval> remove_pid_file(const std::filesystem::path& path,
                                                                      bool also_dead = true,
-                                                                     const PidFilePolicy& policy = {});
+                                                                     const PidFilePolicy& policy = {},
+                                                                     const std::optional<ProcessIdentity>& self = {});
 
 }  // namespace sessionlock

@@ -8,6 +8,7 @@
 
 #include <concepts>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -53,11 +54,30 @@ struct ProcessIdentity {
 /// A pid is a whole number: 1.5 does not compile.
 std::optional<std::uint64_t> process_start_time(std::floating_point auto pid) = delete;
 
+/// When a process started, as a text that means nothing but itself: equal for one incarnation of a pid, another for the
+/// next. On Linux the decimal start time; elsewhere what ps(1) tells (`lstart` in the C locale and in UTC, so that
+/// every reader is told the same), which counts whole seconds, takes at most 2 s to ask for, and is remembered for a
+/// second. Returns: none where it cannot be told. Thread safety: safe.
+[[nodiscard]] SESSIONLOCK_API std::optional<std::string> process_start_token(pid_t pid);
+/// A pid is a whole number: 1.5 does not compile.
+std::optional<std::string> process_start_token(std::floating_point auto pid) = delete;
+
+enum class Liveness { dead, alive, unknown };
+
+/// What is asked of the system about a pid, for platforms and tests that have answers of their own. What is empty is
+/// asked of this system.
+struct ProcessQuestions {
+  std::function<Liveness(pid_t)> liveness{};
+  std::function<std::optional<std::string>(pid_t)> start_token{};
+};
+
 /// Whether a process with this pid runs. A process that may not be signalled (EPERM) is alive; a zombie is dead, unless
 /// its main thread has ended while others run.
 [[nodiscard]] SESSIONLOCK_API bool is_pid_alive(pid_t pid);
 /// A pid is a whole number: 1.5 does not compile.
 bool is_pid_alive(std::floating_point auto pid) = delete;
+/// The same for who must not take "cannot tell" for alive.
+[[nodiscard]] SESSIONLOCK_API Liveness process_liveness(pid_t pid);
 
 enum class Match { same, different, unknown };
 

@@ -16,8 +16,8 @@ namespace sessionlock {
 inline constexpr std::chrono::hours k_sentinel_ttl_max{24 * 365};
 
 /// A file that holds its absolute expiry, decimal milliseconds since 1970. Active only while it parses and its expiry
-/// lies ahead. What is expired, empty or corrupt is absent, and removed by whoever finds it so. Thread safety: safe;
-/// every call looks at the file anew.
+/// lies ahead, and for no more than twice the time it was set for, should the clock be set back. What is expired, empty
+/// or corrupt is absent, and removed by whoever finds it so. Thread safety: safe; every call looks at the file anew.
 class SESSIONLOCK_API Sentinel {
  public:
   explicit Sentinel(std::filesystem::path path);

@@ -24,8 +24,12 @@
 #include <sessionlock/error.hpp>
 #include <sessionlock/lock_manager.hpp>
 #include <sessionlock/lock_record.hpp>
+#include <sessionlock/pid_file.hpp>
 #include <sessionlock/process_identity.hpp>
+#include <sessionlock/process_signal.hpp>
+#include <sessionlock/sentinel.hpp>
 #include <sessionlock/session_lock.hpp>
+#include <sessionlock/spawn_gate.hpp>
 #include <sessionlock/staleness.hpp>
 #include <sessionlock/sweep.hpp>
 #include <sessionlock/transcript.hpp>

@@ -349,10 +349,25 @@ bool is_one_sentence(const std::string& text) {
   return text.size() > 20 && text.back() == '.' && text.find('\n') == std::string::npos;
 }
 
+/// As the table has it, or removable all the same because the file is older than `stale_mtime`: in all rows but 1
+/// and 2.
+bool matches_table_with_mtime(const Case& c, const Inspection& without, const Inspection& with, milliseconds limit) {
+  const bool spared = c.unreadable || c.witness_query_failed || c.in_own_table;
+  const bool overruled = !spared && c.file_age && *c.file_age > limit;
+  Reasons reasons = without.reasons;
+  if (overruled && !lists(without, StaleReason::too_old)) {
+    reasons.push_back(StaleReason::too_old);
+  }
+  const bool removable = without.removable || overruled;
+  return with.basis == without.basis && with.owner == without.owner && with.removable == removable &&
+         (with.state == LockState::stale) == removable && with.reasons == reasons;
+}
+
 /// How often each thing that must not happen did, over all combinations; they are gone through once.
 struct Survey {
   std::size_t cases{}, not_as_in_table{}, protected_but_removable{}, verified_but_removable{}, dead_but_kept{},
-      freed_by_malformed_start{}, file_age_needed_unasked{}, due_at_another_time{}, not_explained{};
+      freed_by_malformed_start{}, file_age_needed_unasked{}, due_at_another_time{}, not_explained{}, wrong_by_mtime{},
+      freed_by_mtime{};
   std::set<std::string_view> rows_reached{};
   std::set<Basis> called_dead{}, removable_without_proof{};
   std::string first_wrong{};
@@ -382,6 +397,14 @@ Survey take_survey() {
     if (survey.cases % 7 == 0) {
       count(survey.due_at_another_time, !due_in_time(c, inspection));
       count(survey.not_explained, !is_one_sentence(inspection.explanation()));
+    }
+    // None of what decides over the mtime is in the policies, so one of their four combinations will do.
+    if (c.aged_unverified == AgedUnverified::keep && c.unknown_owner == UnknownOwner::hold) {
+      StalePolicy policy = policy_of(c);
+      policy.stale_mtime = k_grace;
+      const Inspection overruled = classify(record_of(c), evidence_of(c), policy);
+      count(survey.wrong_by_mtime, !matches_table_with_mtime(c, inspection, overruled, k_grace));
+      count(survey.freed_by_mtime, overruled.removable && !inspection.removable);
     }
     if (dead) {
       survey.called_dead.insert(inspection.basis);
@@ -428,6 +451,27 @@ TEST_CASE(
 
 TEST_CASE("age alone removes only what nobody can be named for, and what a policy gives up") {
   CHECK(survey().removable_without_proof == std::set<Basis>{Basis::no_pid, Basis::unverified, Basis::undecided});
+}
+
+TEST_CASE("an mtime limit overrules every owner but this process, and only where a policy sets it") {
+  CHECK(survey().wrong_by_mtime == 0);
+  CHECK(survey().freed_by_mtime > 0);
+  CHECK_FALSE(StalePolicy{}.stale_mtime);
+}
+
+TEST_CASE("an mtime limit makes the file's age needed, and tells when it will be reached") {
+  StalePolicy policy;
+  policy.stale_mtime = 60s;
+  CHECK(needs_file_age(own_record(), policy));
+  CHECK_FALSE(needs_file_age(own_record()));
+  Evidence evidence = running(Comparison::own);
+  evidence.file_age = 20s;
+  const Inspection held = classify(own_record(), evidence, policy);
+  CHECK(held.state == LockState::held);
+  CHECK(time_until_removable(held, policy) == 40s + 1ms);
+  CHECK_FALSE(time_until_removable(held, {}));
+  evidence.file_age = 60s + 1ms;
+  CHECK(classify(own_record(), evidence, policy).state == LockState::stale);
 }
 
 TEST_CASE("every verdict is explained in one sentence on one line") {

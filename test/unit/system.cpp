@@ -322,6 +322,7 @@ TEST_CASE("an interceptor can make each call fail, and the call is not made") {
       {sys::Call::fstatfs, [&] { return sys::fstatfs(fd, file_system).error; }},
       {sys::Call::linkat, [&] { return sys::linkat(AT_FDCWD, path.c_str(), AT_FDCWD, second.c_str(), 0).error; }},
       {sys::Call::unlinkat, [&] { return sys::unlinkat(AT_FDCWD, path.c_str()).error; }},
+      {sys::Call::renameat, [&] { return sys::rename_over(AT_FDCWD, path.c_str(), second.c_str()).error; }},
       {sys::Call::renameat2, [&] { return sys::rename_no_replace(AT_FDCWD, path.c_str(), second.c_str()).error; }},
       {sys::Call::readlinkat, [&] { return sys::readlinkat(AT_FDCWD, "/proc/self", buffer, sizeof buffer).error; }},
       {sys::Call::pread, [&] { return sys::pread(fd, buffer, sizeof buffer, 0).error; }},
@@ -341,6 +342,8 @@ TEST_CASE("an interceptor can make each call fail, and the call is not made") {
       {sys::Call::inotify_add_watch, [&] { return sys::inotify_add_watch(fd, path.c_str(), 0).error; }},
       {sys::Call::inotify_rm_watch, [&] { return sys::inotify_rm_watch(fd, 1).error; }},
       {sys::Call::pidfd_open, [&] { return sys::pidfd_open(::getpid()).error; }},
+      {sys::Call::pidfd_send_signal, [&] { return sys::pidfd_send_signal(fd, SIGKILL).error; }},
+      {sys::Call::pipe, [&] { return sys::capture_output("true", argv, environ, 1, {}).error; }},
       {sys::Call::posix_spawn, [&] { return sys::spawn_with_descriptor(fd, "true", argv, environ).error; }},
       {sys::Call::getrandom, [&] { return sys::getrandom(buffer, sizeof buffer).error; }},
   };

@@ -1,0 +1,437 @@
+// PID files between real processes: who survives, who is told what, and what is never taken away or signalled.
+
+#include <array>
+#include <csignal>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <sessionlock/pid_file.hpp>
+#include <sessionlock/process_signal.hpp>
+
+#include "lock_tools.hpp"
+#include "process.hpp"
+#include "script.hpp"
+
+using namespace sessionlock;
+using namespace sessionlock::test;
+using namespace std::chrono_literals;
+
+namespace {
+
+std::string colon_record(pid_t pid, std::uint64_t offset = 0) {
+  return std::to_string(pid) + ":" + std::to_string(process_start_time(pid).value() + offset) + "\n";
+}
+
+PidFileOptions colon() {
+  PidFileOptions options;
+  options.format = PidFileFormat::colon;
+  return options;
+}
+
+/// A child that claims when it hears "go" and tells "claimed" or who is running; it keeps its claim until it hears
+/// more.
+ChildProcess claimer(const std::filesystem::path& path) {
+  return ChildProcess::run([path](Channel& parent) {
+    parent.expect("go");
+    auto claim = PidFile::claim(path, colon());
+    REQUIRE_IN_CHILD(claim.has_value());
+    parent.tell(claim->file ? "claimed" : std::to_string(claim->running->record.pid.value_or(0)));
+    (void)parent.hear();
+    return 0;
+  });
+}
+
+}  // namespace
+
+TEST_CASE("a claim is a complete file of mode 0644 with this process's pid and start token") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "worker.pid";
+  const mode_t before = ::umask(022);
+  PidFileOptions options;
+  options.extra_fields = "\"port\": 4711, \"startedAt\": \"2026-11-20T03:31:48Z\"";
+  auto claim = PidFile::claim(path, options);
+  ::umask(before);
+  REQUIRE(claim);
+  REQUIRE(claim->file);
+  CHECK_FALSE(claim->running);
+  CHECK(claim->file->owns());
+  CHECK(read_text(path) == "{\"pid\": " + std::to_string(::getpid()) + ", \"startToken\": \"" +
+                               process_start_token(::getpid()).value() + "\", " + options.extra_fields + "}\n");
+  struct stat status {};
+  REQUIRE(::stat(path.c_str(), &status) == 0);
+  CHECK((status.st_mode & 07777) == 0644);
+  CHECK(inspect_pid_file(path)->state == PidFileState::alive);
+  CHECK(claim->file->release().has_value());
+  CHECK_FALSE(std::filesystem::exists(path));
+  CHECK(claim->file->release().has_value());
+  CHECK(names_in(directory.path()).empty());
+}
+
+TEST_CASE("of parallel starts exactly one survives, and every loser names it") {
+  for (int round = 0; round < 4; ++round) {
+    const TemporaryDirectory directory;
+    const auto path = directory / "serve.pid";
+    if (round % 2 == 1) {
+      write_text(path, std::to_string(dead_pid()) + ":1\n");
+    }
+    std::vector<ChildProcess> children;
+    for (int i = 0; i < 12; ++i) {
+      children.push_back(claimer(path));
+    }
+    for (auto& child : children) {
+      child.tell("go");
+    }
+    std::vector<pid_t> survivors;
+    std::vector<std::string> told;
+    for (auto& child : children) {
+      told.push_back(child.hear().value());
+      if (told.back() == "claimed") {
+        survivors.push_back(child.pid());
+      }
+    }
+    REQUIRE(survivors.size() == 1);
+    for (const std::string& words : told) {
+      CHECK((words == "claimed" || words == std::to_string(survivors.front())));
+    }
+  }
+}
+
+TEST_CASE("a claimer that is stopped at any system call of its claim is never a second survivor") {
+  for (const bool stale_file : {false, true}) {
+    bool went_through = false;
+    for (int stop_at = 1; !went_through && stop_at < 200; ++stop_at) {
+      CAPTURE(stop_at);
+      const TemporaryDirectory directory;
+      const auto path = directory / "serve.pid";
+      if (stale_file) {
+        write_text(path, std::to_string(dead_pid()) + ":1\n");
+      }
+      auto child = ChildProcess::run([path, stop_at](Channel& parent) {
+        int calls = 0;
+        const Script script([&](const sys::CallInfo&) {
+          if (++calls == stop_at) {
+            parent.tell("here");
+            parent.expect("go");
+          }
+          return 0;
+        });
+        auto claim = PidFile::claim(path, colon());
+        const bool stopped = calls >= stop_at;
+        if (!stopped) {
+          parent.tell("through");
+        }
+        parent.tell(claim && claim->file ? "claimed" : "not");
+        (void)parent.hear();
+        return 0;
+      });
+      went_through = child.hear().value() == "through";
+      if (!went_through) {
+        child.stop();
+      }
+      PidFileOptions at_once = colon();
+      at_once.timeout = 0ms;
+      auto ours = PidFile::claim(path, at_once);
+      if (!went_through) {
+        child.resume();
+        child.tell("go");
+      }
+      const bool theirs = child.hear().value() == "claimed";
+      const bool is_ours = ours && ours->file;
+      CHECK(theirs != is_ours);
+      const auto survivor = inspect_pid_file(path);
+      CHECK(survivor->state == PidFileState::alive);
+      CHECK(survivor->record.pid == (theirs ? child.pid() : ::getpid()));
+    }
+    CHECK(went_through);
+  }
+}
+
+TEST_CASE("a claim in progress by a program that creates and then writes is never stolen") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  PidFileOptions options = colon();
+  options.timeout = 50ms;
+  options.policy.malformed_grace = 1h;
+  for (const char* half : {"", "\n", "{\"pid\": "}) {
+    write_text(path, half);
+    CHECK(PidFile::claim(path, options).error().code == Errc::timed_out);
+    CHECK(read_text(path) == half);
+  }
+  auto owner = idle_process();
+  options.timeout = k_patience;
+  int looks = 0;
+  const Script creator([&](const sys::CallInfo& info) {
+    if (info.call == sys::Call::linkat && ++looks == 3) {
+      write_text(path, colon_record(owner.pid()));
+    }
+    return 0;
+  });
+  const auto claim = PidFile::claim(path, options);
+  REQUIRE(claim);
+  CHECK(claim->running->record.pid == owner.pid());
+}
+
+TEST_CASE("a file that names nobody is no claim in progress once it is old") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  write_text(path, "");
+  make_older(path, 10s);
+  CHECK(PidFile::claim(path, colon())->file);
+}
+
+TEST_CASE("a live owner stays, and the claimer is told who it is") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  auto owner = idle_process();
+  for (const std::string& text :
+       {colon_record(owner.pid()), std::to_string(owner.pid()) + ":unknown\n", std::to_string(owner.pid()) + "\n"}) {
+    CAPTURE(text);
+    write_text(path, text);
+    const auto claim = PidFile::claim(path, colon());
+    REQUIRE(claim);
+    CHECK_FALSE(claim->file);
+    CHECK(claim->running->state == PidFileState::alive);
+    CHECK(claim->running->record.pid == owner.pid());
+    CHECK(claim->running->path == path);
+    CHECK(read_text(path) == text);
+  }
+}
+
+TEST_CASE("a legacy record without a token is trusted, or gives way on an upgrade") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  auto owner = idle_process();
+  write_text(path, std::to_string(owner.pid()));
+  PidFileOptions upgrade = colon();
+  CHECK(PidFile::claim(path, upgrade)->running);
+  upgrade.policy.without_token = UnverifiedOwner::stale;
+  CHECK(PidFile::claim(path, upgrade)->file);
+}
+
+TEST_CASE("a dead owner's and a reused pid's files are taken over at once") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  auto stranger = idle_process();
+  for (const std::string& text : {std::to_string(dead_pid()) + ":1\n", colon_record(stranger.pid(), 1)}) {
+    write_text(path, text);
+    CHECK(inspect_pid_file(path)->state == PidFileState::stale);
+    CHECK(PidFile::claim(path, colon())->file);
+  }
+}
+
+TEST_CASE("a corrupt token of a live pid fails closed: not alive, not taken over, not removed") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "engine.pid";
+  auto stranger = idle_process();
+  write_text(path, std::to_string(stranger.pid()) + " x\n");
+  CHECK(inspect_pid_file(path)->state == PidFileState::invalid);
+  CHECK(PidFile::claim(path)->running->state == PidFileState::invalid);
+  CHECK(remove_pid_file(path).error().code == Errc::locked);
+}
+
+TEST_CASE("a dying process does not delete its successor's file") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  auto claim = PidFile::claim(path, colon());
+  REQUIRE(claim->file);
+  std::filesystem::remove(path);
+  // The same pid and token, as after a removal and a second claim, but another claim.
+  auto successor = PidFile::claim(path, colon());
+  REQUIRE(successor->file);
+  CHECK(claim->file->release().error().code == Errc::lost);
+  CHECK(claim->file->touch().error().code == Errc::lost);
+  CHECK(std::filesystem::exists(path));
+  CHECK(successor->file->touch().has_value());
+}
+
+TEST_CASE("a forked child neither removes nor releases its parent's file") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  auto claim = PidFile::claim(path, colon());
+  auto child = ChildProcess::run([&](Channel&) {
+    REQUIRE_IN_CHILD(!claim->file->owns());
+    REQUIRE_IN_CHILD(claim->file->release().error().code == Errc::lost);
+    claim->file.reset();
+    return 0;
+  });
+  CHECK(child.wait().exited_with(0));
+  CHECK(std::filesystem::exists(path));
+  CHECK(claim->file->owns());
+}
+
+TEST_CASE("a file that is kept outlives its owner, and is stale then: interrupted") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "engine.pid";
+  auto child = ChildProcess::run([&](Channel&) {
+    PidFileOptions options;
+    options.format = PidFileFormat::space;
+    options.keep = true;
+    REQUIRE_IN_CHILD(PidFile::claim(path, options)->file.has_value());
+    return 0;
+  });
+  CHECK(child.wait().exited_with(0));
+  CHECK(inspect_pid_file(path)->state == PidFileState::stale);
+  CHECK(PidFile::claim(path)->file);
+  CHECK_FALSE(std::filesystem::exists(path));
+}
+
+TEST_CASE("dependent stale files are removed once the claim stands, and only by who claims") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  const auto port = directory / "serve.port";
+  PidFileOptions options = colon();
+  options.invalidate = {port, directory / "not-there"};
+  auto owner = idle_process();
+  write_text(path, colon_record(owner.pid()));
+  write_text(port, "4711");
+  CHECK(PidFile::claim(path, options)->running);
+  CHECK(std::filesystem::exists(port));
+  owner.kill();
+  bool published = false;
+  const Script order([&](const sys::CallInfo& info) {
+    if (is_call_on(info, sys::Call::unlinkat, "serve.port")) {
+      published = std::filesystem::exists(path);
+    }
+    return 0;
+  });
+  auto claim = PidFile::claim(path, options);
+  CHECK(claim->file);
+  CHECK(published);
+  CHECK_FALSE(std::filesystem::exists(port));
+}
+
+TEST_CASE("a dependent file that cannot be removed ends the claim with an error, and leaves nothing") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  std::filesystem::create_directory(directory / "serve.port");
+  PidFileOptions options = colon();
+  options.invalidate = {directory / "serve.port"};
+  CHECK(PidFile::claim(path, options).error().operation == "invalidate");
+  CHECK_FALSE(std::filesystem::exists(path));
+}
+
+TEST_CASE("a claim for a child that is held back until it stands names the child") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  auto child = ChildProcess::run([path](Channel& parent) {
+    REQUIRE_IN_CHILD(parent.hear() == "go");
+    REQUIRE_IN_CHILD(inspect_pid_file(path)->record.pid == ::getpid());
+    REQUIRE_IN_CHILD(inspect_pid_file(path)->state == PidFileState::alive);
+    return 0;
+  });
+  PidFileOptions options;
+  options.owner = identify(child.pid()).value();
+  auto claim = PidFile::claim(path, options);
+  REQUIRE(claim->file);
+  CHECK(claim->file->record().pid == child.pid());
+  child.tell("go");
+  CHECK(child.wait().exited_with(0));
+  CHECK(inspect_pid_file(path)->state == PidFileState::stale);
+  CHECK(claim->file->release().has_value());
+}
+
+TEST_CASE("a file is removed if it is one's own or a dead owner's, never a live other's") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  CHECK(remove_pid_file(path)->found.state == PidFileState::missing);
+  CHECK(remove_pid_file(directory / "none" / "serve.pid")->found.state == PidFileState::missing);
+  write_text(path, colon_record(::getpid()));
+  CHECK(remove_pid_file(path, false)->removed);
+  auto other = idle_process();
+  write_text(path, colon_record(other.pid()));
+  CHECK(remove_pid_file(path).error().code == Errc::locked);
+  CHECK(remove_pid_file(path, false, {}, identify(other.pid()).value())->removed);
+  write_text(path, std::to_string(dead_pid()));
+  CHECK(remove_pid_file(path, false).error().code == Errc::locked);
+  CHECK(remove_pid_file(path)->removed);
+  // Our own pid is not enough: it may have been another's before.
+  write_text(path, colon_record(::getpid(), 1));
+  CHECK(remove_pid_file(path, false).error().code == Errc::locked);
+}
+
+TEST_CASE("what is asked about a pid can be answered by the caller") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  write_text(path, "41237:5\n");
+  PidFilePolicy policy;
+  policy.ask.liveness = [](pid_t pid) { return pid == 41237 ? Liveness::alive : Liveness::dead; };
+  policy.ask.start_token = [](pid_t) { return std::optional<std::string>("5"); };
+  CHECK(inspect_pid_file(path, policy)->state == PidFileState::alive);
+  policy.ask.start_token = [](pid_t) { return std::optional<std::string>("6"); };
+  CHECK(inspect_pid_file(path, policy)->recycled);
+  policy.ask.start_token = [](pid_t) { return std::optional<std::string>(); };
+  CHECK(inspect_pid_file(path, policy)->unverified);
+  policy.ask.liveness = [](pid_t) { return Liveness::unknown; };
+  CHECK(inspect_pid_file(path, policy)->state == PidFileState::unknown);
+}
+
+TEST_CASE("hostile records are never signalled, by whatever name it is asked for, and crash nothing") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "engine.pid";
+  auto stranger = idle_process();
+  const std::string pid = std::to_string(stranger.pid());
+  int signals = 0;
+  const Script count([&](const sys::CallInfo& info) {
+    signals += info.call == sys::Call::pidfd_send_signal ? 1 : 0;
+    return info.call == sys::Call::kill ? EPERM : 0;
+  });
+  for (const std::string& text :
+       {std::string("0"), std::string("-1"), std::string("1"), std::string("2147483648"),
+        std::string("9223372036854775808"), std::string("7 "), pid + " ", pid + ":", pid + " x", pid + ":-5",
+        "{\"pid\": " + pid + ", \"startToken\": \"x\"}", std::string("{\"pid\": 0}"), std::string("{\"pid\": -1}"),
+        std::string("{\"pid\": 1}"), std::string("{\"pid\": \"7 \"}"), std::string("{\"pid\": 1e400}"),
+        std::string(65536, '7'), std::string(3, '\0'), std::string("\xff\xfe")}) {
+    CAPTURE(text.substr(0, 40));
+    write_text(path, text);
+    const auto found = inspect_pid_file(path);
+    REQUIRE(found);
+    const auto process = recorded_process(found->record);
+    if (process) {
+      CHECK(signal_process(*process, SIGKILL, Verification::unverified).value().outcome == SignalOutcome::refused);
+      CHECK(stop_process(*process, 0ms, Verification::unverified).value().outcome == SignalOutcome::refused);
+    }
+  }
+  CHECK(signals == 0);
+  CHECK(is_pid_alive(stranger.pid()));
+}
+
+TEST_CASE("what is no regular file, or far too long, is reported and neither followed nor removed") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  const auto check_refused = [&] {
+    CHECK(inspect_pid_file(path).error().code == Errc::not_a_lock_file);
+    CHECK(PidFile::claim(path).error().code == Errc::not_a_lock_file);
+    CHECK(remove_pid_file(path).error().code == Errc::not_a_lock_file);
+    CHECK(std::filesystem::symlink_status(path).type() != std::filesystem::file_type::not_found);
+    std::filesystem::remove_all(path);
+  };
+  std::filesystem::create_symlink(directory / "elsewhere", path);
+  check_refused();
+  std::filesystem::create_directory(path);
+  check_refused();
+  REQUIRE(::mkfifo(path.c_str(), 0600) == 0);
+  check_refused();
+  write_text(path, std::string(64 * 1024 + 1, '7'));
+  check_refused();
+}
+
+TEST_CASE("a failing system call of a claim is an error under its own name, and leaves nothing") {
+  for (const auto call : {sys::Call::write, sys::Call::linkat}) {
+    const TemporaryDirectory directory;
+    const Script full(failing(call, ENOSPC));
+    CHECK(PidFile::claim(directory / "serve.pid").error().code == std::errc::no_space_on_device);
+    CHECK(names_in(directory.path()).empty());
+  }
+  CHECK(PidFile::claim("/nowhere/serve.pid").error().code == std::errc::no_such_file_or_directory);
+  CHECK(PidFile::claim("").error().code == Errc::invalid_argument);
+  const TemporaryDirectory directory;
+  PidFileOptions options;
+  options.extra_fields = "\"pid\": 7";
+  CHECK(PidFile::claim(directory / "serve.pid", options).error().code == Errc::invalid_argument);
+}

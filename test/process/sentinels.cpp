@@ -1,0 +1,169 @@
+// Stopping sentinels on real files and by the real clock.
+
+#include <atomic>
+#include <chrono>
+#include <filesystem>
+#include <string>
+#include <thread>
+
+#include <doctest/doctest.h>
+#include <sys/stat.h>
+
+#include <sessionlock/sentinel.hpp>
+
+#include "lock_tools.hpp"
+#include "process.hpp"
+#include "script.hpp"
+#include "sentinel_text.hpp"
+
+using namespace sessionlock;
+using namespace sessionlock::test;
+using namespace std::chrono_literals;
+using std::chrono::milliseconds;
+
+namespace {
+
+std::string expiring_in(milliseconds left) {
+  return std::to_string((sys::wall_clock() + left).time_since_epoch().count());
+}
+
+const WallTime k_now{milliseconds{1'800'000'000'000}};
+std::string at(milliseconds left) {
+  return std::to_string((k_now + left).time_since_epoch().count());
+}
+
+}  // namespace
+
+TEST_CASE("a sentinel stands from set to clear, and says when it ends") {
+  const TemporaryDirectory directory;
+  const Sentinel sentinel(directory / "stopping");
+  CHECK_FALSE(sentinel.active().value());
+  const auto before = sys::wall_clock();
+  REQUIRE(sentinel.set(1h));
+  CHECK(sentinel.active().value());
+  const auto expiry = parse_sentinel(read_text(sentinel.path()));
+  REQUIRE(expiry);
+  CHECK(*expiry >= before + 1h);
+  CHECK(*expiry <= sys::wall_clock() + 1h);
+  CHECK(sentinel.clear().has_value());
+  CHECK_FALSE(sentinel.active().value());
+  CHECK(sentinel.clear().has_value());
+  CHECK(names_in(directory.path()).empty());
+}
+
+TEST_CASE("set replaces a sentinel that stands, atomically") {
+  const TemporaryDirectory directory;
+  const Sentinel sentinel(directory / "stopping");
+  REQUIRE(sentinel.set(1h));
+  std::atomic<bool> over{false};
+  int absent = 0;
+  std::thread reader([&] {
+    while (!over) {
+      absent += sentinel.active().value() ? 0 : 1;
+    }
+  });
+  for (int i = 0; i < 200; ++i) {
+    CHECK(sentinel.set(2h).has_value());
+  }
+  over = true;
+  reader.join();
+  CHECK(absent == 0);
+  CHECK(names_in(directory.path()).size() == 1);
+}
+
+TEST_CASE("a corrupt, empty or expired sentinel is absent and removed") {
+  const TemporaryDirectory directory;
+  const Sentinel sentinel(directory / "stopping");
+  for (const std::string& text :
+       {std::string(), std::string("\n"), std::string("soon"), std::string("-5"), std::string("1e99"),
+        expiring_in(1h) + " ", expiring_in(1h) + "\n\n", "+" + expiring_in(1h), expiring_in(1h) + ".5",
+        std::string("99999999999999999999"), std::string("9223372036854775807"), expiring_in(-1ms), std::string("0"),
+        std::string(100'000, '1'), std::string("\0\0", 2), expiring_in(24h * 400)}) {
+    CAPTURE(text.substr(0, 40));
+    write_text(sentinel.path(), text);
+    CHECK_FALSE(sentinel.active().value());
+    CHECK_FALSE(std::filesystem::exists(sentinel.path()));
+  }
+}
+
+TEST_CASE("a sentinel stands with and without a newline") {
+  const TemporaryDirectory directory;
+  const Sentinel sentinel(directory / "stopping");
+  for (const std::string& text : {expiring_in(1h), expiring_in(1h) + "\n"}) {
+    write_text(sentinel.path(), text);
+    CHECK(sentinel.active().value());
+  }
+}
+
+TEST_CASE("zero and negative times to live clear, and more than a year is refused") {
+  const TemporaryDirectory directory;
+  const Sentinel sentinel(directory / "stopping");
+  for (const milliseconds ttl : {0ms, -1ms, milliseconds::min()}) {
+    REQUIRE(sentinel.set(1h));
+    CHECK(sentinel.set(ttl).has_value());
+    CHECK_FALSE(std::filesystem::exists(sentinel.path()));
+  }
+  CHECK(sentinel.set(k_sentinel_ttl_max).has_value());
+  CHECK(sentinel.active().value());
+  CHECK(sentinel.set(k_sentinel_ttl_max + 1ms).error().code == Errc::invalid_argument);
+  CHECK(sentinel.set(milliseconds::max()).error().code == Errc::invalid_argument);
+}
+
+TEST_CASE("a sentinel ends exactly at its expiry") {
+  CHECK(sentinel_is_active(at(1ms), k_now, k_now));
+  CHECK_FALSE(sentinel_is_active(at(0ms), k_now - 30s, k_now));
+  CHECK_FALSE(sentinel_is_active(at(-1ms), k_now - 30s, k_now));
+}
+
+TEST_CASE("a clock that is set back lets a sentinel stand for twice its time at most") {
+  // Set for 30 s at a time that now lies ahead.
+  CHECK(sentinel_is_active(at(30s), k_now, k_now));
+  CHECK(sentinel_is_active(at(60s), k_now + 30s, k_now));
+  CHECK_FALSE(sentinel_is_active(at(61s), k_now + 31s, k_now));
+  CHECK_FALSE(sentinel_is_active(at(24h + 30s), k_now + 24h, k_now));
+  // Written after it had expired.
+  CHECK_FALSE(sentinel_is_active(at(1h), k_now + 2h, k_now));
+}
+
+TEST_CASE("whoever finds a sentinel expired never removes one that was set meanwhile") {
+  const TemporaryDirectory directory;
+  const Sentinel sentinel(directory / "stopping");
+  write_text(sentinel.path(), expiring_in(-1h));
+  bool set = false;
+  const Script script(outermost([&](const sys::CallInfo& info) {
+    if (info.call == sys::Call::flock && !set) {
+      set = true;
+      CHECK(sentinel.set(1h).has_value());
+    }
+    return 0;
+  }));
+  CHECK(sentinel.active().value());
+  CHECK(set);
+  CHECK(std::filesystem::exists(sentinel.path()));
+}
+
+TEST_CASE("what is no regular file is an error, and stays") {
+  const TemporaryDirectory directory;
+  const Sentinel sentinel(directory / "stopping");
+  std::filesystem::create_symlink(directory / "elsewhere", sentinel.path());
+  CHECK(sentinel.active().error().code == Errc::not_a_lock_file);
+  CHECK(sentinel.set(1h).error().code == Errc::not_a_lock_file);
+  CHECK(sentinel.clear().error().code == Errc::not_a_lock_file);
+  CHECK(std::filesystem::is_symlink(sentinel.path()));
+  CHECK_FALSE(Sentinel(directory / "none" / "stopping").active().value());
+  CHECK(Sentinel(directory / "none" / "stopping").clear().has_value());
+  CHECK(Sentinel(directory / "none" / "stopping").set(1h).error().code == std::errc::no_such_file_or_directory);
+}
+
+TEST_CASE("a set that fails leaves what was there, and nothing else") {
+  const TemporaryDirectory directory;
+  const Sentinel sentinel(directory / "stopping");
+  REQUIRE(sentinel.set(1h));
+  const std::string before = read_text(sentinel.path());
+  for (const auto call : {sys::Call::write, sys::Call::renameat}) {
+    const Script full(failing(call, ENOSPC));
+    CHECK(sentinel.set(2h).error().code == std::errc::no_space_on_device);
+    CHECK(read_text(sentinel.path()) == before);
+    CHECK(names_in(directory.path()).size() == 1);
+  }
+}

@@ -136,6 +136,9 @@ Result<void> Sweep::take_in(const DirectoryPtr& directory) {
     remove_temporary(place);
   }
   total_ += names->locks.size();
+  if (report_.locks.empty()) {
+    report_.locks.reserve(names->locks.size());  // of the first directory only: each time would copy all each time
+  }
   for (auto& name : names->locks) {
     place.name = std::move(name);
     inspect(place);
@@ -284,8 +287,11 @@ void Sweep::progress() {
 }
 
 SweepReport Sweep::finish() {
-  std::sort(report_.locks.begin(), report_.locks.end(),
-            [](const Inspection& a, const Inspection& b) { return comes_before(a.lock_path, b.lock_path); });
+  const auto by_path = [](const Inspection& a, const Inspection& b) { return comes_before(a.lock_path, b.lock_path); };
+  // One directory is in order already; inspections are large, so they move only where they must.
+  if (!std::is_sorted(report_.locks.begin(), report_.locks.end(), by_path)) {
+    std::sort(report_.locks.begin(), report_.locks.end(), by_path);
+  }
   std::copy_if(report_.locks.begin(), report_.locks.end(), std::back_inserter(report_.removed),
                [](const Inspection& inspection) { return inspection.removed; });
   if (total_ > 0 && options_.progress) {

@@ -18,11 +18,13 @@ namespace sessionlock {
 struct SweepOptions {
   /// Take away what is removable; otherwise only look.
   bool remove{true};
+  /// Also the directories below. Symbolic links to directories are not followed.
   bool recursive{false};
-  /// Only files whose names end so.
+  /// Only files whose names end so. Not empty, since then every file would be taken for a lock.
   std::string suffix{".jsonl.lock"};
   StalePolicy stale{};
-  /// Told now and then how far it is. What it throws ends the sweep and propagates.
+  /// Told now and then, and at the end, how far it is; under no lock of the library. In a recursive sweep `total` is
+  /// what was found so far, and grows. What it throws ends the sweep and propagates.
   std::function<void(std::size_t done, std::size_t total)> progress{};
 };
 
@@ -31,15 +33,16 @@ struct SweepReport {
   std::vector<Inspection> locks{};
   /// Those taken away, with the reason: an application may have to repair what their owners left undone.
   std::vector<Inspection> removed{};
-  /// What could not be read or removed; never ends the sweep.
+  /// What could not be read or removed, and what is no lock file and was left in place; never ends the sweep. A lock
+  /// that is there and cannot be read is also in `locks`, as one that may be held.
   std::vector<Error> errors{};
 };
 
 /// Inspects every lock in a directory and takes away what is provably nobody's, each by the protocol of an acquire.
 ///
-/// Temporary files of publishers that died are removed too, when older than ten minutes.
-/// Returns: an empty report for a missing directory. Blocking: reads each lock once. Thread safety: safe.
-/// Errors: the directory cannot be read.
+/// What vanishes meanwhile is not reported. Temporary files of publishers that died are removed too, when older than
+/// ten minutes. Returns: an empty report for a missing directory. Blocking: reads each lock once. Thread safety: safe.
+/// Errors: the directory cannot be read; `Errc::invalid_argument` for an empty directory or suffix.
 [[nodiscard]] SESSIONLOCK_API Result<SweepReport> sweep(const std::filesystem::path& directory,
                                                         const SweepOptions& options = {});
 

@@ -37,8 +37,9 @@ struct AppendReport {
 /// memory, not of the hold: once the lock is released, appends answer `Errc::lost`.
 class SESSIONLOCK_API Transcript {
  public:
-  /// Opens the session file, creating it if it is not there.
-  /// Errors: `Errc::lost`; those of opening it.
+  /// Opens the session file, creating it (mode 0600, less the umask) if it is not there.
+  /// Errors: `Errc::lost`; `Errc::invalid_argument` for what is no regular file; `Errc::replaced_session` for a
+  /// symbolic link, whose target has another lock; those of opening it.
   [[nodiscard]] static Result<Transcript> open(SessionLock& lock, AppendOptions options = {});
   Transcript(Transcript&&) noexcept;
   Transcript& operator=(Transcript&&) noexcept;
@@ -46,10 +47,15 @@ class SESSIONLOCK_API Transcript {
 
   /// Appends one record: one JSON value, without a newline in it (the newline after it is added).
   ///
-  /// The first append looks at the end of the file: an incomplete last line, torn by a crash, is moved to
-  /// `<session>.torn`; a complete JSON value (other than a number, which may be a torn longer one) only gets its
-  /// newline. Errors: `Errc::invalid_record`, and nothing is written; `Errc::lost`; `Errc::replaced_session` if the
-  /// path names another file by now; a system error, after which what was written of it has been cut off again.
+  /// The first append, and any that finds the file changed by others, looks at its end: an incomplete last line, torn
+  /// by a crash, is moved to `<session>.torn`; a complete JSON value (other than a number, which may be a torn longer
+  /// one) only gets its newline. Under a joined lock nothing is repaired, because another program under the same lock
+  /// may be in mid-line.
+  ///
+  /// Errors, after each of which nothing of it is in the file: `Errc::invalid_record`; `Errc::lost`; `Errc::timed_out`;
+  /// `Errc::replaced_session` if the path names another file or none by now: open the transcript again to write there;
+  /// `Errc::torn_transcript` under a joined lock; a system error. Where cutting off what was written failed as well,
+  /// the detail says so, and the next append repairs it.
   Result<AppendReport> append(std::string_view json);
   /// Appends several records in one write; all or none. Errors: as above; for `Errc::invalid_record` the detail names
   /// the first bad one, counted from 1.

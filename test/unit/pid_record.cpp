@@ -28,7 +28,7 @@ PidFileState state_of(const PidRecord& record, Liveness liveness, const std::opt
 }  // namespace
 
 TEST_CASE("each form of a PID file is written and read back") {
-  for (const auto& [format, token, text] :
+  for (const auto& [format, token, written] :
        std::vector<std::tuple<PidFileFormat, std::optional<std::string>, std::string>>{
            {PidFileFormat::json, "123456", "{\"pid\": 41237, \"startToken\": \"123456\"}\n"},
            {PidFileFormat::json, std::nullopt, "{\"pid\": 41237}\n"},
@@ -37,6 +37,7 @@ TEST_CASE("each form of a PID file is written and read back") {
            {PidFileFormat::colon, "Fri Nov 20 03:31:48 2026", "41237:Fri Nov 20 03:31:48 2026\n"},
            {PidFileFormat::space, "123456", "41237 123456\n"},
            {PidFileFormat::plain, std::nullopt, "41237\n"}}) {
+    const std::string& text = written;  // Clang 14 captures no structured binding
     CAPTURE(text);
     PidRecord record = record_of(41237, token);
     record.format = format;

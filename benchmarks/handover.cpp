@@ -4,13 +4,13 @@
 //
 // Measures, between two processes each:
 //   * from the call that releases a lock to the return of the call that waited for it, for a session lock and, in the
-//     same run and by turns, so that a noisy machine disturbs both alike, for a bare flock(2) as the floor: no lock that
-//     sleeps in the kernel can change hands faster;
+//     same run and by turns, so that a noisy machine disturbs both alike, for a bare flock(2) as the floor: no lock
+//     that sleeps in the kernel can change hands faster;
 //   * the same from the SIGKILL that ends the holder;
 //   * the processor time that one waiter uses while it waits.
-// Every round begins with a waiter that was seen asleep, so what is measured is a wake-up and never a lucky spin. The two
-// processes keep to different processors, where there are two: on one, the woken one would have to wait until the other
-// falls asleep, which has nothing to do with the lock.
+// Every round begins with a waiter that was seen asleep, so what is measured is a wake-up and never a lucky spin. The
+// two processes keep to different processors, where there are two: on one, the woken one would have to wait until the
+// other falls asleep, which has nothing to do with the lock.
 
 #include <sessionlock/sessionlock.hpp>
 
@@ -433,9 +433,10 @@ void print_json(const std::vector<Figure>& figures) {
   fmt::print("[");
   const char* separator = "\n";
   for (const Figure& figure : figures) {
-    fmt::print("{}  {{\"name\": \"{}\", \"value\": {:.3f}, \"unit\": \"{}\", \"floor\": {}, \"ratio\": {}, \"peer\": {}}}",
-               separator, figure.name, figure.value, figure.unit, json_number(figure.floor),
-               json_number(figure.ratio()), figure.peer.empty() ? "null" : '"' + figure.peer + '"');
+    fmt::print(
+        "{}  {{\"name\": \"{}\", \"value\": {:.3f}, \"unit\": \"{}\", \"floor\": {}, \"ratio\": {}, \"peer\": {}}}",
+        separator, figure.name, figure.value, figure.unit, json_number(figure.floor), json_number(figure.ratio()),
+        figure.peer.empty() ? "null" : '"' + figure.peer + '"');
     separator = ",\n";
   }
   fmt::print("\n]\n");

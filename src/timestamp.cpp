@@ -115,8 +115,8 @@ std::optional<WallTime> parse_rfc3339(std::string_view text) {
          std::chrono::seconds{second} + std::chrono::milliseconds{millisecond} - ahead;
 }
 
-// By hand, because every publication of a lock ends with it, right after a sleep: general formatting is ten times the code,
-// and none of it is in a cache then.
+// By hand, because every publication of a lock ends with it, right after a sleep: general formatting is ten times the
+// code, and none of it is in a cache then.
 std::string format_rfc3339(WallTime time) {
   // A clock beyond these years is broken; the text must stay readable for others even then.
   time = std::clamp(time, k_first, k_last);

@@ -19,10 +19,11 @@ import textwrap
 import threading
 import time
 
-PATIENCE = 60
+PATIENCE = 100  # seconds; a bound against hanging
 BURST = 4  # records that a busy writer sends at a time
-PACE = 0.02  # seconds between two bursts
+PACE = 0.01  # seconds between two bursts
 RECORDS_MIN = 1000  # of each busy writer
+TURN = 20  # records that each writes before, in one turn
 
 BINARY = str(pathlib.Path(sys.argv[1]).resolve()) if len(sys.argv) == 2 else None
 COLOURED = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -42,7 +43,10 @@ class Stage:
 
     def write(self, text):
         with self.lock:
-            print(text, flush=True)
+            try:
+                print(text, flush=True)
+            except BrokenPipeError:  # Whoever looked on has gone, as `head` does.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def heading(self, text):
         self.write("\n" + paint("1", text))
@@ -115,7 +119,7 @@ def listen(name, stream):
             waits[pair] = waits.get(pair, 0) + 1
             if waits[pair] > 1:
                 continue
-        if words.startswith("acquired after"):
+        if words.startswith("acquired after") or "(still waiting" in words:
             continue
         stage.quote(name, words)
 
@@ -125,7 +129,7 @@ class BusyWriter:
 
     def __init__(self, name):
         self.name = name
-        self.sent = 0
+        self.sent = TURN
         self.active = threading.Event()
         self.finishing = threading.Event()
         self.idle = threading.Event()
@@ -138,6 +142,10 @@ class BusyWriter:
         self.listener.start()
 
     def feed(self):
+        with contextlib.suppress(BrokenPipeError):  # Why the program has ended, `finish` will see.
+            self.feed_until_told()
+
+    def feed_until_told(self):
         while not self.finishing.is_set() or self.sent < RECORDS_MIN:
             if not self.active.is_set():
                 self.idle.set()
@@ -179,15 +187,23 @@ def start_turn(name, script, *options):
     """A `run` that holds the lock for a while; listens to what it says."""
     arguments = ["run", "--verbose", "--label", name, *options, str(folder.transcript), "--", "sh", "-c", script]
     process = start(arguments, stdin=subprocess.DEVNULL)
-    listener = threading.Thread(target=listen, args=(name, process.stderr), daemon=True)
-    listener.start()
+    process.listener = threading.Thread(target=listen, args=(name, process.stderr), daemon=True)
+    process.listener.start()
     return process
 
 
-def own_records(name, first, last, between=""):
+def end_turn(process, expected=0):
+    """Waits until it has ended, and has said all it had to say."""
+    status = process.wait(PATIENCE)
+    process.listener.join(PATIENCE)
+    if status != expected:
+        raise RuntimeError(f"`{' '.join(process.args)}` ended with exit status {status}")
+
+
+def own_records(name, first, last):
     """A shell script that appends records by itself, as a program does that runs under the lock."""
     record = f'\'{{"writer": "{name}", "n": %d}}\\n\' $n >> "$SESSIONLOCK_SESSION"'
-    return f"n={first}; while [ $n -le {last} ]; do printf {record}; n=$((n+1)); {between} done; "
+    return f"n={first}; while [ $n -le {last} ]; do printf {record}; n=$((n+1)); done; "
 
 
 def kill(process):
@@ -215,11 +231,10 @@ def scene_killed():
     wait_until("somebody waits for bob", lambda: any(pair[1] == "bob" for pair in waits))
     stage.tell(f"kill -9 {bob.pid}, and the program that it runs:")
     kill(bob)
-    wait_until("the torn record is out of the way", folder.torn.exists)
+    wait_until("the torn record is out of the way", lambda: takeovers and folder.torn.exists())
+    time.sleep(0.1)  # lets them say so first
     stage.tell("bob comes back, sees that 25 of his records are there, and goes on with number 26.")
-    again = start_turn("bob", own_records("bob", 26, 50))
-    if again.wait(PATIENCE) != 0:
-        raise RuntimeError("bob could not go on")
+    end_turn(start_turn("bob", own_records("bob", 26, 50)))
     return 50
 
 
@@ -280,18 +295,16 @@ def scene_recycled(writers, others):
 def scene_stopped():
     """A stopped owner keeps its lock. Returns how many records of eve and frank count."""
     stage.heading("4. A writer is stopped while it holds the lock")
-    eve = start_turn("eve", own_records("eve", 1, 20) + 'touch "$SESSIONLOCK_SESSION.eve"; ' + own_records("eve", 21, 40, "sleep 0.02;"))
+    eve = start_turn("eve", own_records("eve", 1, 20) + 'touch "$SESSIONLOCK_SESSION.eve"; sleep 0.3; ' + own_records("eve", 21, 40))
     wait_until("eve writes", (folder.path / "story.jsonl.eve").exists)
     os.killpg(eve.pid, signal.SIGSTOP)
     stage.tell(f"kill -STOP {eve.pid}: eve is in the middle of her turn and cannot go on. frank wants to write, and has half a second:")
-    frank = start_turn("frank", own_records("frank", 1, 10), "--timeout", "500ms")
-    if frank.wait(PATIENCE) != 75:
-        raise RuntimeError("a stopped owner's lock was taken away")
+    end_turn(start_turn("frank", own_records("frank", 1, 10), "--timeout", "500ms"), expected=75)
     stage.tell("Exit status 75: eve is alive, so her lock is hers, however long it takes. kill -CONT, and everybody goes on:")
     frank = start_turn("frank", own_records("frank", 1, 10))
     os.killpg(eve.pid, signal.SIGCONT)
-    if eve.wait(PATIENCE) != 0 or frank.wait(PATIENCE) != 0:
-        raise RuntimeError("eve or frank failed")
+    end_turn(eve)
+    end_turn(frank)
     return 40, 10
 
 
@@ -338,10 +351,17 @@ def tell_waits():
 def story():
     stage.heading("1. Three writers share one transcript")
     stage.tell(
-        f"anna, ben and carol append records to {folder.transcript}, a few at a time, each through its own `sessionlock append`. "
-        "What the program says is quoted at the right; of many waits for the same holder only the first is shown."
+        f"anna, ben and carol all want to write {folder.transcript} now, {TURN} records each, under `sessionlock run`. "
+        "What the program says is quoted at the right."
     )
-    writers = [BusyWriter(name) for name in ("anna", "ben", "carol")]
+    names = ("anna", "ben", "carol")
+    for turn in [start_turn(name, own_records(name, 1, TURN) + "sleep 0.2") for name in names]:
+        end_turn(turn)
+    stage.tell(
+        "Now they go on, all three at once and a few records at a time, each through its own `sessionlock append`. From here on "
+        "only the first of many waits for the same holder is shown."
+    )
+    writers = [BusyWriter(name) for name in names]
     wait_until("they have got going", lambda: all(writer.sent >= 200 for writer in writers))
     others = {"bob": scene_killed()}
     others["dora"] = scene_recycled(writers, sum(others.values()))
@@ -360,7 +380,7 @@ def main():
     try:
         return 0 if story() else 1
     except (RuntimeError, TimeoutError, OSError) as error:
-        stage.write(paint("31;1", f"FAILED: {error}"))
+        print(f"FAILED: {error}", file=sys.stderr)
         return 1
     finally:
         end_all()

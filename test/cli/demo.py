@@ -21,7 +21,7 @@ def can_choose_pids():
 class Story(unittest.TestCase):
     def test_the_story_is_told_to_its_end_and_no_record_is_missing(self):
         result = subprocess.run(
-            [f"{SOURCE}/scripts/demo", "--no-build", "--build", BUILD], capture_output=True, text=True, timeout=100
+            [f"{SOURCE}/scripts/demo", "--no-build", "--build", BUILD], capture_output=True, text=True, timeout=300
         )
         self.assertEqual((result.returncode, result.stderr), (0, ""), result.stdout)
         text = re.sub(r"\s*\n +(\| )?", " ", result.stdout)
@@ -37,11 +37,11 @@ class Story(unittest.TestCase):
             self.assertIn("Now the kernel has given pid", text)
         else:
             print("SKIPPED: a pid that is really recycled; the kernel does not let this user choose pids", flush=True)
-        self.assertRegex(text, r"OK: 3\d\d\d records by 7 writers: 0 lost, 0 torn, 0 doubled\n$")
+        self.assertRegex(text, r"OK: \d{4,} records by 7 writers: 0 lost, 0 torn, 0 doubled\n$")
 
     def test_where_pids_cannot_be_chosen_it_says_so(self):
         story = [sys.executable, "-B", f"{SOURCE}/scripts/demo_story.py", f"{BUILD}/src/cli/sessionlock"]
-        result = subprocess.run(story, capture_output=True, text=True, timeout=100)
+        result = subprocess.run(story, capture_output=True, text=True, timeout=300)
         self.assertEqual(result.returncode, 0, result.stdout)
         self.assertIn("does not let us choose the next pid", result.stdout)
 

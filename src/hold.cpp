@@ -25,6 +25,12 @@ tl::unexpected<Error> failure(std::error_code code, std::string operation, const
 
 }  // namespace
 
+ThreadToken this_thread() noexcept {
+  static std::atomic<ThreadToken> last{k_no_thread};
+  thread_local const ThreadToken token = ++last;
+  return token;
+}
+
 // --- what a signal handler may do ------------------------------------------------------------------------------------
 
 bool HoldCore::owns_descriptor() const noexcept {
@@ -100,7 +106,7 @@ bool Hold::is_inherited() const noexcept {
   return core_.generation != sys::process_generation();
 }
 
-bool Hold::is_shared_by(const AcquireOptions& options, std::thread::id thread) const {
+bool Hold::is_shared_by(const AcquireOptions& options, ThreadToken thread) const {
   if (!options.reentrant || !setup_.reentrant) {
     return false;
   }
@@ -127,21 +133,23 @@ Error Hold::lost_error() const {
 }
 
 Result<void> Hold::claim(HoldPhase phase, Clock::time_point deadline) {
-  ++waiters_;
-  std::unique_lock lock(wait_mutex_, std::defer_lock);
+  HoldPhase expected = HoldPhase::idle;
+  if (queued_.load() == 0 && core_.phase.compare_exchange_strong(expected, phase)) {
+    return {};
+  }
+  // In the order of arrival: threads that write without a pause must not keep another from releasing.
+  std::unique_lock lock(wait_mutex_);
+  const auto place = queue_.insert(queue_.end(), phase);
+  ++queued_;
   Result<void> claimed;
   while (true) {
-    HoldPhase expected = HoldPhase::idle;
-    if (core_.phase.compare_exchange_strong(expected, phase)) {
+    expected = HoldPhase::idle;
+    if (place == queue_.begin() && core_.phase.compare_exchange_strong(expected, phase)) {
       break;
     }
-    if (expected == HoldPhase::ended) {
+    if (core_.phase.load() == HoldPhase::ended) {
       claimed = tl::unexpected(lost_error());
       break;
-    }
-    if (!lock.owns_lock()) {
-      lock.lock();
-      continue;
     }
     if (Clock::now() >= deadline) {
       claimed = failure(Errc::timed_out, "use lock", lock_path(), "another thread of this process is writing under it");
@@ -149,13 +157,15 @@ Result<void> Hold::claim(HoldPhase phase, Clock::time_point deadline) {
     }
     phase_changed_.wait_until(lock, std::min(deadline, Clock::now() + k_phase_recheck));
   }
-  --waiters_;
+  queue_.erase(place);
+  --queued_;
+  phase_changed_.notify_all();
   return claimed;
 }
 
 void Hold::settle(HoldPhase phase) noexcept {
   core_.phase.store(phase);
-  if (waiters_.load() > 0) {
+  if (queued_.load() > 0) {
     const std::lock_guard lock(wait_mutex_);
     phase_changed_.notify_all();
   }
@@ -200,7 +210,7 @@ Result<detail::GuardScope> Hold::enter_guard() {
   if (is_inherited()) {
     return tl::unexpected(lost_error());
   }
-  if (guarding_thread_.load() == std::this_thread::get_id()) {
+  if (guarding_thread_.load() == this_thread()) {
     ++guard_depth_;
     return detail::GuardScope(shared_from_this());
   }
@@ -223,7 +233,7 @@ Result<detail::GuardScope> Hold::enter_guard() {
     }
     return tl::unexpected(std::move(entered).error());
   }
-  guarding_thread_.store(std::this_thread::get_id());
+  guarding_thread_.store(this_thread());
   guard_depth_ = 1;
   return detail::GuardScope(shared_from_this());
 }
@@ -236,7 +246,7 @@ void Hold::leave_guard() noexcept {
     return;
   }
   const bool release = std::exchange(release_after_guard_, false);
-  guarding_thread_.store(std::thread::id{});
+  guarding_thread_.store(k_no_thread);
   (void)sessionlock::leave_guard(core_.fd);
   if (!release) {
     settle(HoldPhase::idle);
@@ -266,7 +276,7 @@ Result<void> Hold::verify() {
   if (is_inherited()) {
     return tl::unexpected(lost_error());
   }
-  const bool inside = guarding_thread_.load() == std::this_thread::get_id();
+  const bool inside = guarding_thread_.load() == this_thread();
   if (!inside) {
     if (auto claimed = claim(HoldPhase::guarded, Clock::now() + k_hold_wait); !claimed) {
       return claimed;
@@ -297,7 +307,7 @@ Result<void> Hold::release() {
   if (is_inherited()) {
     return tl::unexpected(lost_error());
   }
-  if (guarding_thread_.load() == std::this_thread::get_id()) {
+  if (guarding_thread_.load() == this_thread()) {
     release_after_guard_ = true;
     return {};
   }
@@ -355,7 +365,7 @@ Result<pid_t> Hold::spawn(const char* file, char* const argv[], char* const envp
   if (is_inherited()) {
     return tl::unexpected(lost_error());
   }
-  const bool inside = guarding_thread_.load() == std::this_thread::get_id();
+  const bool inside = guarding_thread_.load() == this_thread();
   if (!inside) {
     if (auto claimed = claim(HoldPhase::guarded, Clock::now() + k_hold_wait); !claimed) {
       return tl::unexpected(std::move(claimed).error());

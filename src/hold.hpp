@@ -8,11 +8,11 @@
 #include <condition_variable>
 #include <cstdint>
 #include <filesystem>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
 
 #include <sessionlock/error.hpp>
 #include <sessionlock/lock_manager.hpp>
@@ -33,6 +33,12 @@ inline constexpr std::chrono::seconds k_hold_wait{5};
 ///                   └───► idle             the release failed and can be tried again
 ///     guarded ──► ended                    found lost on the way in
 enum class HoldPhase : int { idle, guarded, ending, ended };
+
+/// One thread, for as long as the process lives. Not `std::thread::id`: the id of a thread that has ended is given out
+/// again, and who has it next must not pass for the thread that acquired.
+using ThreadToken = std::uint64_t;
+inline constexpr ThreadToken k_no_thread = 0;
+[[nodiscard]] ThreadToken this_thread() noexcept;
 
 /// What became of an attempt to end a hold without waiting.
 enum class Ending {
@@ -115,7 +121,7 @@ class Hold : public std::enable_shared_from_this<Hold> {
   /// A fork lies between the acquisition and now.
   [[nodiscard]] bool is_inherited() const noexcept;
   /// Whether an acquisition with these options by this thread may share the hold.
-  [[nodiscard]] bool is_shared_by(const AcquireOptions& options, std::thread::id thread) const;
+  [[nodiscard]] bool is_shared_by(const AcquireOptions& options, ThreadToken thread) const;
   [[nodiscard]] int depth() const;
   [[nodiscard]] std::chrono::milliseconds held_for() const;
 
@@ -125,7 +131,7 @@ class Hold : public std::enable_shared_from_this<Hold> {
   [[nodiscard]] const LockRecord& record() const noexcept { return setup_.lock.record; }
   [[nodiscard]] const std::filesystem::path& session_path() const { return paths().session; }
   [[nodiscard]] const std::filesystem::path& lock_path() const { return paths().lock; }
-  [[nodiscard]] std::thread::id thread() const noexcept { return thread_; }
+  [[nodiscard]] ThreadToken thread() const noexcept { return thread_; }
   [[nodiscard]] HoldCore& core() noexcept { return core_; }
 
  private:
@@ -154,13 +160,14 @@ class Hold : public std::enable_shared_from_this<Hold> {
   mutable std::once_flag paths_made_;
   mutable Paths paths_;
   const std::chrono::steady_clock::time_point since_{std::chrono::steady_clock::now()};
-  const std::thread::id thread_{std::this_thread::get_id()};
+  const ThreadToken thread_{this_thread()};
 
-  std::atomic<std::thread::id> guarding_thread_{};
+  std::atomic<ThreadToken> guarding_thread_{k_no_thread};
   int guard_depth_{0};               // of the guarding thread alone
   bool release_after_guard_{false};  // likewise
 
-  std::atomic<int> waiters_{0};
+  std::atomic<int> queued_{0};
+  std::list<HoldPhase> queue_;  // guarded by wait_mutex_; who waits for idle, and for what
   std::mutex wait_mutex_;
   std::condition_variable phase_changed_;
 

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <list>
 #include <mutex>
+#include <thread>
 #include <unordered_map>
 #include <utility>
 
@@ -28,7 +29,7 @@ struct HashFile {
 /// One thread in a queue. Lives on that thread's stack.
 struct Ticket {
   const AcquireOptions& options;
-  const std::thread::id thread{std::this_thread::get_id()};
+  const ThreadToken thread{this_thread()};
   std::condition_variable_any called{};
   bool has_turn{false};
   std::shared_ptr<Hold> shared{};
@@ -176,13 +177,13 @@ Admission HoldTable::queue_for(const HoldKey& key, const AcquireOptions& options
     }
     pass_on(table, key);
   }
-  if (entry.hold && entry.hold->is_shared_by(options, std::this_thread::get_id()) && entry.hold->add_share()) {
+  if (entry.hold && entry.hold->is_shared_by(options, this_thread()) && entry.hold->add_share()) {
     return {.kind = Admission::Kind::shared, .hold = entry.hold};
   }
   if (deadline.is_single_try()) {
     return {.kind = Admission::Kind::busy};
   }
-  if (deadline.is_unlimited() && entry.hold && entry.hold->thread() == std::this_thread::get_id()) {
+  if (deadline.is_unlimited() && entry.hold && entry.hold->thread() == this_thread()) {
     return {.kind = Admission::Kind::would_block_itself};
   }
   Ticket ticket{options};

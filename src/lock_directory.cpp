@@ -80,13 +80,19 @@ bool is_canonical_now(const FileIdentity& directory, const std::string& canonica
   return canonical == path || leads_to(canonical, directory, AT_SYMLINK_NOFOLLOW);
 }
 
-/// A directory that is open already and that this path still leads to; null otherwise.
+/// A directory that is open already and that this path still leads to; null otherwise. Its descriptor is asked too: a
+/// program that becomes a daemon closes and reuses numbers it never opened, and a lock must not be published there.
 DirectoryPtr find_open(const Directories::Remembered& remembered, const std::string& path) {
   auto open = remembered.open.lock();
-  if (open && leads_to(path, open->identity) && is_canonical_now(open->identity, open->path, path)) {
-    return open;
+  if (!open) {
+    return nullptr;
   }
-  return nullptr;
+  struct stat status {};
+  if (!sys::fstat(open->fd.get(), status).ok() || identity_of(status) != open->identity) {
+    open->number_is_doubtful = true;
+    return nullptr;
+  }
+  return leads_to(path, open->identity) && is_canonical_now(open->identity, open->path, path) ? open : nullptr;
 }
 
 /// What is remembered of the directory that this path led to; with a null `traits` if nothing is.

@@ -63,7 +63,7 @@ std::optional<std::string> ps_start_token(pid_t pid, const PsOptions& options) {
     return std::nullopt;
   }
   std::array<std::string, 5> arguments{options.program, "-p", std::to_string(pid), "-o", "lstart="};
-  const char* const path = std::getenv("PATH");
+  const char* const path = std::getenv("PATH");  // NOLINT(concurrency-mt-unsafe): as any program that starts another
   std::array<std::string, 3> variables{"LC_ALL=C", "TZ=UTC", std::string("PATH=") + (path == nullptr ? "" : path)};
   std::array<char*, 6> argv{};
   std::array<char*, 4> envp{};

@@ -154,10 +154,9 @@ std::optional<std::error_code> Waiter::take_degradation() {
 
 microseconds Waiter::next_pause() {
   microseconds most = k_pause_watched_max;
-  if (plan_.is_momentary || (polls_ && saw_change_of_hands_)) {
+  const bool is_deaf = !watching().sleeper.bell.is_open() && stop_.stop_possible();  // to the stop request
+  if (plan_.is_momentary || is_deaf || (polls_ && saw_change_of_hands_)) {
     most = k_pause_contended_max;
-  } else if (!watching().sleeper.bell.is_open() && stop_.stop_possible()) {
-    most = k_pause_contended_max;  // nobody can ring for the stop request
   } else if (polls_ || plan_.is_silent) {
     most = k_pause_silent_max;
   }

@@ -117,7 +117,7 @@ TEST_CASE("a gate whose file is older than the limit is stale although its owner
     return 0;
   });
   first.expect("inside");
-  make_older(path, 59s);
+  make_older(path, 30s);
   SpawnGate gate(path);
   CHECK(gate.try_enter()->outcome == GateOutcome::busy);
   make_older(path, 70s);

@@ -31,6 +31,7 @@ std::string colon_record(pid_t pid, std::uint64_t offset = 0) {
 PidFileOptions colon() {
   PidFileOptions options;
   options.format = PidFileFormat::colon;
+  options.timeout = k_patience;  // several may be at one stale file here, on a machine that may be busy
   return options;
 }
 

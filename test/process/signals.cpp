@@ -3,6 +3,8 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <cstdint>
+#include <ctime>
 #include <fstream>
 #include <functional>
 #include <string>
@@ -55,14 +57,15 @@ bool is_running(const ChildProcess& child) {
 }
 
 /// A child that does nothing, started without ado.
-pid_t fork_idler() {
+pid_t fork_idler(sighandler_t at_sigterm = SIG_DFL) {
+  const auto ours = ::signal(SIGTERM, at_sigterm);  // before the fork, so that no SIGTERM comes too early
   const pid_t child = ::fork();
   if (child == 0) {
-    ::signal(SIGTERM, SIG_DFL);
     while (true) {
       ::pause();
     }
   }
+  ::signal(SIGTERM, ours);
   return child;
 }
 
@@ -90,11 +93,18 @@ bool has_pending_signal(pid_t pid) {
   return false;
 }
 
-/// Returns once a new process has another start time than one that started before the call.
-void let_a_tick_pass() {
-  const auto before = std::chrono::steady_clock::now();
-  while (std::chrono::steady_clock::now() - before < 25ms) {
-    std::this_thread::sleep_for(5ms);
+/// Returns once a new process would have another start time than this one: what starts in the same tick of the clock
+/// has the same.
+void outwait_tick_of(const ProcessIdentity& process) {
+  const auto ticks_a_second = static_cast<std::uint64_t>(::sysconf(_SC_CLK_TCK));
+  const auto now = [&] {
+    timespec time{};
+    ::clock_gettime(CLOCK_BOOTTIME, &time);
+    return static_cast<std::uint64_t>(time.tv_sec) * ticks_a_second +
+           static_cast<std::uint64_t>(time.tv_nsec) * ticks_a_second / 1'000'000'000;
+  };
+  while (now() <= process.start_time_ticks) {
+    std::this_thread::sleep_for(1ms);
   }
 }
 
@@ -271,9 +281,9 @@ TEST_CASE("stop never kills who cannot be verified, whatever it was allowed") {
 
 TEST_CASE("without a pidfd, a process that took over the pid during the grace is not killed") {
   const auto run = run_in_namespaces({CLONE_NEWPID | CLONE_NEWNS}, [](Channel&) {
-    const pid_t pid = fork_idler();
+    const pid_t pid = fork_idler(SIG_IGN);  // only the swap ends it, and so cannot come too late
     const auto identity = identify(pid).value();
-    let_a_tick_pass();
+    outwait_tick_of(identity);
     bool swapped = false;
     const Script script([&](const sys::CallInfo& info) {
       if (info.call == sys::Call::poll && !swapped) {
@@ -281,7 +291,6 @@ TEST_CASE("without a pidfd, a process that took over the pid during the grace is
       }
       return info.call == sys::Call::pidfd_open ? ENOSYS : 0;
     });
-    // The first process ends by SIGTERM, or in the swap; the second must live.
     REQUIRE_IN_CHILD(stop_process(identity, k_patience).value().outcome == SignalOutcome::signalled);
     REQUIRE_IN_CHILD(swapped);
     REQUIRE_IN_CHILD(is_pid_alive(pid));
@@ -308,7 +317,7 @@ TEST_CASE("a pid that is swapped anywhere between record and signal is never sig
       const pid_t pid = fork_idler();
       const ProcessIdentity identity = identify(pid).value();
       if (moment == sys::Call::pidfd_open) {
-        let_a_tick_pass();  // what starts in the same tick of the clock has the same start time
+        outwait_tick_of(identity);
       }
       bool swapped = false;
       bool replaced = false;

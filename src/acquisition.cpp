@@ -161,6 +161,7 @@ Result<SessionLock> Acquisition::acquire() {
 }
 
 Result<std::optional<SessionLock>> Acquisition::attempt() {
+  reclaimed_from_.reset();  // what was taken over where the path led before was another session's
   auto location = locate(session_, locate_options(true));
   if (!location) {
     return tl::unexpected(std::move(location).error());
@@ -382,7 +383,7 @@ WatchPlan Acquisition::make_plan() const {
   // Nothing tells of the end of a dead owner's last heir, nor of an owner that cannot be seen from here.
   plan.is_silent = holder.basis == Basis::unreadable || holder.basis == Basis::undecided ||
                    holder.basis == Basis::no_pid ||  // somebody is about to write it, which raises no event either
-                   (holder.basis == Basis::witness_held && !owner_lives);
+                   holder.basis == Basis::witness_inherited || (holder.basis == Basis::witness_held && !owner_lives);
   plan.due = time_until_removable(holder, options_.stale);
   return plan;
 }

@@ -106,7 +106,9 @@ Verdict judge(const LockRecord& record, const Evidence& evidence, const StalePol
     return alive(Basis::held_here);
   }
   if (evidence.witness == WitnessState::held) {  // 3
-    return alive(Basis::witness_held);
+    const bool owner_ended =
+        record.pid && comparable && (evidence.pid == PidProbe::gone || (starts_known && !starts_equal));
+    return alive(owner_ended ? Basis::witness_inherited : Basis::witness_held);
   }
   if (!record.pid) {  // 4
     const bool removable = is_older(evidence.file_age, policy.malformed_grace);

@@ -46,6 +46,9 @@ std::string owner_words(const Inspection& holder) {
     return "held by an unreadable lock: " + holder.cause.message();
   }
   const std::string pid = holder.record.pid ? fmt::format("pid={} ", *holder.record.pid) : "";
+  if (holder.basis == Basis::witness_inherited) {
+    return pid + "ended, a program it gave the lock to runs on,";
+  }
   return pid + std::string{holder.owner == OwnerState::none ? "no usable pid" : to_string(holder.owner)};
 }
 

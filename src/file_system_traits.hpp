@@ -15,7 +15,7 @@ namespace sessionlock {
 enum class Naming : std::uint8_t {
   untried,
   empty_path,       ///< `linkat` of a nameless file with `AT_EMPTY_PATH`
-  descriptor_link,  ///< `linkat` of a nameless file through `/proc/self/fd`
+  descriptor_link,  ///< `linkat` of a nameless file through `/proc/thread-self/fd`
   temporary_link,   ///< `linkat` of a file with a temporary name
   temporary_rename  ///< `renameat2(RENAME_NOREPLACE)` of a file with a temporary name
 };

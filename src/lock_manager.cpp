@@ -1,8 +1,12 @@
 #include <sessionlock/lock_manager.hpp>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <cstdlib>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include <fmt/format.h>
 #include <boost/filesystem/operations.hpp>
@@ -43,23 +47,44 @@ tl::unexpected<Error> no_lock(const std::filesystem::path& path, std::string ope
   return tl::unexpected(Error{Errc::lost, std::move(operation), path, std::nullopt, "there is no lock"});
 }
 
-/// Where the lock of a session would be whose directory does not exist.
-Inspection free_without_directory(const std::filesystem::path& session) {
+/// Why nothing could be created in a directory: of one that does not exist, in the nearest above it that does.
+std::error_code obstacle_in(std::filesystem::path directory) {
+  while (true) {
+    const sys::Outcome allowed = sys::faccessat(AT_FDCWD, directory.c_str(), W_OK | X_OK);
+    const bool is_missing = allowed.error == ENOENT && directory.has_relative_path();
+    if (!is_missing) {
+      return allowed.ok() ? std::error_code{} : allowed.code();
+    }
+    directory = directory.parent_path();
+  }
+}
+
+/// Where the lock of a session would be whose directory, or that of its lock, does not exist.
+Inspection free_without_directory(const std::filesystem::path& session, const std::filesystem::path& lock_directory) {
   boost::system::error_code ignored;
   const auto canonical = boost::filesystem::weakly_canonical(boost::filesystem::path(session.native()), ignored);
   Inspection inspection;
   inspection.session_path = ignored ? session : std::filesystem::path(canonical.native());
   inspection.lock_path =
-      inspection.session_path.parent_path() / lock_name_beside(inspection.session_path.filename().native());
+      lock_directory.empty()
+          ? inspection.session_path.parent_path() / lock_name_beside(inspection.session_path.filename().native())
+          : std::filesystem::absolute(lock_directory) / lock_name_in_directory(inspection.session_path);
+  inspection.cause = obstacle_in(inspection.lock_path.parent_path());
   return inspection;
 }
 
-/// Whether an operator's words name this acquisition.
-bool is_named(const LockRecord& record, std::string_view lock_id_or_pid) {
+/// Why this is not the acquisition that an operator named; empty if it is.
+std::string why_not_named(const LockRecord& record, std::string_view lock_id_or_pid) {
   if (record.lock_id) {
-    return *record.lock_id == lock_id_or_pid;
+    return *record.lock_id == lock_id_or_pid ? ""
+                                             : fmt::format("the lock is not that acquisition but {}", *record.lock_id);
   }
-  return record.pid && fmt::format("{}", *record.pid) == lock_id_or_pid;
+  if (!record.pid) {
+    return "the lock names neither an acquisition nor a pid";
+  }
+  return fmt::to_string(*record.pid) == lock_id_or_pid
+             ? ""
+             : fmt::format("the lock has no lock id, and its pid is {}", *record.pid);
 }
 
 /// One removal by force, and how it went.
@@ -107,11 +132,12 @@ class ForcedRelease {
     // Age is no proof: without force only what is provably gone goes.
     inspection_ = judge(lock, location_.lock, {{.aged_unverified = AgedUnverified::keep}, is_held_here, std::nullopt});
     inspection_.session_path = location_.session.path();
-    if (!is_named(lock.record, name_)) {
-      return tl::unexpected(Error{Errc::invalid_argument, "release", location_.lock.path(), inspection_,
-                                  lock.record.lock_id
-                                      ? fmt::format("the lock is not that acquisition but {}", *lock.record.lock_id)
-                                      : "the lock is not of that pid"});
+    if (inspection_.cause) {
+      return tl::unexpected(
+          Error{inspection_.cause, "release", location_.lock.path(), inspection_, "the lock cannot be read"});
+    }
+    if (auto why_not = why_not_named(lock.record, name_); !why_not.empty()) {
+      return tl::unexpected(Error{Errc::lost, "release", location_.lock.path(), inspection_, std::move(why_not)});
     }
     if (!force_ && !inspection_.removable) {
       return tl::unexpected(Error{Errc::locked, "release", location_.lock.path(), inspection_,
@@ -200,7 +226,7 @@ Result<Inspection> LockManager::inspect(const std::filesystem::path& session, co
   auto location = locate(session, {options_->lock_directory, false, true});
   if (!location) {
     if (location.error().code == std::errc::no_such_file_or_directory) {
-      return free_without_directory(session);
+      return free_without_directory(session, options_->lock_directory);
     }
     return tl::unexpected(std::move(location).error());
   }
@@ -211,6 +237,10 @@ Result<Inspection> LockManager::inspect(const std::filesystem::path& session, co
   Inspection inspection = pinned->has_value() ? judge(**pinned, location->lock, {policy, is_held_here, std::nullopt})
                                               : free_lock(location->lock);
   inspection.session_path = location->session.path();
+  if (inspection.state == LockState::free || inspection.removable) {
+    const sys::Outcome allowed = sys::faccessat(location->lock.directory->fd.get(), ".", W_OK | X_OK);
+    inspection.cause = allowed.ok() ? std::error_code{} : allowed.code();
+  }
   return inspection;
 }
 

@@ -62,7 +62,10 @@ std::string evidence_words(const Inspection& inspection) {
     case Basis::held_here:
       return "this very process holds it";
     case Basis::witness_held:
-      return "its owner, or a child that was given the lock, still has the kernel lock on the file";
+      return "its owner, or a program that was given the lock, still has the kernel lock on the file";
+    case Basis::witness_inherited:
+      return "that process has ended, but a program that it gave the lock to runs on and has the kernel lock on the "
+             "file";
     case Basis::no_pid:
       return inspection.removable ? "the file has no usable pid and is too old to be a lock that is being written"
                                   : "the file has no usable pid, but may be a lock that is being written";
@@ -109,9 +112,12 @@ std::string time_words(const Inspection& inspection) {
   return words;
 }
 
-std::string_view outcome_words(const Inspection& inspection) {
+std::string outcome_words(const Inspection& inspection) {
   if (inspection.removed) {
     return "it has been removed";
+  }
+  if (inspection.cause && (inspection.state == LockState::free || inspection.removable)) {
+    return "but an acquire would fail: " + inspection.cause.message();
   }
   switch (inspection.state) {
     case LockState::free:

@@ -273,6 +273,8 @@ std::string_view to_string(Call call) {
       return "fstat";
     case Call::fstatat:
       return "fstatat";
+    case Call::faccessat:
+      return "faccessat";
     case Call::statx:
       return "statx";
     case Call::fstatfs:
@@ -405,6 +407,10 @@ Outcome fstat(int fd, struct stat& status) {
 Outcome fstatat(int directory, const char* path, struct stat& status, int flags) {
   return invoke({Call::fstatat, directory, path},
                 [&]() -> std::int64_t { return ::fstatat(directory, path, &status, flags); });
+}
+Outcome faccessat(int directory, const char* path, int mode) {
+  return invoke({Call::faccessat, directory, path},
+                [&]() -> std::int64_t { return ::faccessat(directory, path, mode, AT_EACCESS); });
 }
 
 Outcome identify_directory(int fd, DirectoryIdentity& identity) {

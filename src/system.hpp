@@ -28,6 +28,7 @@ enum class Call {
   getdents64,
   fstat,
   fstatat,
+  faccessat,
   statx,
   fstatfs,
   linkat,
@@ -135,6 +136,8 @@ Opened open(int directory, const char* path, int flags, mode_t mode = 0);
 Outcome read_names(int fd, const std::function<void(std::string_view)>& tell);
 Outcome fstat(int fd, struct stat& status);
 Outcome fstatat(int directory, const char* path, struct stat& status, int flags);
+/// faccessat(2) for the effective ids (`AT_EACCESS`).
+Outcome faccessat(int directory, const char* path, int mode);
 /// What identifies an open directory.
 struct DirectoryIdentity {
   std::uint64_t device{};

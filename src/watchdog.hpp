@@ -3,17 +3,11 @@
 /// \file
 /// The thread that watches for over-long holds. Room `lock_manager`.
 
-#include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <thread>
-#include <unordered_map>
 
 #include <sessionlock/lock_manager.hpp>
-
-#include "hold.hpp"
 
 namespace sessionlock {
 
@@ -23,26 +17,15 @@ namespace sessionlock {
 class Watchdog {
  public:
   explicit Watchdog(std::shared_ptr<const ManagerOptions> options);
-  /// Blocking: until the look that is under way is over. In a forked child, where the thread is not, it is only
-  /// forgotten.
+  /// Blocking: until the look that is under way is over, except for who is called by that look: an observer that
+  /// destroys its manager. In a forked child, where the thread is not, it is only forgotten.
   ~Watchdog();
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
 
  private:
-  struct Watched {
-    std::weak_ptr<Hold> hold;
-    std::chrono::milliseconds report_at;
-  };
-  void run(const std::stop_token& stop);
-  void look();
-  void look_at(const std::shared_ptr<Hold>& hold);
-
-  const std::shared_ptr<const ManagerOptions> options_;
+  class Watch;
   const std::uint64_t generation_;
-  std::unordered_map<const Hold*, Watched> watched_;  // of the thread alone
-  std::mutex mutex_;
-  std::condition_variable_any wake_;
   std::unique_ptr<std::jthread> thread_;
 };
 

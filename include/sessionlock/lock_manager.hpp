@@ -159,8 +159,8 @@ class SESSIONLOCK_API LockManager {
   /// Takes away exactly the named acquisition: by `lockId`, or by pid where the record has no id. Without `force` only
   /// if its owner is provably gone; with it also a live owner's, whose next guarded write then fails with `lost`.
   /// Returns: what was removed. Errors: `Errc::locked` with the holder if it may be alive, or is inside a guarded write
-  /// (even with `force`; the detail names the pid); `Errc::invalid_argument` if the lock is another acquisition's;
-  /// `Errc::lost` if there is none.
+  /// (even with `force`; the detail names the pid); `Errc::lost` if that acquisition has no lock, or not any more; the
+  /// system's own error if the lock cannot be read.
   Result<Inspection> force_release(const std::filesystem::path& session, std::string_view lock_id_or_pid,
                                    bool force = false);
 

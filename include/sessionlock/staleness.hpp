@@ -74,20 +74,21 @@ struct StalePolicy {
 
 /// The evidence that decided a verdict: one value for each row of the verdict table in `docs/protocol.md`.
 enum class Basis {
-  no_file,           ///< Nothing at the lock path.
-  unreadable,        ///< The file, or its witness, cannot be read: `Inspection::cause` says why.
-  held_here,         ///< This process holds it.
-  witness_held,      ///< Some process holds the kernel lock that came with the file.
-  no_pid,            ///< No usable pid in the record.
-  orphan_self,       ///< Our own pid and start time, but the witness is free.
-  pid_gone,          ///< No such process.
-  start_differs,     ///< The pid was given to another process.
-  verified,          ///< Pid and start time are those of a running process.
-  unverified,        ///< Another program's record without a start time; some process has the pid.
-  start_unknown,     ///< The process exists; its start time cannot be compared.
-  witness_free,      ///< Another namespace of this boot; nobody holds the witness.
-  before_this_boot,  ///< Another boot, and the file is older than this one.
-  undecided          ///< Nothing proves either way.
+  no_file,            ///< Nothing at the lock path.
+  unreadable,         ///< The file, or its witness, cannot be read: `Inspection::cause` says why.
+  held_here,          ///< This process holds it.
+  witness_held,       ///< Some process holds the kernel lock that came with the file.
+  witness_inherited,  ///< The same, but the recorded process has ended: a program that it gave the lock to goes on.
+  no_pid,             ///< No usable pid in the record.
+  orphan_self,        ///< Our own pid and start time, but the witness is free.
+  pid_gone,           ///< No such process.
+  start_differs,      ///< The pid was given to another process.
+  verified,           ///< Pid and start time are those of a running process.
+  unverified,         ///< Another program's record without a start time; some process has the pid.
+  start_unknown,      ///< The process exists; its start time cannot be compared.
+  witness_free,       ///< Another namespace of this boot; nobody holds the witness.
+  before_this_boot,   ///< Another boot, and the file is older than this one.
+  undecided           ///< Nothing proves either way.
 };
 
 /// What was found at a lock path and what it means. A default-constructed value describes a free lock.
@@ -112,7 +113,8 @@ struct SESSIONLOCK_API Inspection {
   bool removed{false};
   /// Which evidence decided.
   Basis basis{Basis::no_file};
-  /// Why the file could not be read, where `basis` is `unreadable`.
+  /// Why the file could not be read, where `basis` is `unreadable`. From `LockManager::inspect`, of a lock that is free
+  /// or removable: why an acquire would fail all the same, such as EROFS.
   std::error_code cause{};
 
   /// One English sentence: who holds the lock, and why it is or is not stale.

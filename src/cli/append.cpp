@@ -58,6 +58,12 @@ class BatchWriter {
     return result;
   }
 
+  /// Whether the session's name can be meant as one.
+  Result<void> check_session() const {
+    const Result<Inspection> inspection = manager_.inspect(arguments_.session.session);
+    return inspection ? Result<void>{} : tl::unexpected(inspection.error());
+  }
+
   Result<void> release() {
     transcript_.reset();
     return lock_.release();
@@ -166,7 +172,11 @@ std::string first_bytes(std::string_view line) {
 }
 
 /// Why a write failed, and what had been written by then. For contention that is one line and no more.
-int fail_write(const Error& error, std::uint64_t written) {
+int fail_write(Error error, std::uint64_t written) {
+  const bool is_contention = error.code == Errc::locked || error.code == Errc::timed_out;
+  if (written == 0 && !is_contention) {
+    error.detail += error.detail.empty() ? "nothing was appended" : "; nothing was appended";
+  }
   const int status = fail(error);
   if (written > 0) {
     complain(fmt::format("only the first {} appended",
@@ -177,7 +187,9 @@ int fail_write(const Error& error, std::uint64_t written) {
 
 /// Why the input gave no more lines.
 int finish(const Batch& batch, BatchWriter& writer, SignalCatcher& signals) {
-  const Result<void> released = writer.release();
+  // Who named no session should hear it even if there was nothing to append.
+  const bool had_nothing = batch.end == Batch::End::end && writer.written() == 0;
+  const Result<void> released = had_nothing ? writer.check_session() : writer.release();
   const int status = released ? k_done : fail(released.error());
   if (batch.end == Batch::End::interrupted) {
     if (const std::vector<Caught> caught = signals.take(); !caught.empty()) {

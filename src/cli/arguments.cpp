@@ -2,11 +2,13 @@
 
 #include <cstdlib>
 #include <optional>
+#include <string_view>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
 #include "duration_text.hpp"
+#include "printable_text.hpp"
 
 namespace sessionlock::cli {
 
@@ -28,9 +30,19 @@ ManagerOptions SessionArguments::manager_options() const {
   return options;
 }
 
+std::string check_session_name(const std::string& session) {
+  const std::string_view suffix = ".lock";
+  if (session.size() <= suffix.size() || session.substr(session.size() - suffix.size()) != suffix) {
+    return {};
+  }
+  return fmt::format("'{}' is the name of a lock; name its session, '{}'", printable_text(session),
+                     printable_text(session.substr(0, session.size() - suffix.size())));
+}
+
 void add_session(CLI::App& command, SessionArguments& arguments) {
   command.add_option("SESSION", arguments.session, "The session file; its lock is found for it")
       ->required()
+      ->check(check_session_name)
       ->type_name("");
 }
 

@@ -27,6 +27,8 @@ struct SessionArguments {
 
   [[nodiscard]] ManagerOptions manager_options() const;
 };
+/// Why this cannot be meant as a session; empty if it can. A parser's check.
+[[nodiscard]] std::string check_session_name(const std::string& session);
 /// `SESSION`.
 void add_session(CLI::App& command, SessionArguments& arguments);
 /// `--lock-directory` and `--allow-hard-links`.

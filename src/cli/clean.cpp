@@ -45,16 +45,16 @@ void print_report(const SweepReport& report, const CleanArguments& arguments) {
     print(line_for(lock, arguments.dry_run, directory, palette));
   }
   if (report.locks.empty()) {
-    print(fmt::format("No locks (*{}) in {}\n", printable_text(arguments.common.sweep.suffix),
-                      printable_text(arguments.common.directory)));
+    print(no_locks_words(arguments.common, report));
     return;
   }
   const std::size_t removed = report.removed.size();
   if (arguments.dry_run) {
-    print(
-        fmt::format("{} would be removed, {} kept\n", count_words(removable, "lock"), report.locks.size() - removable));
+    print(fmt::format("{} would be removed, {} kept{}\n", count_words(removable, "lock"),
+                      report.locks.size() - removable, error_count_words(report)));
   } else {
-    print(fmt::format("{} removed, {} kept\n", count_words(removed, "lock"), report.locks.size() - removed));
+    print(fmt::format("{} removed, {} kept{}\n", count_words(removed, "lock"), report.locks.size() - removed,
+                      error_count_words(report)));
   }
 }
 

@@ -10,6 +10,7 @@
 #include "exit_status.hpp"
 #include "inspection_text.hpp"
 #include "json_writer.hpp"
+#include "printable_text.hpp"
 #include "terminal.hpp"
 
 namespace sessionlock::cli {
@@ -78,6 +79,16 @@ int fail_for(const SweepReport& report) {
     status = status == k_done ? failure : status;
   }
   return status;
+}
+
+std::string no_locks_words(const DirectoryArguments& arguments, const SweepReport& report) {
+  return fmt::format("No locks (*{}) in {}{}\n", printable_text(arguments.sweep.suffix),
+                     printable_text(arguments.directory), error_count_words(report));
+}
+
+std::string error_count_words(const SweepReport& report) {
+  const std::size_t count = report.errors.size();
+  return count == 0 ? "" : fmt::format(", {} {} could not be judged", count, count == 1 ? "entry" : "entries");
 }
 
 std::string count_words(std::size_t count, std::string_view what) {

@@ -36,6 +36,12 @@ void print_json(const DirectoryArguments& arguments, const SweepReport& report);
 /// Complains about every error, and returns the exit status: that of the first, or 0.
 int fail_for(const SweepReport& report);
 
+/// The line for a directory in which nothing could be judged.
+[[nodiscard]] std::string no_locks_words(const DirectoryArguments& arguments, const SweepReport& report);
+
+/// `, 2 entries could not be judged`; empty if all could.
+[[nodiscard]] std::string error_count_words(const SweepReport& report);
+
 /// `1 lock`, `7 locks`.
 [[nodiscard]] std::string count_words(std::size_t count, std::string_view what);
 

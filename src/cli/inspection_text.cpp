@@ -126,7 +126,9 @@ std::string describe(const Inspection& inspection, const Palette& palette) {
   if (inspection.state != LockState::free) {
     const LockRecord& record = inspection.record;
     const std::string host = record.host ? fmt::format(" on {}", printable_text(*record.host)) : "";
-    line("owner", fmt::format("{}{}, {}", pid_words(inspection), host, to_string(inspection.owner)));
+    const bool has_heir = inspection.basis == Basis::witness_inherited;
+    line("owner", fmt::format("{}{}, {}", pid_words(inspection), host,
+                              has_heir ? "ended; a program it gave the lock to runs on" : to_string(inspection.owner)));
     if (record.label) {
       line("label", printable_text(*record.label));
     }

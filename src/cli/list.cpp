@@ -26,7 +26,8 @@ std::string summary(const SweepReport& report, const DirectoryArguments& argumen
                          [state](const Inspection& lock) { return lock.state == state; });
   };
   std::string text = fmt::format("{}: {} held, {} stale, {} pending", count_words(report.locks.size(), "lock"),
-                                 in_state(LockState::held), in_state(LockState::stale), in_state(LockState::pending));
+                                 in_state(LockState::held), in_state(LockState::stale), in_state(LockState::pending)) +
+                     error_count_words(report);
   if (in_state(LockState::stale) > 0) {
     text += fmt::format(" ('sessionlock clean{} {}' removes the stale)",
                         arguments.sweep.recursive ? " --recursive" : "", printable_text(arguments.directory));
@@ -42,8 +43,7 @@ int list(const DirectoryArguments& arguments) {
   if (arguments.json) {
     print_json(arguments, *report);
   } else if (report->locks.empty()) {
-    print(fmt::format("No locks (*{}) in {}\n", printable_text(arguments.sweep.suffix),
-                      printable_text(arguments.directory)));
+    print(no_locks_words(arguments, *report));
   } else {
     print(table(report->locks, canonical_directory(arguments), Palette::for_output()) + summary(*report, arguments));
   }

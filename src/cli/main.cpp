@@ -12,6 +12,7 @@
 
 #include "command.hpp"
 #include "exit_status.hpp"
+#include "printable_text.hpp"
 #include "terminal.hpp"
 
 namespace sessionlock::cli {
@@ -69,6 +70,16 @@ void protect_brackets(std::vector<std::string>& arguments) {
   }
 }
 
+/// What stands where a command should, if it is none: the parser would only say that a command is missing.
+std::string unknown_command(const std::vector<std::string>& arguments) {
+  if (arguments.empty() || arguments.front().empty() || arguments.front().front() == '-') {
+    return {};
+  }
+  const bool is_known = std::any_of(std::begin(k_commands), std::end(k_commands),
+                                    [&](const Command& command) { return command.name == arguments.front(); });
+  return is_known ? std::string{} : arguments.front();
+}
+
 /// Parses; runs the help texts. Returns an exit status if that was all.
 int parse(CLI::App& app, std::vector<std::string> arguments) {
   // The parser takes them from the back.
@@ -101,6 +112,10 @@ int run_command_line(std::vector<std::string> arguments) {
   }
   split_program(arguments, invocation);
   protect_brackets(arguments);
+  if (const std::string unknown = unknown_command(arguments); !unknown.empty()) {
+    complain(fmt::format("'{}' is no command (see 'sessionlock --help')", printable_text(unknown)));
+    return k_usage;
+  }
   const int parsed = parse(app, std::move(arguments));
   if (parsed != k_done || !invocation.action) {
     return parsed;

@@ -23,6 +23,9 @@ void tell(const Event& event, bool& has_waited) {
     case EventKind::contended:
       has_waited = true;
       complain(holder_words(event, "waiting"));
+      if (event.inspection) {
+        complain(event.inspection->explanation());
+      }
       break;
     case EventKind::waiting:
       complain(holder_words(event, "still waiting after " + format_age(event.duration)));

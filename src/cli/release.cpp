@@ -54,7 +54,11 @@ void declare_release(CLI::App& app, Invocation& invocation) {
   });
   which.add_option("--pid", arguments->pid, "Its owner's pid, if it is another program's and has no id")
       ->type_name("N")
-      ->check(CLI::PositiveNumber);
+      ->check([](const std::string& pid) {
+        const bool valid =
+            !pid.empty() && pid.front() != '0' && pid.find_first_not_of("0123456789") == std::string::npos;
+        return valid ? std::string{} : fmt::format("'{}' is no pid", pid);
+      });
   which.require_option(1);
   command.add_flag("--force", arguments->force, "Also if its owner may be alive: its next guarded write will fail");
   add_session_options(command, arguments->session);

@@ -35,6 +35,8 @@ int exit_status(const std::vector<Look>& looks) {
   for (const Look& look : looks) {
     if (!look.result) {
       status = cli::exit_status(look.result.error().code);
+    } else if (look.result->cause) {
+      status = cli::exit_status(look.result->cause);
     }
   }
   for (const Look& look : looks) {
@@ -92,6 +94,7 @@ void declare_status(CLI::App& app, Invocation& invocation) {
   const auto arguments = std::make_shared<StatusArguments>();
   command.add_option("SESSION", arguments->sessions, "Session files; their locks are found for them")
       ->required()
+      ->check(check_session_name)
       ->type_name("");
   command.add_flag("--json", arguments->json, "Print a JSON array, an object for each session");
   add_session_options(command, arguments->session);

@@ -8,7 +8,7 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../support"))
 import command
-from command import BAD_DATA, IO_ERROR, LOCKED, wait_until
+from command import BAD_DATA, CANNOT_CREATE, IO_ERROR, LOCKED, USAGE, wait_until
 
 BATCH_LINES = 1000
 MIB = 1024 * 1024
@@ -42,6 +42,10 @@ class Records(Case):
     def test_no_input_appends_nothing(self):
         self.assertStatus(self.append(""), 0)
         self.assertEqual(self.lines(), [])
+
+    def test_no_input_for_what_cannot_be_a_session_is_an_error_all_the_same(self):
+        self.assertComplaint(self.run_command("append", "."), USAGE, "does not name a file")
+        self.assertComplaint(self.run_command("append", self.folder), CANNOT_CREATE, "directory")
 
     def test_many_lines_and_long_ones_arrive_whole_and_in_order(self):
         records = [json.dumps({"n": n, "pad": "x" * (n % 3000)}) for n in range(3 * BATCH_LINES + 7)]

@@ -239,6 +239,20 @@ class List(Directory):
         self.assertEqual(self.json("list", "--json", self.folder / "empty")["locks"], [])
         self.assertIn("No locks", self.run_command("list", self.folder / "empty").stdout)
 
+    def test_entries_that_cannot_be_judged_are_counted(self):
+        folder = self.folder / "hostile"
+        folder.mkdir()
+        (folder / "d.jsonl.lock").mkdir()
+        for name in ("list", "clean"):
+            result = self.run_command(name, folder)
+            self.assertStatus(result, IO_ERROR)
+            self.assertIn("No locks (*.jsonl.lock) in ", result.stdout)
+            self.assertIn(", 1 entry could not be judged", result.stdout)
+        (folder / "dead.jsonl.lock").write_text(json.dumps({"pid": command.NOBODY, "createdAt": "2026-01-01T00:00:00Z"}))
+        self.assertIn("1 stale, 0 pending, 1 entry could not be judged", self.run_command("list", folder).stdout)
+        self.assertIn("1 lock would be removed, 0 kept, 1 entry could", self.run_command("clean", "--dry-run", folder).stdout)
+        self.assertIn("1 lock removed, 0 kept, 1 entry could", self.run_command("clean", folder).stdout)
+
 
 class Clean(Directory):
     def left(self):

@@ -16,6 +16,14 @@ from command import CANNOT_CREATE, FAILED, IO_ERROR, LOCKED, NO_PERMISSION, USAG
 COMMANDS = ["run", "append", "status", "list", "clean", "wait", "release"]
 
 
+def as_nobody(case, *arguments, **options):
+    """Runs the command as another user."""
+    if os.geteuid() != 0:
+        case.skip_aloud("becoming another user needs root")
+    demote = lambda: (os.setgroups([]), os.setresgid(65534, 65534, 65534), os.setresuid(65534, 65534, 65534))
+    return case.run_command(*arguments, preexec_fn=demote, cwd="/", **options)
+
+
 class Wait(command.Case):
     def test_a_free_session_is_not_waited_for(self):
         result = self.run_command("wait", self.session)
@@ -74,16 +82,17 @@ class Release(command.Case):
         self.hold()
         for force in ([], ["--force"]):
             result = self.run_command("release", *force, "--id", "0" * 32, self.session)
-            self.assertComplaint(result, USAGE, self.status()["lockId"])
+            self.assertComplaint(result, FAILED, self.status()["lockId"])
         self.assertTrue(self.lock.exists())
 
     def test_a_pid_names_another_programs_lock_and_no_lock_of_ours(self):
         self.plant(pid=command.NOBODY, createdAt="2026-01-01T00:00:00Z")
-        self.assertStatus(self.run_command("release", "--pid", "1", self.session), USAGE)
+        self.assertComplaint(self.run_command("release", "--pid", "1", self.session), FAILED, str(command.NOBODY))
+        self.assertComplaint(self.run_command("release", "--id", "0" * 32, self.session), FAILED, "no lock id")
         self.assertStatus(self.run_command("release", "--pid", command.NOBODY, self.session), 0)
         self.assertFalse(self.lock.exists())
         holder = self.hold()
-        self.assertStatus(self.run_command("release", "--force", "--pid", holder.pid, self.session), USAGE)
+        self.assertStatus(self.run_command("release", "--force", "--pid", holder.pid, self.session), FAILED)
         self.assertTrue(self.lock.exists())
 
     def test_a_live_pid_of_another_program_needs_force(self):
@@ -101,12 +110,32 @@ class Release(command.Case):
         self.assertIn(f"pid {os.getpid()}", result.stderr)
         self.assertTrue(self.lock.exists())
 
+    def test_a_lock_that_cannot_be_read_is_refused_under_the_cause(self):
+        self.hold()
+        lock_id = self.status()["lockId"]
+        self.folder.chmod(0o777)
+        self.assertComplaint(as_nobody(self, "release", "--force", "--id", lock_id, self.session), NO_PERMISSION, "cannot be read")
+        self.assertTrue(self.lock.exists())
+
+    def test_an_owner_that_ended_and_left_the_lock_to_its_program_is_told_apart(self):
+        holder = self.hold()
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait(command.PATIENCE)
+        status = self.run_command("status", self.session)
+        self.assertStatus(status, LOCKED)
+        self.assertIn("ended; a program it gave the lock to runs on", status.stdout)
+        result = self.run_command("append", "--no-wait", self.session, input="1\n")
+        self.assertComplaint(result, LOCKED, f"pid={holder.pid} ended, a program it gave the lock to runs on")
+        self.assertNotIn("alive", result.stderr)
+
     def test_where_there_is_no_lock_that_is_an_error(self):
         self.assertComplaint(self.run_command("release", "--id", "0" * 32, self.session), FAILED, "no lock")
 
     def test_exactly_one_acquisition_must_be_named(self):
         for names in ([], ["--id", "0" * 32, "--pid", "7"], ["--id", "7"], ["--id", ""], ["--pid", "0"], ["--pid", "-1"], ["--pid", "x"]):
-            self.assertComplaint(self.run_command("release", *names, self.session), USAGE)
+            result = self.run_command("release", *names, self.session)
+            self.assertComplaint(result, USAGE)
+            self.assertLess(len(result.stderr), 200)
 
 
 class CommandLine(command.Case):
@@ -142,6 +171,18 @@ class CommandLine(command.Case):
         ):
             self.assertComplaint(self.run_command(*arguments), USAGE, "--help")
 
+    def test_an_unknown_command_is_named(self):
+        for arguments in (["bogus"], ["bogus", "s.jsonl"], ["runn", "s.jsonl", "--", "true"]):
+            self.assertComplaint(self.run_command(*arguments), USAGE, arguments[0], "--help")
+
+    def test_a_locks_name_is_not_taken_for_a_session(self):
+        holder = self.hold()
+        text = self.lock.read_text()
+        for arguments in (["run", self.lock, "--", "true"], ["append", self.lock], ["status", self.lock], ["wait", self.lock],
+                          ["release", "--pid", holder.pid, self.lock]):
+            self.assertComplaint(self.run_command(*arguments, input="1\n"), USAGE, str(self.session) + "'")
+        self.assertEqual(self.lock.read_text(), text)
+
     def test_an_empty_session_name_is_a_usage_error(self):
         for arguments in (["run", "", "--", "true"], ["wait", ""], ["status", ""]):
             self.assertComplaint(self.run_command(*arguments), USAGE)
@@ -154,23 +195,17 @@ class Failures(command.Case):
                 result = subprocess.run(self.command(*arguments), stdout=full, stderr=subprocess.PIPE, text=True)
                 self.assertComplaint(result, IO_ERROR, "standard output")
 
-    def as_nobody(self, *arguments, **options):
-        if os.geteuid() != 0:
-            self.skip_aloud("becoming another user needs root")
-        demote = lambda: (os.setgroups([]), os.setresgid(65534, 65534, 65534), os.setresuid(65534, 65534, 65534))
-        return self.run_command(*arguments, preexec_fn=demote, cwd="/", **options)
-
     def test_a_directory_without_permission_is_a_permission_error(self):
         self.folder.chmod(0o755)
         for arguments in (["run", self.session, "--", "true"], ["append", self.session]):
-            self.assertComplaint(self.as_nobody(*arguments, input="1\n"), NO_PERMISSION)
+            self.assertComplaint(as_nobody(self, *arguments, input="1\n"), NO_PERMISSION)
         self.folder.chmod(0o700)
-        self.assertComplaint(self.as_nobody("list", self.folder), NO_PERMISSION)
+        self.assertComplaint(as_nobody(self, "list", self.folder), NO_PERMISSION)
 
     def test_a_lock_that_cannot_be_read_counts_as_held_and_the_cause_is_named(self):
         self.folder.chmod(0o777)
         self.hold()
-        result = self.as_nobody("run", "--timeout", "50ms", self.session, "--", "true")
+        result = as_nobody(self, "run", "--timeout", "50ms", self.session, "--", "true")
         self.assertComplaint(result, LOCKED, "Permission denied")
 
     def mounted(self, options, *arguments, prepare="true"):
@@ -191,6 +226,17 @@ class Failures(command.Case):
             result = self.mounted("size=1m,ro", *arguments)
             self.assertComplaint(result, CANNOT_CREATE, "Read-only")
             self.assertEqual(result.stdout, "")
+
+    def test_the_status_of_a_free_session_that_cannot_be_locked_says_so(self):
+        result = self.mounted("size=1m,ro", "status", self.session)
+        self.assertStatus(result, CANNOT_CREATE)
+        self.assertIn("an acquire would fail: Read-only file system", result.stdout)
+        self.folder.chmod(0o755)
+        for session in (self.session, self.folder / "a/b/s.jsonl"):
+            result = as_nobody(self, "status", session)
+            self.assertStatus(result, NO_PERMISSION)
+            self.assertIn("an acquire would fail: Permission denied", result.stdout)
+        self.assertStatus(self.run_command("status", self.session, self.folder / "a/b/s.jsonl"), 0)
 
     def test_a_full_file_system_leaves_no_lock(self):
         for arguments in (["run", self.session, "--", "true"], ["append", self.session]):

@@ -7,6 +7,8 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <future>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -541,7 +543,7 @@ TEST_CASE("a lock that was forced away is lost before a byte is written") {
   const std::string id = *holder.hear();
   LockManager manager;
   CHECK(code_of(manager.force_release(session.path, id)) == Errc::locked);
-  CHECK(code_of(manager.force_release(session.path, std::string(32, '0'), true)) == Errc::invalid_argument);
+  CHECK(code_of(manager.force_release(session.path, std::string(32, '0'), true)) == Errc::lost);
   CHECK(fs::exists(session.lock));
   const auto removed = manager.force_release(session.path, id, true);
   REQUIRE(removed.has_value());
@@ -680,7 +682,8 @@ TEST_CASE("a program that was given the lock keeps it when its starter is killed
   const auto refused = try_lock(session.path);
   ::kill(program, SIGKILL);
   CHECK(code_of(refused) == Errc::locked);
-  CHECK(refused.error().holder->basis == Basis::witness_held);
+  CHECK(refused.error().holder->basis == Basis::witness_inherited);
+  CHECK(refused.error().message().find("ended, a program it gave the lock to runs on") != std::string::npos);
   AcquireOptions options;
   CHECK(LockManager().acquire(session.path, options).has_value());
 }
@@ -768,6 +771,28 @@ TEST_CASE("handles outlive their manager") {
   auto lock = [&] { return held(LockManager().try_acquire(session.path)); }();
   CHECK(lock.guarded([] {}).has_value());
   CHECK(lock.release().has_value());
+}
+
+TEST_CASE("an observer may destroy its manager, also from the watchdog's thread") {
+  const Session session;
+  std::promise<void> told;
+  std::atomic<bool> may_destroy{false};
+  std::unique_ptr<LockManager> manager;
+  ManagerOptions options;
+  options.watchdog_interval = 1ms;
+  options.observer = [&](const Event& event) {
+    if (event.kind == EventKind::overrun && may_destroy.exchange(false)) {
+      manager.reset();
+      told.set_value();
+    }
+  };
+  manager = std::make_unique<LockManager>(options);
+  AcquireOptions brief;
+  brief.max_hold = 1ms;
+  const auto lock = held(manager->acquire(session.path, brief));
+  may_destroy = true;
+  CHECK(told.get_future().wait_for(k_patience) == std::future_status::ready);
+  CHECK(lock.verify().has_value());
 }
 
 TEST_CASE("nothing stays open after the last handle") {

@@ -134,6 +134,15 @@ const Row k_table[] = {
      OwnerState::alive,
      never,
      {}},
+    {"3 W held, the recorded process gone or another",
+     [](const Case& c) {
+       return c.witness == WitnessState::held && c.record_has_pid && comparable(c) &&
+              (c.probe == PidProbe::gone || (starts_known(c) && *c.record_start != *c.observed_start));
+     },
+     Basis::witness_inherited,
+     OwnerState::alive,
+     never,
+     {}},
     {"3 W held",
      [](const Case& c) { return c.witness == WitnessState::held; },
      Basis::witness_held,
@@ -584,7 +593,8 @@ TEST_CASE("whatever the record says, a held witness keeps the lock") {
   for (const LockRecord& record : {LockRecord{}, foreign_record(100h), own_record(100h)}) {
     const Inspection inspection = classify(record, evidence, {});
     CHECK(inspection.state == LockState::held);
-    CHECK(inspection.basis == Basis::witness_held);
+    CHECK(inspection.basis == (record.pid ? Basis::witness_inherited : Basis::witness_held));
+    CHECK(inspection.owner == OwnerState::alive);
   }
 }
 

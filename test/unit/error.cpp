@@ -84,6 +84,14 @@ TEST_CASE("a holder's state is told in a word") {
   CHECK(error.message() == "session file locked (timeout 500ms): no usable pid age=3s /path/x.jsonl.lock");
 }
 
+TEST_CASE("nobody is sent after an owner that has ended when a program it gave the lock to has it") {
+  Error error = contention();
+  error.holder->basis = Basis::witness_inherited;
+  CHECK(error.message() ==
+        "session file locked (timeout 500ms): pid=41237 ended, a program it gave the lock to runs on, age=12s "
+        "label=\"nightly\" /path/x.jsonl.lock");
+}
+
 TEST_CASE("a lock that cannot be read is told with the cause") {
   Error error = contention();
   error.holder->basis = Basis::unreadable;

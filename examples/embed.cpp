@@ -1,5 +1,4 @@
 #include <iostream>
-
 #include <sessionlock/sessionlock.hpp>
 
 int main() try {
@@ -10,7 +9,6 @@ int main() try {
   }
   auto transcript = sessionlock::value_or_throw(sessionlock::Transcript::open(lock));
   sessionlock::value_or_throw(transcript.append(R"({"event":"start"})"));  // whole, under the lock, or not at all
-  return 0;                                                                // the lock is released here
 } catch (const sessionlock::LockError& failure) {
   std::cerr << failure.error().message() << '\n';  // who has it, since when, and why that lock is not stale
   return 75;

@@ -207,6 +207,25 @@ TEST_CASE("our own pid in a record is judged by its start time") {
   }
 }
 
+TEST_CASE("our parent's pid in a record is judged by its start time like any other") {
+  // Protects: rows 7 and 8, and that no pid is taken for ours by kinship (trap 7): in a restarted container the parent,
+  // too, has the small pid it had before.
+  const Session session;
+  auto child = ChildProcess::run([&](Channel&) {
+    const pid_t parent = ::getppid();
+    plant(session.lock, foreign_record(parent, start_of(parent)));
+    REQUIRE_IN_CHILD(!try_lock(session.path, k_greedy));
+    REQUIRE_IN_CHILD(try_lock(session.path).error().holder->basis == Basis::verified);
+    fs::remove(session.lock);
+    plant(session.lock, foreign_record(parent, "7"));
+    const auto lock = try_lock(session.path);
+    REQUIRE_IN_CHILD(lock.has_value());
+    REQUIRE_IN_CHILD(lock->reclaimed_from()->reasons.front() == StaleReason::recycled_pid);
+    return 0;
+  });
+  CHECK(child.wait().exited_with(0));
+}
+
 TEST_CASE("(after exec) what is left of a lock of this very process" * doctest::skip()) {
   const char* const session = ::getenv("SESSIONLOCK_TEST_SESSION");
   REQUIRE(session != nullptr);

@@ -262,6 +262,33 @@ TEST_CASE("a lock that is replaced again and again is given up after a bounded n
   CHECK(replaced < 1000);
 }
 
+TEST_CASE("a lock that changes hands again and again is waited for inside one deadline") {
+  // Protects: `deadline_` is the acquisition's, not the look's. Were it the look's, the acquire would outlast the
+  // planter.
+  const Session session;
+  const auto owner = idle_process();
+  const std::string record = foreign_record(owner.pid(), start_of(owner.pid()));
+  plant(session.lock, record);
+  std::atomic<bool> has_ended{false};
+  std::thread planter([&] {
+    const auto give_up = Clock::now() + k_patience;
+    while (!has_ended && Clock::now() < give_up) {
+      write_text(session.directory / "next", record);
+      fs::rename(session.directory / "next", session.lock);
+      std::this_thread::sleep_for(10ms);
+    }
+    if (!has_ended) {
+      fs::remove(session.lock);
+    }
+  });
+  const auto refused = lock_within(session, 300ms);
+  has_ended = true;
+  planter.join();
+  CHECK(!refused);
+  CHECK(refused.error().code == Errc::timed_out);
+  CHECK(refused.error().holder->record.pid == owner.pid());
+}
+
 TEST_CASE("a time-out of 0 or less is one try") {
   const Session session;
   const auto holder = holder_of(session.path);

@@ -269,6 +269,22 @@ TEST_CASE("a second acquire in the process waits like anybody else's") {
   }
 }
 
+TEST_CASE("a lock is exclusive in its process by default, also through a link") {
+  // Protects: `key_of`, which names a hold by its directory's inode and the canonical name.
+  const Session session;
+  fs::create_symlink("s.jsonl", session.directory / "link");
+  fs::create_directory_symlink(".", session.directory / "here");
+  LockManager manager;
+  const auto lock = held(manager.try_acquire(session.path));
+  for (const fs::path& path : {session.path, session.directory / "link", session.directory / "here/s.jsonl",
+                               session.directory / "here/link", fs::path(session.directory.path()) / "./s.jsonl"}) {
+    CAPTURE(path);
+    CHECK(code_of(manager.try_acquire(path)) == Errc::locked);
+    CHECK(code_of(LockManager().try_acquire(path, reentrant())) == Errc::locked);
+  }
+  CHECK(names_in(session.directory.path()) == std::vector<std::string>{"here", "link", "s.jsonl.lock"});
+}
+
 TEST_CASE("a re-entrant lock outlives all but the last release") {
   const Session session;
   fs::create_symlink("s.jsonl", session.directory / "link");
@@ -322,6 +338,37 @@ TEST_CASE("only the outermost acquisition took something over") {
   const auto inner = held(LockManager().acquire(session.path, reentrant()));
   CHECK(outer.reclaimed_from().has_value());
   CHECK(!inner.reclaimed_from().has_value());
+}
+
+TEST_CASE("who joins a hold writes under it, and releases nothing") {
+  // Protects: `HoldSetup::joined`, and the comparison of lock ids in `LockManager::join`.
+  const Session session;
+  LockManager manager;
+  auto lock = held(manager.try_acquire(session.path));
+  const std::string id = lock.record().lock_id.value();
+  auto child = ChildProcess::run([&](Channel& parent) {
+    LockManager other;
+    REQUIRE_IN_CHILD(code_of(other.join(session.path, std::string(32, '0'))) == Errc::lost);
+    REQUIRE_IN_CHILD(code_of(other.join(session.path, "")) == Errc::lost);
+    REQUIRE_IN_CHILD(code_of(other.join(session.directory / "other.jsonl", id)) == Errc::lost);
+    auto joined = held(other.join(session.path, id));
+    REQUIRE_IN_CHILD(joined.record().lock_id == id);
+    REQUIRE_IN_CHILD(joined.guarded([&] { write_text(session.path, "joined"); }).has_value());
+    REQUIRE_IN_CHILD(joined.release().has_value());
+    REQUIRE_IN_CHILD(fs::exists(session.lock));
+    const auto again = held(other.join(session.path, id));
+    parent.tell("joined");
+    REQUIRE_IN_CHILD(parent.hear() == "released");
+    REQUIRE_IN_CHILD(code_of(again.guarded([&] { write_text(session.path, "too late"); })) == Errc::lost);
+    REQUIRE_IN_CHILD(code_of(other.join(session.path, id)) == Errc::lost);
+    return 0;
+  });
+  child.expect("joined");
+  CHECK(lock.verify().has_value());
+  CHECK(lock.release().has_value());
+  child.tell("released");
+  CHECK(child.wait().exited_with(0));
+  CHECK(read_text(session.path) == "joined");
 }
 
 TEST_CASE("links and their targets are one session between processes") {

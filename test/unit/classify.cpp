@@ -525,6 +525,19 @@ TEST_CASE("the time until age makes a lock removable does not overflow") {
 
 // --- Single behaviours ----------------------------------------------------------------------------------------------
 
+TEST_CASE("start times beyond 2^53 are told apart") {
+  // Protects: a start time is a 64-bit integer from the record's text to the comparison, never a double (trap 9).
+  Evidence evidence = running(Comparison::foreign);
+  for (const std::uint64_t start : {std::uint64_t{9007199254740993}, std::uint64_t{18446744073709551615U}}) {
+    const auto record = parse_lock_record("{\"pid\": 41237, \"createdAt\": \"" + created(12s) +
+                                          "\", \"starttime\": " + std::to_string(start) + "}");
+    evidence.observed_start_ticks = start;
+    CHECK(classify(record, evidence, {}).basis == Basis::verified);
+    evidence.observed_start_ticks = start - 1;
+    CHECK(classify(record, evidence, {}).reasons.front() == StaleReason::recycled_pid);
+  }
+}
+
 TEST_CASE("a verified owner is kept whatever its age, and its age is reported") {
   const Inspection inspection = classify(own_record(31min), running(Comparison::own), {});
   CHECK(inspection.state == LockState::held);

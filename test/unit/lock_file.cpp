@@ -771,7 +771,7 @@ TEST_CASE("a removable lock is judged and unlinked under its flock, which then e
   CHECK(*removal == Removal::removed);
   CHECK(judged_under_it);
   CHECK(unlinked_under_it);
-  CHECK(!renamed);  // trap 2: renaming it aside could take a successor's
+  CHECK(!renamed);  // Protects: `remove_locked` unlinks; a rename aside would take a successor's with it (trap 2).
   CHECK(other.can_flock());
   CHECK(names_in(lock.directory.path()).empty());
 }

@@ -6,10 +6,6 @@
 namespace sessionlock {
 namespace {
 
-std::chrono::milliseconds distance(WallTime a, WallTime b) {
-  return a < b ? b - a : a - b;
-}
-
 /// Fills in what has to be asked about the owner's process and boot.
 void ask_about_owner(Evidence& evidence, const PinnedLock& pinned, const Observer& observer,
                      const InspectionContext& context) {
@@ -49,7 +45,7 @@ Inspection judge(const PinnedLock& pinned, const Place& place, const InspectionC
     ask_about_owner(evidence, pinned, observer, context);
     if (needs_file_age(pinned.record, context.policy)) {
       auto now = context.file_system_now ? context.file_system_now : file_system_clock(*place.directory);
-      evidence.file_age = distance(now.value_or(evidence.now), pinned.modified);
+      evidence.file_age = time_between(now.value_or(evidence.now), pinned.modified);
     }
   }
   Inspection inspection = classify(pinned.record, evidence, context.policy);

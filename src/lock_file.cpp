@@ -23,9 +23,16 @@ tl::unexpected<Error> unsupported(const Place& place, std::string detail) {
   return failure(Errc::unsupported_file_system, "publish", place, std::move(detail));
 }
 
+/// Never by way of nanoseconds since 1970, which end in the year 2262: a time beyond would wrap around to one long ago.
 WallTime modification_time(const struct stat& status) {
-  return WallTime{std::chrono::floor<std::chrono::milliseconds>(std::chrono::seconds{status.st_mtim.tv_sec} +
-                                                                std::chrono::nanoseconds{status.st_mtim.tv_nsec})};
+  constexpr std::int64_t k_ms_per_second = 1000;
+  constexpr std::int64_t k_ns_per_ms = 1'000'000;
+  std::int64_t time_ms = 0;
+  if (__builtin_mul_overflow(std::int64_t{status.st_mtim.tv_sec}, k_ms_per_second, &time_ms) ||
+      __builtin_add_overflow(time_ms, std::int64_t{status.st_mtim.tv_nsec} / k_ns_per_ms, &time_ms)) {
+    return status.st_mtim.tv_sec < 0 ? WallTime::min() : WallTime::max();
+  }
+  return WallTime{std::chrono::milliseconds{time_ms}};
 }
 
 FileIdentity identity_of(const struct stat& status) {

@@ -51,7 +51,7 @@ bool is_abandoned(const PinnedFile& pinned, const Place& place, const PidFileIns
     return false;
   }
   const WallTime now = file_system_clock(*place.directory).value_or(sys::wall_clock());
-  const auto age = now < pinned.modified ? pinned.modified - now : now - pinned.modified;
+  const auto age = time_between(now, pinned.modified);
   return age > std::max(grace, milliseconds{0});
 }
 

@@ -146,9 +146,9 @@ bool sentinel_is_active(std::string_view text, WallTime modified, WallTime now) 
   if (!expiry || *expiry <= now) {
     return false;
   }
-  const auto left = *expiry - now;
-  const auto meant_for = std::max(*expiry - modified, milliseconds{0});
-  return left <= k_sentinel_ttl_max && left / 2 <= meant_for;
+  const auto left = time_between(*expiry, now);
+  const auto meant_for = modified < *expiry ? time_between(*expiry, modified) : milliseconds{0};
+  return left <= k_sentinel_ttl_max && left - meant_for <= meant_for;
 }
 
 Sentinel::Sentinel(std::filesystem::path path) : path_(std::move(path)) {}

@@ -250,7 +250,7 @@ void Sweep::remove_temporary(const Place& place) {
     return;
   }
   const WallTime now = clock_of(*place.directory);
-  const auto age = std::max(now, file.modified) - std::min(now, file.modified);
+  const auto age = time_between(now, file.modified);
   if (age <= k_temporary_age || query_witness(file).query == WitnessQuery::write_locked) {
     return;
   }

@@ -86,6 +86,13 @@ void put_number(std::string& text, std::size_t first, std::size_t digits, T numb
 
 }  // namespace
 
+std::chrono::milliseconds time_between(WallTime one, WallTime other) {
+  const auto [earlier, later] = std::minmax({one.time_since_epoch().count(), other.time_since_epoch().count()});
+  std::chrono::milliseconds::rep difference{};
+  return __builtin_sub_overflow(later, earlier, &difference) ? std::chrono::milliseconds::max()
+                                                             : std::chrono::milliseconds{difference};
+}
+
 std::optional<WallTime> parse_rfc3339(std::string_view text) {
   Reader reader{text};
   int year{};

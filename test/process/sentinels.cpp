@@ -120,6 +120,7 @@ TEST_CASE("a clock that is set back lets a sentinel stand for twice its time at 
   CHECK(sentinel_is_active(at(30s), k_now, k_now));
   CHECK(sentinel_is_active(at(60s), k_now + 30s, k_now));
   CHECK_FALSE(sentinel_is_active(at(61s), k_now + 31s, k_now));
+  CHECK_FALSE(sentinel_is_active(at(1ms), k_now + 1ms, k_now));  // was not meant to stand at all
   CHECK_FALSE(sentinel_is_active(at(24h + 30s), k_now + 24h, k_now));
   // Written after it had expired.
   CHECK_FALSE(sentinel_is_active(at(1h), k_now + 2h, k_now));

@@ -4,7 +4,7 @@
 #include <chrono>
 #include <filesystem>
 #include <functional>
-
+#include <limits>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "inspector.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
 #include "script.hpp"
@@ -718,6 +719,32 @@ TEST_CASE("where flock needs a writable descriptor one is opened if possible") {
             .exited_with(0));
 }
 
+TEST_CASE("a file time beyond the year 2262, or any at all, is neither long ago nor now") {
+  std::string why_not;
+  const auto mount = TmpfsMount::mount("size=64k", &why_not);  // takes any time there is
+  if (!mount) {
+    skip_aloud("a tmpfs cannot be mounted: " + why_not);
+    return;
+  }
+  const auto lock = *mount / "s.lock";
+  plant(lock, R"({"pid": 7, "bootId": "another one"})");
+  const Place place = place_in(mount->path(), "s.lock");
+  for (const time_t time : {time_t{10'413'792'000}, std::numeric_limits<time_t>::max()}) {  // 2300-01-01
+    const struct timespec times[2] = {{time, 999'999'999}, {time, 999'999'999}};
+    REQUIRE(::utimensat(AT_FDCWD, lock.c_str(), times, 0) == 0);
+    const auto pinned = pinned_at(place);
+    CHECK(pinned.modified > sys::wall_clock() + std::chrono::hours{24 * 365 * 200});
+    const Inspection found = judge(pinned, place, {});
+    CHECK_FALSE(found.removable);  // another boot, but not one before this
+    CHECK(found.file_age.value_or(std::chrono::milliseconds{0}) > std::chrono::hours{24 * 365 * 200});
+  }
+  const struct timespec times[2] = {{std::numeric_limits<time_t>::min(), 0}, {std::numeric_limits<time_t>::min(), 0}};
+  REQUIRE(::utimensat(AT_FDCWD, lock.c_str(), times, 0) == 0);
+  const auto pinned = pinned_at(place);
+  CHECK(pinned.modified < WallTime{});
+  CHECK(judge(pinned, place, {}).file_age.value_or(std::chrono::milliseconds{0}) > std::chrono::hours{24 * 365 * 200});
+}
+
 TEST_CASE("a pinned inode's number is not used again") {
   const TemporaryDirectory directory;
   plant(directory / "s.lock", "{}");
@@ -771,7 +798,7 @@ TEST_CASE("a removable lock is judged and unlinked under its flock, which then e
   CHECK(*removal == Removal::removed);
   CHECK(judged_under_it);
   CHECK(unlinked_under_it);
-  CHECK(!renamed);  // Protects: `remove_locked` unlinks; a rename aside would take a successor's with it (trap 2).
+  CHECK(!renamed);  // trap 2: renaming it aside could take a successor's
   CHECK(other.can_flock());
   CHECK(names_in(lock.directory.path()).empty());
 }

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -119,6 +120,8 @@ class Release(command.Case):
 
     def test_an_owner_that_ended_and_left_the_lock_to_its_program_is_told_apart(self):
         holder = self.hold()
+        children = pathlib.Path(f"/proc/{holder.pid}/task/{holder.pid}/children")
+        wait_until("its program runs", children.read_text)  # the lock is there first
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait(command.PATIENCE)
         status = self.run_command("status", self.session)

@@ -68,15 +68,20 @@ Result<std::optional<PinnedFile>> pin_readable(const Place& place) {
   return pinned;
 }
 
-bool names(const PidRecord& record, const ProcessIdentity& process) {
-  return record.pid == process.pid && record.start_token && record.start_token == token_of(process);
+/// Whether the record is this running process's. Without a token the pid may have been another's before; where such
+/// records are trusted that is its own as well.
+bool names(const PidRecord& record, const ProcessIdentity& process, const PidFilePolicy& policy) {
+  if (record.pid != process.pid || record.corrupt_token) {
+    return false;
+  }
+  return record.start_token ? record.start_token == token_of(process) : policy.without_token == UnverifiedOwner::trust;
 }
 
 /// One claim from call to answer.
 class Claim {
  public:
   Claim(const std::filesystem::path& path, const PidFileOptions& options)
-      : path_(path), options_(options), deadline_(Clock::now() + std::max(options.timeout, milliseconds{0})) {}
+      : path_(path), options_(options), deadline_(Deadline(options.timeout).end()) {}
 
   /// None: somebody was faster, or was in the way for a moment; try again.
   struct Step {
@@ -335,7 +340,7 @@ Result<PidFileRemoval> remove_pid_file(const std::filesystem::path& path, bool a
       result.found = judge(file, path, policy);
       const bool dead =
           result.found.state == PidFileState::stale || is_abandoned(file, *place, result.found, policy.malformed_grace);
-      return names(result.found.record, own) || (also_dead && dead);
+      return names(result.found.record, own, policy) || (also_dead && dead);
     };
     if (!*removable()) {
       return tl::unexpected(failure(Errc::locked, "remove PID file", path, result.found.explanation()));

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "system.hpp"
+#include "waiter.hpp"
 
 namespace sessionlock {
 namespace {
@@ -194,7 +195,7 @@ Result<SignalReport> stop_process(const ProcessIdentity& identity, std::chrono::
   if (*asked) {
     return SignalReport{**asked, target.is_pinned()};
   }
-  auto ended = target.has_ended_by(Clock::now() + std::max(grace, std::chrono::milliseconds{0}));
+  auto ended = target.has_ended_by(Deadline(grace).end());
   if (ended && !*ended) {
     // A second look, because without a pidfd the pid may be another's by now; and whoever could not be verified gets no
     // SIGKILL, whatever the caller allowed.

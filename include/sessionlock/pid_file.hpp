@@ -73,7 +73,7 @@ struct PidFilePolicy {
   /// The file has a token and the process's own cannot be read now.
   UnverifiedOwner unreadable_token{UnverifiedOwner::trust};
   /// How long a file that names no process is taken for a claim in progress by a program that creates before it writes.
-  std::chrono::milliseconds malformed_grace{std::chrono::seconds{2}};
+  std::chrono::milliseconds malformed_grace{std::chrono::seconds{30}};
   /// Who answers what is asked about the recorded pid; as it is, this system.
   ProcessQuestions ask{};
 };
@@ -153,8 +153,9 @@ struct PidClaim {
                                                                          const PidFilePolicy& policy = {});
 
 /// Removes a PID file that names this process, or whose owner is provably gone; with `also_dead` false only one's own.
-/// Returns: what was there; its `state` says whether it was removed (missing afterwards) through `removed`.
-/// `self`: on whose behalf, if not this process's. Errors: `Errc::locked` if it is a live other's, or cannot be judged.
+/// A record without a token that has this process's pid is its own if the policy trusts such records. Returns: what was
+/// there; its `state` says whether it was removed (missing afterwards) through `removed`. `self`: on whose behalf, if
+/// not this process's. Errors: `Errc::locked` if it is a live other's, or cannot be judged.
 struct PidFileRemoval {
   PidFileInspection found{};
   bool removed{false};

@@ -28,5 +28,8 @@ void declare_list(CLI::App& app, Invocation& invocation);
 void declare_clean(CLI::App& app, Invocation& invocation);
 void declare_wait(CLI::App& app, Invocation& invocation);
 void declare_release(CLI::App& app, Invocation& invocation);
+void declare_pidfile(CLI::App& app, Invocation& invocation);
+void declare_sentinel(CLI::App& app, Invocation& invocation);
+void declare_gate(CLI::App& app, Invocation& invocation);
 
 }  // namespace sessionlock::cli

@@ -21,12 +21,15 @@ namespace {
 struct Command {
   std::string_view name;
   void (*declare)(CLI::App& app, Invocation& invocation);
-  /// A program to run follows after `--`.
-  bool takes_program{false};
+  /// The one, of it and its own commands, that a program to run follows after `--`.
+  std::string_view takes_program{};
 };
 constexpr Command k_commands[] = {
-    {"run", declare_run, true}, {"append", declare_append}, {"status", declare_status},   {"list", declare_list},
-    {"clean", declare_clean},   {"wait", declare_wait},     {"release", declare_release},
+    {"run", declare_run, "run"},    {"append", declare_append},
+    {"status", declare_status},     {"list", declare_list},
+    {"clean", declare_clean},       {"wait", declare_wait},
+    {"release", declare_release},   {"pidfile", declare_pidfile, "claim"},
+    {"sentinel", declare_sentinel}, {"gate", declare_gate, "gate"},
 };
 
 /// The usage line of a command that takes a program would otherwise not mention it.
@@ -35,7 +38,7 @@ class HelpFormatter : public CLI::Formatter {
   std::string make_usage(const CLI::App* app, std::string name) const override {
     std::string usage = CLI::Formatter::make_usage(app, std::move(name));
     const bool takes_program = std::any_of(std::begin(k_commands), std::end(k_commands), [app](const Command& command) {
-      return command.takes_program && command.name == app->get_name();
+      return command.takes_program == app->get_name();
     });
     if (takes_program) {
       usage.insert(usage.find_last_not_of('\n') + 1, " -- COMMAND [ARG...]");
@@ -46,10 +49,11 @@ class HelpFormatter : public CLI::Formatter {
 
 /// Takes what follows `--` away from the parser, which would look for options in it, if the command runs a program.
 void split_program(std::vector<std::string>& arguments, Invocation& invocation) {
-  const bool takes_program =
-      !arguments.empty() && std::any_of(std::begin(k_commands), std::end(k_commands), [&](const Command& command) {
-        return command.takes_program && command.name == arguments.front();
-      });
+  const bool takes_program = std::any_of(std::begin(k_commands), std::end(k_commands), [&](const Command& command) {
+    const std::size_t at = command.takes_program == command.name ? 0 : 1;
+    return !arguments.empty() && command.name == arguments.front() && at < arguments.size() &&
+           command.takes_program == arguments[at];
+  });
   const auto separator = std::find(arguments.begin(), arguments.end(), "--");
   if (!takes_program || separator == arguments.end()) {
     return;
@@ -94,9 +98,11 @@ int parse(CLI::App& app, std::vector<std::string> arguments) {
   } catch (const CLI::ParseError& error) {
     std::string words = error.what();
     std::replace(words.begin(), words.end(), '\n', ' ');
-    const auto chosen = app.get_subcommands();
-    complain(
-        fmt::format("{} (see 'sessionlock {}--help')", words, chosen.empty() ? "" : chosen.front()->get_name() + " "));
+    std::string chosen;
+    for (auto commands = app.get_subcommands(); !commands.empty(); commands = commands.front()->get_subcommands()) {
+      chosen += commands.front()->get_name() + " ";
+    }
+    complain(fmt::format("{} (see 'sessionlock {}--help')", words, chosen));
     return k_usage;
   }
 }

@@ -1,9 +1,6 @@
 // `sessionlock run`: a program runs while this process holds the lock.
 //
-// Signals. Whoever signals the wrapper means the program, so what asks a process to end is forwarded. Two things are
-// left alone. What a key at the terminal sends (Ctrl-C, Ctrl-\) the kernel gives to the whole foreground process group,
-// of which the program is a member as well: forwarding would deliver it twice. And job control (Ctrl-Z, `fg`, a resized
-// window) works on the group by itself: both stop, both go on.
+// While it runs, signals are passed on to it: program.hpp.
 //
 // A signal that comes before there is a program ends the wait for the lock, and then this process, by that signal. Its
 // handler stands before the acquire begins and stays until the end, so there is no gap in which a signal would kill the
@@ -15,10 +12,6 @@
 #include <sessionlock/lock_manager.hpp>
 
 #include <algorithm>
-#include <array>
-#include <cerrno>
-#include <cstring>
-#include <exception>
 #include <memory>
 #include <optional>
 #include <string>
@@ -28,7 +21,6 @@
 #include <vector>
 
 #include <fmt/format.h>
-#include <sys/wait.h>
 #include <unistd.h>
 #include <CLI/CLI.hpp>
 
@@ -36,6 +28,7 @@
 #include "command.hpp"
 #include "exit_status.hpp"
 #include "narration.hpp"
+#include "program.hpp"
 #include "signals.hpp"
 
 extern char** environ;
@@ -88,78 +81,6 @@ std::vector<std::string> environment_with(const SessionLock& lock, bool with_dir
   return result;
 }
 
-/// As the exec functions want it. Lifetime: that of the strings.
-std::vector<char*> pointers_to(std::vector<std::string>& strings) {
-  std::vector<char*> pointers;
-  for (std::string& string : strings) {
-    pointers.push_back(string.data());
-  }
-  pointers.push_back(nullptr);
-  return pointers;
-}
-
-int spawn_failure(const Error& error, const std::string& program) {
-  if (error.code.category() == error_category()) {
-    return fail(error);
-  }
-  complain(fmt::format("cannot run '{}': {}", program, error.code.message()));
-  const bool missing = error.code == std::errc::no_such_file_or_directory || error.code == std::errc::not_a_directory;
-  return missing ? k_not_found : k_cannot_execute;
-}
-
-/// Whether the kernel has given a signal to the program already, because both are in the group it was meant for. The
-/// exception is the leader of a session: when the terminal hangs up it is told alone (POSIX, 11.1.10 Modem Disconnect).
-bool program_has_it(const Caught& caught, pid_t program) {
-  const bool alone = caught.number == SIGHUP && ::getsid(0) == ::getpid();
-  return caught.from_kernel && !alone && ::getpgid(program) == ::getpgrp();
-}
-
-void forward(const Caught& caught, pid_t program) {
-  if (caught.number == SIGCHLD || program_has_it(caught, program)) {
-    return;
-  }
-  // The program has not been reaped, so its pid is still its own.
-  if (::kill(program, caught.number) != 0) {
-    const std::error_code code{errno, std::system_category()};
-    complain(fmt::format("cannot forward signal {} ({}) to pid {}: {}", caught.number, ::strsignal(caught.number),
-                         program, code.message()));
-  }
-}
-
-/// As a shell would tell it.
-int exit_status_of(int wait_status) {
-  return WIFSIGNALED(wait_status) ? k_signal_base + WTERMSIG(wait_status) : WEXITSTATUS(wait_status);
-}
-
-/// Waits for the program to end, and passes signals on meanwhile. Returns its exit status.
-int wait_for(pid_t program, SignalCatcher& signals) {
-  while (true) {
-    for (const Caught& caught : signals.take()) {
-      forward(caught, program);
-    }
-    int status = 0;
-    const pid_t reaped = ::waitpid(program, &status, WNOHANG);
-    if (reaped == program) {
-      return exit_status_of(status);
-    }
-    if (reaped < 0 && errno != EINTR) {
-      throw std::system_error(errno, std::system_category(), "waitpid");
-    }
-    wait_readable(std::array{signals.wake_fd()});
-  }
-}
-
-/// Waits for the program to end when nothing else can be done any more.
-int wait_plainly(pid_t program) {
-  int status = 0;
-  while (::waitpid(program, &status, 0) != program) {
-    if (errno != EINTR) {
-      return k_failed;
-    }
-  }
-  return exit_status_of(status);
-}
-
 /// Runs the program to its end under the lock. Returns its exit status, or ours if it could not be run.
 int run_program(const SessionLock& lock, std::vector<std::string>& program, bool with_directory,
                 SignalCatcher& signals) {
@@ -168,19 +89,10 @@ int run_program(const SessionLock& lock, std::vector<std::string>& program, bool
   const Result<pid_t> started =
       lock.spawn_with(program.front().c_str(), pointers_to(program).data(), pointers_to(variables).data());
   if (!started) {
-    return spawn_failure(started.error(), program.front());
+    const Error& error = started.error();
+    return error.code.category() == error_category() ? fail(error) : program_failure(error.code, program.front());
   }
-  // Whoever started us may have blocked it. The program was to inherit that; here it would mean to wait for ever.
-  sigset_t only;
-  ::sigemptyset(&only);
-  ::sigaddset(&only, SIGCHLD);
-  ::pthread_sigmask(SIG_UNBLOCK, &only, nullptr);
-  try {
-    return wait_for(*started, signals);
-  } catch (const std::exception& error) {
-    complain(fmt::format("signals are not forwarded any more: {}", error.what()));
-    return wait_plainly(*started);
-  }
+  return attend(*started, signals);
 }
 
 Result<SessionLock> acquire(LockManager& manager, const RunArguments& arguments, const SignalCatcher& signals) {
@@ -202,11 +114,11 @@ int run(const RunArguments& arguments, std::vector<std::string> program) {
 
   SignalCatcher signals{k_ending_signals};
   Result<SessionLock> lock = acquire(manager, arguments, signals);
-  if (const std::vector<Caught> early = signals.take(); !early.empty()) {
+  if (const int early = take_ending_signal(signals); early != 0) {
     if (lock) {
       static_cast<void>(lock->release());
     }
-    die_of(early.front().number);
+    die_of(early);
   }
   if (!lock) {
     return fail(lock.error());

@@ -14,7 +14,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../
 import command
 from command import CANNOT_CREATE, FAILED, IO_ERROR, LOCKED, NO_PERMISSION, USAGE, wait_until
 
-COMMANDS = ["run", "append", "status", "list", "clean", "wait", "release"]
+COMMANDS = ["run", "append", "status", "list", "clean", "wait", "release", "pidfile claim", "pidfile status", "pidfile signal",
+            "pidfile stop", "pidfile remove", "sentinel", "gate"]
 
 
 def as_nobody(case, *arguments, **options):
@@ -143,18 +144,18 @@ class Release(command.Case):
 
 class CommandLine(command.Case):
     def test_help_and_version_are_answers(self):
-        for arguments in (["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)):
+        for arguments in (["--help"], ["--version"], *([*name.split(), "--help"] for name in COMMANDS)):
             result = self.run_command(*arguments)
             self.assertEqual((result.returncode, result.stderr), (0, ""))
             self.assertTrue(result.stdout)
         for name in COMMANDS:
-            self.assertIn(f"  {name} ", self.run_command("--help").stdout)
+            self.assertIn(f"  {name.split()[0]} ", self.run_command("--help").stdout)
         self.assertIn("SESSION -- COMMAND [ARG...]", self.run_command("run", "--help").stdout)
 
     def test_the_manual_page_tells_every_command_and_option(self):
         page = (command.SOURCE / "docs/sessionlock.1").read_text().replace("\\-", "-")
         for name in COMMANDS:
-            words = self.run_command(name, "--help").stdout.split()
+            words = self.run_command(*name.split(), "--help").stdout.split()
             for option in {word.split(",")[-1] for word in words if word.startswith("-") and "--" in word} - {"--help", "--"}:
                 self.assertIn(option.rstrip(".,"), page, name)
             self.assertIn(f".SS {name}", page)

@@ -182,7 +182,7 @@ TEST_CASE("a file that names nobody is no claim in progress once it is old") {
   const TemporaryDirectory directory;
   const auto path = directory / "serve.pid";
   write_text(path, "");
-  make_older(path, 10s);
+  make_older(path, 60s);
   CHECK(PidFile::claim(path, colon())->file);
 }
 
@@ -354,6 +354,20 @@ TEST_CASE("a file is removed if it is one's own or a dead owner's, never a live 
   // Our own pid is not enough: it may have been another's before.
   write_text(path, colon_record(::getpid(), 1));
   CHECK(remove_pid_file(path, false).error().code == Errc::locked);
+}
+
+TEST_CASE("a file that tells only our pid is our own where such files are trusted") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  PidFilePolicy upgrade;
+  upgrade.without_token = UnverifiedOwner::stale;
+  for (const char* token : {"", ":unknown", " "}) {
+    CAPTURE(token);
+    write_text(path, std::to_string(::getpid()) + token);
+    CHECK(remove_pid_file(path, false, upgrade).error().code == Errc::locked);
+    const bool is_corrupt = token == std::string_view(" ");
+    CHECK(remove_pid_file(path, false).has_value() != is_corrupt);
+  }
 }
 
 TEST_CASE("what is asked about a pid can be answered by the caller") {

@@ -259,6 +259,12 @@ TEST_CASE("stop asks, waits and is content with a process that ends by itself") 
   CHECK(child.wait().killed_by(SIGTERM));
 }
 
+TEST_CASE("stop can be told to wait without a limit") {
+  auto child = sleeper();
+  CHECK(stop_process(recorded(child), std::chrono::milliseconds::max())->outcome == SignalOutcome::signalled);
+  CHECK(child.wait().killed_by(SIGTERM));
+}
+
 TEST_CASE("stop kills who ignores SIGTERM, after the grace") {
   for (const bool old_kernel : {false, true}) {
     auto child = sleeper(SIGTERM);

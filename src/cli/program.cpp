@@ -1,0 +1,230 @@
+#include "program.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <exception>
+#include <utility>
+
+#include <fmt/format.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "arguments.hpp"
+#include "exit_status.hpp"
+
+extern char** environ;
+
+namespace sessionlock::cli {
+namespace {
+
+/// Whether the kernel has given a signal to the program already, because both are in the group it was meant for. The
+/// exception is the leader of a session: when the terminal hangs up it is told alone (POSIX, 11.1.10 Modem Disconnect).
+bool program_has_it(const Caught& caught, pid_t program) {
+  const bool alone = caught.number == SIGHUP && ::getsid(0) == ::getpid();
+  return caught.from_kernel && !alone && ::getpgid(program) == ::getpgrp();
+}
+
+void forward(const Caught& caught, pid_t program) {
+  if (caught.number == SIGCHLD || program_has_it(caught, program)) {
+    return;
+  }
+  // The program has not been reaped, so its pid is still its own.
+  if (::kill(program, caught.number) != 0) {
+    const std::error_code code{errno, std::system_category()};
+    complain(fmt::format("cannot forward signal {} ({}) to pid {}: {}", caught.number, ::strsignal(caught.number),
+                         program, code.message()));
+  }
+}
+
+/// As a shell would tell it.
+int exit_status_of(int wait_status) {
+  return WIFSIGNALED(wait_status) ? k_signal_base + WTERMSIG(wait_status) : WEXITSTATUS(wait_status);
+}
+
+int wait_for(pid_t program, SignalCatcher& signals) {
+  while (true) {
+    for (const Caught& caught : signals.take()) {
+      forward(caught, program);
+    }
+    int status = 0;
+    const pid_t reaped = ::waitpid(program, &status, WNOHANG);
+    if (reaped == program) {
+      return exit_status_of(status);
+    }
+    if (reaped < 0 && errno != EINTR) {
+      throw std::system_error(errno, std::system_category(), "waitpid");
+    }
+    wait_readable(std::array{signals.wake_fd()});
+  }
+}
+
+/// Waits for the program to end when nothing else can be done any more.
+int wait_plainly(pid_t program) {
+  int status = 0;
+  while (::waitpid(program, &status, 0) != program) {
+    if (errno != EINTR) {
+      return k_failed;
+    }
+  }
+  return exit_status_of(status);
+}
+
+/// Where a program may lie, in the order in which to try: as execvp(3), which would hand a file that is no program to a
+/// shell instead of saying so.
+std::vector<std::string> candidates(const std::string& program) {
+  if (program.find('/') != std::string::npos) {
+    return {program};
+  }
+  const char* const told = std::getenv("PATH");
+  const std::string path = told == nullptr ? "/bin:/usr/bin" : told;
+  std::vector<std::string> result;
+  for (std::size_t at = 0; at <= path.size() && !program.empty();) {
+    const std::size_t end = std::min(path.find(':', at), path.size());
+    result.push_back((end == at ? "." : path.substr(at, end - at)) + "/" + program);
+    at = end + 1;
+  }
+  return result;
+}
+
+/// Only returns if none can be executed, with the reason: the first that is not "there is none".
+int execute(const std::vector<std::string>& files, char* const arguments[]) noexcept {
+  int reason = ENOENT;
+  for (const std::string& file : files) {
+    ::execve(file.c_str(), arguments, environ);
+    const int number = errno;
+    if (number != ENOENT && number != ENOTDIR && reason == ENOENT) {
+      reason = number;
+    }
+  }
+  return reason;
+}
+
+// In the child nothing but system calls: memory and locks are those of the moment of the fork.
+
+/// What this process catches would, in the child, be caught on its behalf.
+void forget_handlers() noexcept {
+  for (int number = 1; number < NSIG; ++number) {
+    struct sigaction action {};
+    if (::sigaction(number, nullptr, &action) == 0 && action.sa_handler != SIG_IGN && action.sa_handler != SIG_DFL) {
+      action.sa_handler = SIG_DFL;
+      action.sa_flags = 0;
+      ::sigaction(number, &action, nullptr);
+    }
+  }
+}
+
+/// Hears the word, or the end of who would have said it.
+bool hear_go(int line) noexcept {
+  char word{};
+  ssize_t heard = -1;
+  do {
+    heard = ::read(line, &word, 1);
+  } while (heard < 0 && errno == EINTR);
+  return heard == 1;
+}
+
+}  // namespace
+
+std::vector<char*> pointers_to(std::vector<std::string>& strings) {
+  std::vector<char*> pointers;
+  for (std::string& string : strings) {
+    pointers.push_back(string.data());
+  }
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
+int program_failure(const std::error_code& code, const std::string& program) {
+  complain(fmt::format("cannot run '{}': {}", program, code.message()));
+  const bool missing = code == std::errc::no_such_file_or_directory || code == std::errc::not_a_directory;
+  return missing ? k_not_found : k_cannot_execute;
+}
+
+int attend(pid_t program, SignalCatcher& signals) {
+  // Whoever started us may have blocked it. The program was to inherit that; here it would mean to wait for ever.
+  sigset_t only;
+  ::sigemptyset(&only);
+  ::sigaddset(&only, SIGCHLD);
+  ::pthread_sigmask(SIG_UNBLOCK, &only, nullptr);
+  try {
+    return wait_for(program, signals);
+  } catch (const std::exception& error) {
+    complain(fmt::format("signals are not forwarded any more: {}", error.what()));
+    return wait_plainly(program);
+  }
+}
+
+int take_ending_signal(SignalCatcher& signals) {
+  const std::vector<Caught> caught = signals.take();
+  const auto ending =
+      std::find_if(caught.begin(), caught.end(), [](const Caught& one) { return one.number != SIGCHLD; });
+  return ending == caught.end() ? 0 : ending->number;
+}
+
+HeldProgram::HeldProgram(std::vector<std::string> command) {
+  const std::vector<std::string> files = candidates(command.front());
+  const std::vector<char*> arguments = pointers_to(command);
+  std::array<int, 2> ends{};
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0) {
+    throw std::system_error(errno, std::system_category(), "socketpair");
+  }
+  line_ = OwnedFd{ends[0]};
+  OwnedFd child_line{ends[1]};
+  // No handler of ours must run in the child, where its pipe is still ours.
+  sigset_t all;
+  sigset_t before;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  pid_ = ::fork();
+  const int number = errno;
+  if (pid_ == 0) {
+    ::close(line_.get());  // otherwise the child would wait for itself
+    forget_handlers();
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    if (hear_go(child_line.get())) {
+      const int reason = execute(files, arguments.data());
+      static_cast<void>(!::write(child_line.get(), &reason, sizeof reason));
+    }
+    ::_exit(k_not_found);
+  }
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (pid_ < 0) {
+    throw std::system_error(number, std::system_category(), "fork");
+  }
+}
+
+HeldProgram::~HeldProgram() {
+  end();
+}
+
+std::error_code HeldProgram::let_go() {
+  const char word = '!';
+  // A child that is gone already tells so by how it ended. MSG_NOSIGNAL: that must not end us.
+  static_cast<void>(!::send(line_.get(), &word, 1, MSG_NOSIGNAL));
+  int reason = 0;
+  ssize_t heard = -1;
+  do {
+    heard = ::recv(line_.get(), &reason, sizeof reason, MSG_WAITALL);  // its end: executed, or gone
+  } while (heard < 0 && errno == EINTR);
+  if (heard == ssize_t{sizeof reason}) {
+    end();
+    return {reason, std::system_category()};
+  }
+  is_held_ = false;
+  return {};
+}
+
+void HeldProgram::end() noexcept {
+  if (!is_held_ || pid_ < 0) {
+    return;
+  }
+  is_held_ = false;
+  ::kill(pid_, SIGKILL);  // not reaped yet, so the pid is still its own
+  wait_plainly(pid_);
+}
+
+}  // namespace sessionlock::cli

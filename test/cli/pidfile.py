@@ -1,0 +1,482 @@
+"""`sessionlock pidfile`: claims for a program, questions, and signals to nobody but the process that was meant."""
+
+import json
+import os
+import pathlib
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../support"))
+import command
+from command import FAILED, IO_ERROR, LOCKED, NOBODY, USAGE, wait_until
+
+ALIVE, STALE, MISSING, CANNOT_TELL = 0, 1, 3, 4
+
+
+class Case(command.Case):
+    def setUp(self):
+        super().setUp()
+        self.file = self.folder / "d.pid"
+
+    def pidfile(self, *arguments, **options):
+        return self.run_command("pidfile", *arguments, **options)
+
+    def idler(self, *command_line):
+        process = subprocess.Popen(command_line or ["sleep", "1000"])
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        return process
+
+    def deaf(self):
+        """A process that ignores SIGTERM."""
+        process = subprocess.Popen(["sh", "-c", "trap '' TERM; echo up; exec sleep 1000"], stdout=subprocess.PIPE)
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        self.assertEqual(process.stdout.readline(), b"up\n")
+        return process
+
+    def write(self, process, token=0):
+        """A record of a process; one of another incarnation with a token that differs."""
+        self.file.write_text(f"{process.pid}:{command.start_time(process.pid) + token}\n")
+
+    def claimed(self, *options, program=("sleep", "1000")):
+        """A claim whose program runs."""
+        wrapper = self.start("pidfile", "claim", *options, self.file, "--", *program)
+        wait_until("the program runs", lambda: self.program_of(wrapper) or wrapper.poll() is not None)
+        self.assertIsNone(wrapper.poll(), "the claim has ended")
+        return wrapper
+
+    def program_of(self, wrapper):
+        """The pid of the program that a claim runs, once it runs."""
+        for child in children_of(wrapper.pid):
+            name = pathlib.Path(f"/proc/{child}/exe")
+            if os.readlink(name) != os.readlink(f"/proc/{wrapper.pid}/exe"):
+                return child
+        return None
+
+    def state(self):
+        return json.loads(self.pidfile("status", "--json", self.file).stdout)
+
+
+def children_of(pid):
+    return [int(child) for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+class Claim(Case):
+    def test_the_file_is_complete_before_the_command_runs_and_names_it(self):
+        script = "cat d.pid; echo $$ $(cut -d' ' -f22 /proc/$$/stat)"
+        result = self.pidfile("claim", self.file, "--", "sh", "-c", script)
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        record, names = result.stdout.splitlines()
+        pid, start = names.split()
+        self.assertEqual(json.loads(record), {"pid": int(pid), "startToken": start})
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_every_form_is_written_and_mode_0644(self):
+        forms = {
+            "json": r'\{"pid": (\d+), "startToken": "\d+"\}\n',
+            "colon": r"(\d+):\d+\n",
+            "space": r"(\d+) \d+\n",
+            "plain": r"(\d+)\n",
+        }
+        for form, text in forms.items():
+            wrapper = self.claimed("--format", form)
+            self.assertRegex(self.file.read_text(), f"^{text}$")
+            self.assertEqual(stat.S_IMODE(self.file.stat().st_mode), 0o644 & ~os.umask(os.umask(0)))
+            self.assertEqual(self.state()["pid"], self.program_of(wrapper))
+            self.assertEqual(self.state()["unverified"], form == "plain")
+            wrapper.terminate()
+            self.assertEqual(self.finish(wrapper)[0], 128 + signal.SIGTERM)
+            self.assertFalse(self.file.exists())
+
+    def test_the_exit_status_is_the_commands_and_the_file_is_kept_on_request(self):
+        self.assertEqual(self.pidfile("claim", self.file, "--", "sh", "-c", "exit 7").returncode, 7)
+        self.assertFalse(self.file.exists())
+        self.assertEqual(self.pidfile("claim", "--keep", self.file, "--", "sh", "-c", "kill -9 $$").returncode, 137)
+        self.assertEqual(self.pidfile("status", self.file).returncode, STALE)
+
+    def test_a_command_that_cannot_be_run_leaves_no_file(self):
+        (self.folder / "text").write_text("no program")
+        (self.folder / "text").chmod(0o755)
+        for keep in ([], ["--keep"]):
+            for program, status in {"no-such-command": 127, "./none": 127, "./text": 126, "/": 126, "": 127}.items():
+                result = self.pidfile("claim", *keep, self.file, "--", program)
+                self.assertComplaint(result, status, f"'{program}'")
+                self.assertFalse(self.file.exists())
+
+    def test_a_live_owner_is_named_and_the_command_is_not_run(self):
+        owner = self.program_of(self.claimed())
+        for options, status in {(): LOCKED, ("--ok-if-running",): 0}.items():
+            result = self.pidfile("claim", *options, self.file, "--", "echo", "ran")
+            self.assertComplaint(result, status, f"already running (pid {owner})")
+            self.assertEqual(result.stdout, "")
+        self.assertEqual(self.state()["pid"], owner)
+
+    def test_of_many_at_once_one_runs_and_the_others_name_it(self):
+        for planted in (None, f"{NOBODY}:1\n"):
+            if planted:
+                self.file.write_text(planted)
+            claims = [self.start("pidfile", "claim", self.file, "--", "cat") for _ in range(12)]
+            wait_until("one is left", lambda: sum(one.poll() is None for one in claims) == 1)
+            (winner,) = (one for one in claims if one.poll() is None)
+            wait_until("it runs", lambda: self.program_of(winner))
+            owner = self.program_of(winner)
+            self.assertEqual(self.state()["pid"], owner)
+            for loser in claims:
+                if loser is not winner:
+                    status, _, error = self.finish(loser)
+                    self.assertEqual((status, error), (LOCKED, f"sessionlock: already running (pid {owner})\n"))
+            self.assertEqual(self.finish(winner, b"")[0], 0)
+            self.assertFalse(self.file.exists())
+
+    def test_a_dead_owners_file_and_one_of_a_reused_pid_are_taken_over(self):
+        stranger = self.idler()
+        self.file.write_text(f"{NOBODY}\n")
+        self.assertEqual(self.pidfile("claim", self.file, "--", "echo", "ran").stdout, "ran\n")
+        self.write(stranger, token=1)
+        self.assertEqual(self.pidfile("claim", self.file, "--", "echo", "ran").stdout, "ran\n")
+        self.assertIsNone(stranger.poll())
+
+    def test_a_corrupt_token_of_a_live_pid_is_not_taken_over_and_counts_as_nobodys_success(self):
+        self.file.write_text(f"{self.idler().pid}:x\n")
+        result = self.pidfile("claim", "--ok-if-running", self.file, "--", "echo", "ran")
+        self.assertComplaint(result, LOCKED, "corrupt")
+        self.assertEqual(result.stdout, "")
+
+    def test_a_claim_in_progress_is_waited_for_and_then_reported(self):
+        self.file.touch()
+        result = self.pidfile("claim", self.file, "--", "echo", "ran")
+        self.assertComplaint(result, LOCKED, "claim in progress")
+        self.assertEqual((result.stdout, self.file.read_text()), ("", ""))
+
+    def test_dependent_files_are_removed_after_the_claim_and_only_by_who_claims(self):
+        ports = [self.folder / name for name in ("a.port", "[b,c]", "not-there")]
+        options = [word for port in ports for word in ("--invalidate", port.name)]
+        for port in ports[:2]:
+            port.touch()
+        self.write(self.idler())
+        self.assertStatus(self.pidfile("claim", *options, self.file, "--", "true"), LOCKED)
+        self.assertTrue(ports[0].exists() and ports[1].exists())
+        self.file.unlink()
+        self.assertEqual(self.pidfile("claim", *options, self.file, "--", "ls").stdout, "d.pid\n")
+
+    def test_a_dependent_file_that_stays_ends_the_claim(self):
+        (self.folder / "a.port").mkdir()
+        result = self.pidfile("claim", "--invalidate", "a.port", self.file, "--", "echo", "ran")
+        self.assertNotEqual(result.returncode, 0)
+        self.assertIn("invalidate", result.stderr)
+        self.assertEqual((result.stdout, self.file.exists()), ("", False))
+
+    def test_a_file_that_the_command_has_written_anew_is_still_its_own(self):
+        script = 'printf \'{"pid": %s, "startToken": "%s", "port": 4711}\' $$ $(cut -d" " -f22 /proc/$$/stat) >n; mv n d.pid'
+        self.assertStatus(self.pidfile("claim", self.file, "--", "sh", "-c", script), 0)
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_a_file_that_is_anothers_by_then_stays(self):
+        self.write(self.idler())
+        self.file.rename(self.folder / "n")
+        for script in ("mv n d.pid", "rm d.pid"):
+            self.assertStatus(self.pidfile("claim", self.file, "--", "sh", "-c", script), 0)
+            self.assertEqual(self.file.exists(), script == "mv n d.pid")
+            self.file.unlink(missing_ok=True)
+
+    def test_the_command_inherits_no_descriptor_and_no_signal_setting(self):
+        result = self.pidfile("claim", self.file, "--", "cat", "/proc/self/status", restore_signals=True)
+        masks = dict(line.split(":\t") for line in result.stdout.splitlines() if line.startswith("Sig"))
+        for mask in ("SigBlk", "SigCgt"):
+            self.assertEqual(int(masks[mask], 16), 0, mask)
+        self.assertEqual(int(masks["SigIgn"], 16) & (2**31 - 1), 0)
+        result = self.pidfile("claim", self.file, "--", "ls", "/proc/self/fd")
+        self.assertEqual(result.stdout.split(), ["0", "1", "2", "3"])  # 3 is the folder that is listed
+        result = self.pidfile("claim", self.file, "--", "nohup", *self.command("pidfile", "claim", "b.pid", "--", "grep", "SigIgn", "/proc/self/status"))
+        self.assertTrue(int(result.stdout.split()[1], 16) & 1, "SIGHUP is ignored no more")
+
+    def test_the_command_line_must_be_complete(self):
+        for arguments in ([], ["claim"], ["claim", "f"], ["claim", "f", "--"], ["claim", "--", "true"], ["no-such", "f"],
+                          ["claim", "--format", "xml", "f", "--", "true"], ["status"], ["signal", "--signal", "NO", "f"],
+                          ["signal", "--signal", "0", "f"], ["stop", "--timeout", "x", "f"]):
+            self.assertComplaint(self.pidfile(*arguments), USAGE, "--help")
+
+    def test_a_path_that_cannot_be_claimed_is_an_error_of_its_own(self):
+        self.assertComplaint(self.pidfile("claim", "no/d.pid", "--", "true"), command.NO_SUCH_FILE)
+        self.file.symlink_to("elsewhere")
+        self.assertComplaint(self.pidfile("claim", self.file, "--", "true"), IO_ERROR, "not a lock file")
+
+
+class ClaimAndSignals(Case):
+    def test_what_asks_the_wrapper_to_end_reaches_the_command(self):
+        script = "trap 'exit 5' TERM; echo up; while :; do sleep 0.01; done"
+        wrapper = self.start("pidfile", "claim", self.file, "--", "sh", "-c", script)
+        self.assertEqual(wrapper.stdout.readline(), b"up\n")
+        wrapper.terminate()
+        self.assertEqual(self.finish(wrapper)[0], 5)
+        self.assertFalse(self.file.exists())
+
+    def test_a_killed_wrapper_leaves_a_claim_of_the_command_that_is_stale_when_it_ends(self):
+        wrapper = self.claimed()
+        program = self.program_of(wrapper)
+        wrapper.kill()
+        wrapper.wait()
+        self.assertEqual((self.state()["state"], self.state()["pid"]), ("alive", program))
+        os.kill(program, signal.SIGKILL)
+        wait_until("it is stale", lambda: self.state()["state"] == "stale")
+
+    def test_a_signal_at_any_moment_leaves_neither_a_file_nor_a_program_behind(self):
+        for step in range(40):
+            wrapper = self.start("pidfile", "claim", self.file, "--", "sh", "-c", "echo $$ > pid; exec sleep 1000")
+            time.sleep(step * 0.0005)
+            wrapper.terminate()
+            self.assertIn(self.finish(wrapper)[0], (-signal.SIGTERM, 128 + signal.SIGTERM))
+            self.assertFalse(self.file.exists())
+            pid = self.folder / "pid"
+            if pid.exists() and pid.read_text():
+                self.assertFalse(command.is_running(int(pid.read_text())))
+                pid.unlink()
+
+    def test_the_command_that_is_held_back_never_runs_without_the_claim(self):
+        self.file.touch()  # a claim in progress, which is waited for
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            wrapper = self.start("pidfile", "claim", self.file, "--", "touch", "ran")
+            wait_until("the child is there", lambda: children_of(wrapper.pid))
+            (held,) = children_of(wrapper.pid)
+            wrapper.send_signal(number)
+            self.assertEqual(self.finish(wrapper)[0], -number)
+            wait_until("the child is gone", lambda: not command.is_running(held))
+            self.assertEqual([path.name for path in self.folder.iterdir()], ["d.pid"])
+            self.assertEqual(self.file.read_text(), "")
+
+
+class Status(Case):
+    def test_the_exit_status_is_that_of_init_scripts(self):
+        process = self.idler()
+        self.assertEqual(self.pidfile("status", self.file).returncode, MISSING)
+        self.write(process)
+        self.assertEqual(self.pidfile("status", self.file).returncode, ALIVE)
+        self.write(process, token=1)
+        reused = self.pidfile("status", self.file)
+        self.assertEqual(reused.returncode, STALE)
+        self.assertIn("was reused", reused.stdout)
+        self.file.write_text(f"{NOBODY}:5\n")
+        dead = self.pidfile("status", self.file)
+        self.assertEqual(dead.returncode, STALE)
+        self.assertIn("is dead", dead.stdout)
+        for text in (f"{process.pid} x", "", "no record", f"{process.pid} Fri Nov 20 03:31:48 2026"):
+            self.file.write_text(text)
+            self.assertEqual(self.pidfile("status", self.file).returncode, CANNOT_TELL, text)
+        self.file.unlink()
+        self.file.mkdir()
+        self.assertComplaint(self.pidfile("status", self.file), CANNOT_TELL)
+
+    def test_it_is_told_as_json_too(self):
+        process = self.idler()
+        self.write(process, token=1)
+        self.assertEqual(
+            self.state(),
+            {
+                "path": str(self.file), "state": "stale", "pid": process.pid,
+                "startToken": str(command.start_time(process.pid) + 1), "recycled": True, "unverified": False,
+                "explanation": f"Stale: pid {process.pid} was reused by a process that started at another time.",
+            },
+        )
+        self.file.unlink()
+        self.assertEqual((self.state()["state"], self.state()["pid"]), ("missing", None))
+
+
+class Signal(Case):
+    def test_exactly_the_recorded_process_is_signalled(self):
+        for options, number in {(): 15, ("--signal", "KILL"): 9, ("--signal", "SIGUSR1"): 10, ("--signal", "12"): 12}.items():
+            process = self.idler()
+            self.write(process)
+            result = self.pidfile("signal", *options, self.file)
+            self.assertEqual((result.returncode, result.stdout, result.stderr), (0, "", ""))
+            self.assertEqual(process.wait(command.PATIENCE), -number)
+
+    def test_a_missing_file_and_a_process_that_is_gone_are_3(self):
+        self.assertComplaint(self.pidfile("signal", self.file), MISSING)
+        process = self.idler()
+        self.write(process)
+        process.kill()
+        process.wait()
+        self.assertComplaint(self.pidfile("signal", self.file), MISSING)
+        self.assertTrue(self.file.exists())
+
+    def test_a_reused_pid_is_refused_and_named_so_even_where_unverified_signals_are_asked_for(self):
+        process = self.idler()
+        self.write(process, token=1)
+        for options in ([], ["--unverified"]):
+            self.assertComplaint(self.pidfile("signal", *options, self.file), STALE, "refused", "another process")
+            self.assertStatus(self.pidfile("stop", *options, self.file), STALE) if options else None
+        self.assertIsNone(process.poll())
+
+    def test_a_record_without_identity_is_signalled_only_for_who_asks_for_it_by_name(self):
+        process = self.idler()
+        for text in (f"{process.pid}\n", f"{process.pid}:unknown\n"):
+            self.file.write_text(text)
+            self.assertComplaint(self.pidfile("signal", self.file), CANNOT_TELL, "refused", "--unverified")
+            self.assertComplaint(self.pidfile("stop", self.file), CANNOT_TELL, "refused")
+            self.assertTrue(self.file.exists())
+        self.assertIsNone(process.poll())
+        self.assertStatus(self.pidfile("signal", "--unverified", self.file), 0)
+        self.assertEqual(process.wait(command.PATIENCE), -15)
+
+
+# Runs as pid 1 of a PID namespace: whatever goes wrong hits nobody else. Prints what each record came to.
+HOSTILE = r"""
+import json, os, signal, subprocess, sys
+binary, file = sys.argv[1:]
+got = []
+for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+    signal.signal(number, lambda *what: got.append(what[0]))
+victims = [subprocess.Popen(["sleep", "1000"], process_group=0) for _ in range(8)]
+pid = victims[0].pid
+records = ["0", "-1", "1", "1:1", "2147483648", "9223372036854775808", "18446744073709551617", "7 ", "7:", "", "\n",
+           f"{pid} ", f"{pid}:", f"{pid} x", f"{pid}:-5", f"-{pid}", f"{pid}\0", f"{pid}\n{pid}",
+           '{"pid": 0}', '{"pid": -1}', '{"pid": 1}', '{"pid": 2147483648}', '{"pid": 9223372036854775808}',
+           '{"pid": "7 "}', '{"pid": 1e400}', '{"pid": %s, "startToken": "x"}' % pid, '{"pid": %s, "startToken": 1.5}' % pid,
+           "7" * 65537, "[" * 5000, "\xff\xfe"]
+results = []
+for record in records:
+    for arguments in (["signal", "--signal", "TERM"], ["signal", "--signal", "KILL", "--unverified"], ["stop", "--unverified", "--timeout", "0"],
+                      ["stop"], ["status"], ["remove", "--if-dead"]):
+        with open(file, "w", encoding="latin-1") as out:
+            out.write(record)
+        done = subprocess.run([binary, "pidfile", *arguments, file], capture_output=True, text=True, process_group=0)
+        results.append([record[:40], arguments, done.returncode, done.stderr])
+alive = all(victim.poll() is None for victim in victims)
+for victim in victims:
+    victim.kill()
+print(json.dumps({"results": results, "alive": alive, "got": got}))
+"""
+
+# As above. A process is recorded, ends, and another gets its pid.
+REUSED = r"""
+import json, os, subprocess, sys
+binary, file = sys.argv[1:]
+def start_time(pid):
+    return int(open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[19])
+recorded = subprocess.Popen(["sleep", "1000"])
+start = start_time(recorded.pid)
+open(file, "w").write(f"{recorded.pid}:{start}")
+recorded.kill()
+recorded.wait()
+while True:
+    open("/proc/sys/kernel/ns_last_pid", "w").write(str(recorded.pid - 1))
+    successor = subprocess.Popen(["sleep", "1000"])
+    if successor.pid == recorded.pid and start_time(successor.pid) != start:
+        break
+    successor.kill()
+    successor.wait()
+statuses = [subprocess.run([binary, "pidfile", *arguments, file], capture_output=True).returncode
+            for arguments in (["status"], ["signal", "--signal", "KILL"], ["signal", "--unverified", "--signal", "KILL"], ["stop", "--keep"])]
+print(json.dumps({"statuses": statuses, "alive": successor.poll() is None}))
+successor.kill()
+"""
+
+
+class Hostile(Case):
+    def in_pid_namespace(self, script):
+        enter = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+        if subprocess.run([*enter, "sh", "-c", "echo 100 >/proc/sys/kernel/ns_last_pid"], capture_output=True).returncode != 0:
+            self.skip_aloud("a PID namespace of one's own is not allowed here")
+        done = subprocess.run([*enter, sys.executable, "-c", script, command.BINARY, self.file], capture_output=True,
+                              text=True, timeout=command.PATIENCE * 2, env=self.environment)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        return json.loads(done.stdout)
+
+    def test_a_hostile_record_is_never_signalled_and_crashes_nothing(self):
+        told = self.in_pid_namespace(HOSTILE)
+        self.assertEqual((told["alive"], told["got"]), (True, []))
+        for record, arguments, status, error in told["results"]:
+            what = f"{record!r} {arguments}: {status} {error}"
+            if arguments[0] in ("signal", "stop"):
+                # 7 is alive or not, as it happens; what is far too long is no PID file.
+                self.assertIn(status, (CANNOT_TELL, MISSING, IO_ERROR), what)
+            else:
+                self.assertIn(status, (0, STALE, CANNOT_TELL, LOCKED, IO_ERROR), what)
+
+    def test_a_pid_that_was_given_to_another_process_is_refused(self):
+        told = self.in_pid_namespace(REUSED)
+        self.assertEqual(told, {"statuses": [STALE, STALE, STALE, STALE], "alive": True})
+
+
+class Stop(Case):
+    def test_a_process_is_asked_to_end_and_its_file_goes(self):
+        wrapper = self.claimed("--format", "space")
+        self.assertStatus(self.pidfile("stop", self.file), 0)
+        self.assertFalse(self.file.exists())
+        self.assertEqual(self.finish(wrapper)[0], 128 + signal.SIGTERM)
+        self.assertStatus(self.pidfile("stop", self.file), MISSING)
+
+    def test_who_does_not_listen_is_killed_after_the_time_out(self):
+        process = self.deaf()
+        self.write(process)
+        self.assertStatus(self.pidfile("stop", "--timeout", "20ms", self.file), 0)
+        self.assertEqual(process.wait(command.PATIENCE), -signal.SIGKILL)
+        self.assertFalse(self.file.exists())
+
+    def test_who_cannot_be_verified_is_never_killed(self):
+        process = self.deaf()
+        self.file.write_text(f"{process.pid}\n")
+        result = self.pidfile("stop", "--unverified", "--timeout", "20ms", self.file)
+        self.assertComplaint(result, LOCKED, "could not be verified")
+        self.assertIsNone(process.poll())
+        self.assertTrue(self.file.exists())
+
+    def test_a_file_that_is_kept_on_purpose_stays(self):
+        for claim, stop in (("--keep", ()), ("--format=colon", ("--keep",))):
+            wrapper = self.claimed(claim)
+            wrapper.send_signal(signal.SIGSTOP)  # else it would remove the file itself
+            self.assertStatus(self.pidfile("stop", *stop, self.file), 0)
+            self.assertEqual(self.pidfile("status", self.file).returncode, STALE)
+            self.file.unlink()
+
+    def test_the_file_of_a_process_that_was_gone_already_goes_too(self):
+        stranger = self.idler()
+        self.write(stranger, token=1)
+        self.assertStatus(self.pidfile("stop", self.file), STALE)
+        self.assertFalse(self.file.exists())
+        self.file.write_text(f"{NOBODY}:1")
+        self.assertStatus(self.pidfile("stop", self.file), MISSING)
+        self.assertFalse(self.file.exists())
+        self.assertIsNone(stranger.poll())
+
+
+class Remove(Case):
+    def from_script(self, script):
+        remove = " ".join(self.command("pidfile", "remove", self.file))
+        return subprocess.run(["sh", "-c", script.replace("REMOVE", remove)], capture_output=True, text=True,
+                              cwd=self.folder, env=self.environment, timeout=command.PATIENCE).stdout
+
+    def test_a_script_removes_the_file_that_names_it(self):
+        self.assertEqual(self.from_script("echo $$ >d.pid; REMOVE; echo $?"), "0\n")
+        self.assertFalse(self.file.exists())
+        result = self.pidfile("claim", self.file, "--", "sh", "-c", f"{command.BINARY} pidfile remove d.pid; echo $?; ls")
+        self.assertEqual(result.stdout, "0\n")
+
+    def test_a_live_others_file_stays(self):
+        process = self.idler()
+        for token in ("", f":{command.start_time(process.pid)}", ":x"):
+            self.file.write_text(f"{process.pid}{token}")
+            for options in ([], ["--if-dead"]):
+                self.assertComplaint(self.pidfile("remove", *options, self.file), LOCKED)
+        self.assertTrue(self.file.exists())
+
+    def test_a_dead_owners_file_goes_only_if_that_is_asked_for(self):
+        self.file.write_text(f"{NOBODY}\n")
+        self.assertComplaint(self.pidfile("remove", self.file), LOCKED, "is dead")
+        self.assertStatus(self.pidfile("remove", "--if-dead", self.file), 0)
+        self.assertFalse(self.file.exists())
+        self.assertStatus(self.pidfile("remove", self.file), 0)
+
+    def test_a_pid_of_ours_from_before_is_not_enough(self):
+        self.assertEqual(self.from_script("echo $$:1 >d.pid; REMOVE 2>said; echo $?; cat said").splitlines()[0], str(LOCKED))
+        self.assertTrue(self.file.exists())
+
+
+if __name__ == "__main__":
+    command.main()

@@ -179,10 +179,11 @@ WakeUp Waiter::wait(std::optional<Deadline::Clock::time_point> report) {
   if (deadline_.is_single_try() || deadline_.has_passed()) {
     return WakeUp::deadline;
   }
-  auto until = std::min(deadline_.end(), Deadline::Clock::now() + next_pause());
-  if (plan_.due) {
-    until = std::min(until, Deadline::Clock::now() + std::max(*plan_.due, milliseconds{1}));
+  microseconds pause = next_pause();
+  if (plan_.due && *plan_.due < std::chrono::ceil<milliseconds>(pause)) {  // compared so that no due time overflows
+    pause = std::max(*plan_.due, milliseconds{1});
   }
+  auto until = std::min(deadline_.end(), Deadline::Clock::now() + pause);
   if (report) {
     until = std::min(until, *report);
   }

@@ -236,8 +236,9 @@ Awakened sleep_until(Sleeper& sleeper, std::chrono::steady_clock::time_point unt
     if (hub.leader == nullptr || (!hub.leader->bell.is_open() && sleeper.bell.is_open())) {
       hub.leader = &sleeper;
     }
-    const bool listens = hub.leader == &sleeper && !hub.watchers.empty();
-    if (hub.leader == &sleeper) {
+    const bool leads = hub.leader == &sleeper;
+    const bool listens = (leads || !sleeper.bell.is_open()) && !hub.watchers.empty();
+    if (leads) {
       hub.leader_listens = listens;
     }
     const int inotify = listens ? hub.inotify.get() : -1;

@@ -504,6 +504,58 @@ TEST_CASE("a candidate that a sweep took away is replaced by another, a bounded 
   }
 }
 
+TEST_CASE("an attempt that finds the name taken leaves a spare, into which the next one only writes its record") {
+  const TemporaryDirectory directory;
+  const Place place = place_in(directory.path(), "s.lock");
+  LockRecord record = own_record();
+  record.created_at = created_at_ago(std::chrono::hours{1});
+  record.label = "a long label, so that the second record is the shorter one";
+  plant(directory / "s.lock", "{}");
+  SpareFile spare;
+  const auto contended = publish(place, record, k_mode, &spare);
+  REQUIRE(contended.has_value());
+  CHECK(contended->outcome == PublishAttempt::Outcome::contended);
+  CHECK(contended->file_system_now.has_value());
+  REQUIRE(static_cast<bool>(spare.fd));
+  CHECK(spare.has_witness);
+  const FileIdentity file = spare.file;
+  CHECK(names_in(directory.path()).size() == 1);
+  record.created_at = created_at_ago(std::chrono::milliseconds{0});
+  record.label = "short";
+  const Script script([](const sys::CallInfo& info) { return is(info, sys::Call::openat) ? EMFILE : 0; });
+  const auto again = publish(place, record, k_mode, &spare);
+  REQUIRE(again.has_value());
+  CHECK(again->outcome == PublishAttempt::Outcome::contended);
+  CHECK(*again->file_system_now >= *contended->file_system_now);
+  fs::remove(directory / "s.lock");
+  const auto published = publish(place, record, k_mode, &spare);
+  REQUIRE(published.has_value());
+  REQUIRE(published->outcome == PublishAttempt::Outcome::published);
+  CHECK(published->lock->file == file);
+  CHECK(!spare.fd);
+  CHECK(!published->file_system_now);  // it was made long ago
+  const auto text = read_text(directory / "s.lock");
+  CHECK(text == format_lock_record(published->lock->record));
+  CHECK(published->lock->record.created_at == record.created_at);
+  CHECK(published->lock->record.label == record.label);
+  CHECK(published->lock->record.witness == format_witness(file));
+}
+
+TEST_CASE("nothing with a temporary name is left as a spare") {
+  in_fresh_process([] {
+    const TemporaryDirectory directory;
+    const Script script(no_nameless_files);
+    const Place place = place_in(directory.path(), "s.lock");
+    plant(directory / "s.lock", "{}");
+    SpareFile spare;
+    const auto contended = publish(place, own_record(), k_mode, &spare);
+    REQUIRE_IN_CHILD(contended.has_value());
+    REQUIRE_IN_CHILD(contended->outcome == PublishAttempt::Outcome::contended);
+    REQUIRE_IN_CHILD(!spare.fd);
+    REQUIRE_IN_CHILD(names_in(directory.path()).size() == 1);
+  });
+}
+
 TEST_CASE("a directory that is removed before the name is given is told from other failures") {
   for (const bool nameless : {true, false}) {
     for (const auto moment : {sys::Call::openat, sys::Call::linkat}) {

@@ -1,5 +1,6 @@
 #include "system.hpp"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
@@ -139,6 +140,86 @@ TEST_CASE("a descriptor whose number was taken behind its back closes nothing, i
   CHECK(is_open(number));
   ::close(number);
   ::close(foreign);
+}
+
+TEST_CASE("of two descriptors of ours that had one number the older closes nothing, and a child drops the newer") {
+  const TemporaryDirectory directory;
+  auto older = open_new(directory, "a");
+  const int number = older.fd.get();
+  ::close(number);  // as a program that becomes a daemon
+  auto newer = open_new(directory, "b");
+  REQUIRE(newer.fd.get() == number);
+  const auto count = sys::open_descriptor_count();
+  older.fd.reset();
+  CHECK(is_open(number));
+  CHECK(sys::open_descriptor_count() == count);
+  CHECK(holds_in_child(k_ways[0], [number] { return !is_open(number); }));
+}
+
+TEST_CASE("a descriptor that is abandoned is not closed, and another of ours with its number stays registered") {
+  const TemporaryDirectory directory;
+  auto opened = open_new(directory, "a");
+  const int number = opened.fd.get();
+  const auto count = sys::open_descriptor_count();
+  SUBCASE("it alone had the number") {
+    opened.fd.abandon();
+    CHECK(!opened.fd);
+    CHECK(is_open(number));
+    CHECK(sys::open_descriptor_count() == count - 1);
+    ::close(number);
+  }
+  SUBCASE("another has the number by now") {
+    ::close(number);
+    const auto newer = open_new(directory, "b");
+    REQUIRE(newer.fd.get() == number);
+    opened.fd.abandon();
+    CHECK(sys::open_descriptor_count() == count);
+  }
+}
+
+TEST_CASE("what is no file is not closed under a number that a file has by now") {
+  const TemporaryDirectory directory;
+  for (const auto& open : {+[] { return sys::eventfd(); }, +[] { return sys::inotify_init(); },
+                           +[] { return sys::pidfd_open(::getpid()); }}) {
+    auto opened = open();
+    REQUIRE(opened.ok());
+    const int number = opened.fd.get();
+    ::close(number);
+    const int own = ::open((directory / "own").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    REQUIRE(own == number);
+    opened.fd.reset();
+    CHECK(is_open(own));
+    ::close(own);
+  }
+}
+
+TEST_CASE("a child made without fork handlers can fork, whatever the parent's other threads were doing") {
+  // One of them is in the middle of an open, which the child would wait for without end.
+  const TemporaryDirectory directory;
+  const auto fifo = (directory / "fifo").string();
+  REQUIRE(::mkfifo(fifo.c_str(), 0600) == 0);
+  std::thread blocked([&] { (void)sys::open(AT_FDCWD, fifo.c_str(), O_RDONLY); });
+  test::wait_until("the open blocks", [&] {
+    const std::filesystem::directory_iterator tasks("/proc/self/task");
+    return std::any_of(begin(tasks), end(tasks), [](const auto& task) {
+      return test::read_text(task.path() / "stat").find(") S ") != std::string::npos;
+    });
+  });
+  for (const auto& way : {k_ways[1], k_ways[2]}) {
+    CAPTURE(way.name);
+    CHECK(holds_in_child(way, [] {
+      ::alarm(static_cast<unsigned>(test::k_patience.count()));
+      const pid_t child = ::fork();
+      if (child == 0) {
+        ::_exit(0);
+      }
+      int status = 1;
+      return ::waitpid(child, &status, 0) == child && status == 0;
+    }));
+  }
+  const int writer = ::open(fifo.c_str(), O_WRONLY | O_CLOEXEC);
+  blocked.join();
+  ::close(writer);
 }
 
 TEST_CASE("an inherited descriptor object closes nothing in a child, where its number may be in use again") {

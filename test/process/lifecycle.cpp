@@ -1,0 +1,1067 @@
+// What happens to a hold when its process forks, executes, exits, is signalled, is stopped or becomes a daemon, and
+// what a watchdog does.
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <functional>
+#include <iterator>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <sessionlock/counters.hpp>
+#include <sessionlock/lock_manager.hpp>
+#include <sessionlock/transcript.hpp>
+
+#include "exit_race.hpp"
+#include "lock_tools.hpp"
+#include "process.hpp"
+#include "script.hpp"
+
+namespace fs = std::filesystem;
+using namespace sessionlock;
+using namespace sessionlock::test;
+using namespace std::chrono_literals;
+using Clock = std::chrono::steady_clock;
+
+namespace {
+
+struct Session {
+  TemporaryDirectory directory{};
+  fs::path path = directory / "s.jsonl";
+  fs::path lock = directory / "s.jsonl.lock";
+};
+
+SessionLock held(Result<SessionLock> lock) {
+  if (!lock) {
+    throw std::runtime_error(lock.error().message());
+  }
+  return std::move(*lock);
+}
+
+template <class T>
+std::error_code code_of(const Result<T>& result) {
+  return result ? std::error_code() : result.error().code;
+}
+
+pid_t raw_clone() {
+  return static_cast<pid_t>(::syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, nullptr));
+}
+
+/// The ways to fork: with the handlers of pthread_atfork(3) and without.
+struct Way {
+  const char* name;
+  pid_t (*fork)();
+};
+constexpr std::array<Way, 3> k_ways{{{"fork", ::fork}, {"_Fork", ::_Fork}, {"clone", raw_clone}}};
+
+/// A child that a process made in some way runs `body`; its exit code.
+int exit_code_in(const Way& way, const std::function<int()>& body) {
+  const pid_t child = way.fork();
+  if (child == 0) {
+    ::_exit(body());
+  }
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/// What an observer was told.
+class Events {
+ public:
+  explicit Events(ManagerOptions options = {}) : options_(std::move(options)) {
+    options_.observer = [this](const Event& event) {
+      const std::lock_guard lock(mutex_);
+      events_.push_back(event);
+    };
+  }
+  [[nodiscard]] const ManagerOptions& options() const { return options_; }
+  [[nodiscard]] std::vector<Event> all() const {
+    const std::lock_guard lock(mutex_);
+    return events_;
+  }
+  [[nodiscard]] std::vector<Event> of(EventKind kind) const {
+    std::vector<Event> found;
+    const auto events = all();
+    std::copy_if(events.begin(), events.end(), std::back_inserter(found),
+                 [kind](const Event& event) { return event.kind == kind; });
+    return found;
+  }
+  [[nodiscard]] std::vector<EventKind> kinds() const {
+    std::vector<EventKind> kinds;
+    for (const auto& event : all()) {
+      kinds.push_back(event.kind);
+    }
+    return kinds;
+  }
+  void wait_for(EventKind kind, std::size_t count = 1) const {
+    wait_until(to_string(kind), [&] { return of(kind).size() >= count; });
+  }
+
+ private:
+  ManagerOptions options_;
+  mutable std::mutex mutex_;
+  std::vector<Event> events_;
+};
+
+AcquireOptions held_at_most(std::chrono::milliseconds max_hold) {
+  AcquireOptions options;
+  options.max_hold = max_hold;
+  return options;
+}
+
+/// Runs a hidden test case of this program as a program of its own.
+CommandResult run_case(const std::string& name, const std::vector<std::string>& environment) {
+  ExecOptions options;
+  options.environment = environment;
+  return run_command({"/proc/self/exe", "-tc=" + name, "--no-skip", "--no-intro=true"}, {}, options);
+}
+
+fs::path path_from_environment() {
+  const char* const path = std::getenv("SESSIONLOCK_TEST_SESSION");
+  return path != nullptr ? path : "";
+}
+
+std::size_t count_in(std::string_view text, std::string_view part) {
+  std::size_t count = 0;
+  for (auto at = text.find(part); at != std::string_view::npos; at = text.find(part, at + 1)) {
+    ++count;
+  }
+  return count;
+}
+
+}  // namespace
+
+// --- forks -----------------------------------------------------------------------------------------------------------
+
+TEST_CASE("in a child every call on an inherited handle answers lost and touches nothing") {
+  const Session session;
+  for (const Way& way : k_ways) {
+    CAPTURE(way.name);
+    auto lock = held(try_lock(session.path));
+    const auto inode = inode_of(session.lock);
+    CHECK(exit_code_in(way, [&] {
+            int wrong = 0;
+            bool ran = false;
+            std::string name = "true";
+            char* const arguments[] = {name.data(), nullptr};
+            wrong += lock.owns() ? 1 : 0;
+            wrong += code_of(lock.verify()) == Errc::lost ? 0 : 1;
+            wrong += code_of(lock.guarded([&] { ran = true; })) == Errc::lost && !ran ? 0 : 1;
+            wrong += code_of(lock.spawn_with(name.c_str(), arguments, environ)) == Errc::lost ? 0 : 1;
+            wrong += code_of(Transcript::open(lock)) == Errc::lost ? 0 : 1;
+            wrong += lock.session_path() == session.path ? 0 : 1;
+            wrong += LockManager().held().empty() ? 0 : 1;
+            wrong += code_of(try_lock(session.path)) == Errc::locked ? 0 : 1;
+            auto moved = std::move(lock);
+            wrong += code_of(moved.release()) == Errc::lost ? 0 : 1;
+            return wrong;
+          }) == 0);
+    CHECK(inode_of(session.lock) == inode);
+    CHECK(lock.verify().has_value());
+    CHECK(lock.guarded([] {}).has_value());
+    CHECK(lock.release().has_value());
+  }
+}
+
+TEST_CASE("a child that lives on does not keep its dead parent's lock") {
+  // With the handlers of pthread_atfork at once, without them from its first call of the library on.
+  for (const Way& way : k_ways) {
+    CAPTURE(way.name);
+    const Session session;
+    auto parent_process = ChildProcess::run([&](Channel& parent) -> int {
+      const auto lock = held(try_lock(session.path));
+      if (way.fork() == 0) {
+        REQUIRE_IN_CHILD(!lock.owns());
+        parent.tell(std::to_string(::getpid()));
+      }
+      while (true) {
+        ::pause();
+      }
+    });
+    const pid_t child = static_cast<pid_t>(std::stoi(*parent_process.hear()));
+    (void)parent_process.kill();
+    REQUIRE(::kill(child, 0) == 0);
+    const auto lock = try_lock(session.path);
+    ::kill(child, SIGKILL);
+    REQUIRE(lock.has_value());
+    CHECK(lock->reclaimed_from()->reasons.front() == StaleReason::dead_pid);
+  }
+}
+
+TEST_CASE("a child keeps no flock of a reclaimer that is killed") {
+  const Session session;
+  plant(session.lock, foreign_record(dead_pid()));
+  auto reclaimer = ChildProcess::run([&](Channel& parent) {
+    const Script script(outermost([&](const sys::CallInfo& info) {
+      if (is_call_on(info, sys::Call::unlinkat, "s.jsonl.lock")) {  // under the flock
+        if (::fork() == 0) {
+          parent.tell(std::to_string(::getpid()));
+        }
+        while (true) {
+          ::pause();
+        }
+      }
+      return 0;
+    }));
+    (void)try_lock(session.path);
+    return 0;
+  });
+  const pid_t child = static_cast<pid_t>(std::stoi(*reclaimer.hear()));
+  CHECK(code_of(try_lock(session.path)) == Errc::locked);  // the flock is busy
+  (void)reclaimer.kill();
+  REQUIRE(::kill(child, 0) == 0);
+  const auto lock = try_lock(session.path);
+  ::kill(child, SIGKILL);
+  CHECK(lock.has_value());
+}
+
+TEST_CASE("forks in the middle of other threads' locking neither hang nor harm") {
+  const Session session;
+  auto process = ChildProcess::run([&](Channel&) {
+    std::atomic<bool> stop{false};
+    std::vector<std::thread> threads;
+    for (const char* const name : {"a.jsonl", "b.jsonl"}) {
+      threads.emplace_back([&, name] {
+        LockManager manager;
+        while (!stop) {
+          auto lock = held(manager.acquire(session.directory / name));
+          REQUIRE_IN_CHILD(lock.guarded([] {}).has_value());
+          REQUIRE_IN_CHILD(lock.release().has_value());
+        }
+      });
+    }
+    const auto lock = held(try_lock(session.path));
+    for (int i = 0; i < 40; ++i) {
+      const int wrong = exit_code_in(k_ways[0], [&] {
+        const bool inherited = code_of(lock.verify()) == Errc::lost;
+        const bool own = try_lock(session.directory / "child.jsonl").has_value();
+        return inherited && own ? 0 : 1;
+      });
+      REQUIRE_IN_CHILD(wrong == 0);
+    }
+    stop = true;
+    for (auto& thread : threads) {
+      thread.join();
+    }
+    REQUIRE_IN_CHILD(lock.verify().has_value());
+    REQUIRE_IN_CHILD(sys::open_descriptor_count() < 20);
+    return 0;
+  });
+  CHECK(process.wait().exited_with(0));
+}
+
+TEST_CASE("a lock belongs to the process that is there after the last fork of a daemon") {
+  const Session session;
+  auto starter = ChildProcess::run([&](Channel& parent) {
+    if (::fork() != 0) {
+      ::_exit(0);
+    }
+    ::setsid();
+    if (::fork() != 0) {
+      ::_exit(0);
+    }
+    REQUIRE_IN_CHILD(::chdir("/") == 0);
+    const auto lock = held(try_lock(session.path));
+    parent.tell(std::to_string(::getpid()));
+    (void)parent.hear();
+    return 0;
+  });
+  const auto heard = starter.hear();
+  REQUIRE(heard.has_value());
+  const auto inspection = LockManager().inspect(session.path);
+  REQUIRE(inspection.has_value());
+  CHECK(std::to_string(inspection->record.pid.value_or(0)) == *heard);
+  CHECK(inspection->owner == OwnerState::alive);
+  starter.tell("end");
+}
+
+TEST_CASE("who closes all its descriptors has lost its lock, is told so, and keeps the descriptors it opens then") {
+  const Session session;
+  auto daemon = ChildProcess::run([&](Channel& parent) {
+    auto lock = held(LockManager().acquire(session.path));
+    auto forgotten = std::make_unique<SessionLock>(held(try_lock(session.directory / "other.jsonl")));
+    const auto in = ::fcntl(STDIN_FILENO, F_GETFD);
+    REQUIRE_IN_CHILD(in >= 0);
+    constexpr int k_numbers = 64;
+    int kept = -1;
+    for (int fd = 3; fd < k_numbers; ++fd) {
+      // The channel's ends stay, because the test needs them.
+      struct stat status {};
+      if (::fstat(fd, &status) == 0 && !S_ISSOCK(status.st_mode) && !S_ISFIFO(status.st_mode)) {
+        ::close(fd);
+        kept = fd;
+      }
+    }
+    REQUIRE_IN_CHILD(kept > 0);
+    std::vector<int> own;
+    for (int i = 0; i < k_numbers / 2; ++i) {
+      own.push_back(::open((session.directory / "own").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+      REQUIRE_IN_CHILD(own.back() >= 0);
+    }
+    bool ran = false;
+    REQUIRE_IN_CHILD(code_of(lock.guarded([&] { ran = true; })) == Errc::lost && !ran);
+    REQUIRE_IN_CHILD(code_of(lock.verify()) == Errc::lost);
+    REQUIRE_IN_CHILD(!lock.owns());
+    forgotten.reset();
+    lock = SessionLock();
+    for (const int fd : own) {
+      REQUIRE_IN_CHILD(::fcntl(fd, F_GETFD) >= 0);
+      REQUIRE_IN_CHILD(::flock(fd, LOCK_EX | LOCK_NB) == 0 && ::flock(fd, LOCK_UN) == 0);  // nobody locked it
+    }
+    // It still runs under the recorded pid and start time, so others respect the file until it ends.
+    REQUIRE_IN_CHILD(fs::exists(session.lock));
+    parent.tell("closed");
+    (void)parent.hear();
+    return 0;
+  });
+  daemon.expect("closed");
+  const auto refused = try_lock(session.path);
+  CHECK(code_of(refused) == Errc::locked);
+  CHECK(refused.error().holder->basis == Basis::verified);
+  daemon.tell("end");
+  CHECK(daemon.wait().exited_with(0));
+  CHECK(try_lock(session.path).has_value());
+}
+
+// --- exec ------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+/// Makes the library open whatever it opens: a lock, a wait for another, a failed acquire.
+class Everything {
+ public:
+  explicit Everything(const fs::path& session)
+      : lock_(held(try_lock(session))), events_(), manager_(events_.options()) {
+    const fs::path other = session.parent_path() / "other.jsonl";
+    thread_ = std::thread([this, other] {
+      AcquireOptions options;
+      options.stop = stop_.get_token();
+      options.timeout = std::chrono::milliseconds::max();
+      (void)manager_.acquire(other, options);
+    });
+    events_.wait_for(EventKind::contended);
+  }
+  ~Everything() {
+    stop_.request_stop();
+    thread_.join();
+  }
+  Everything(const Everything&) = delete;
+  Everything& operator=(const Everything&) = delete;
+  [[nodiscard]] const SessionLock& lock() const { return lock_; }
+
+ private:
+  SessionLock lock_;
+  Events events_;
+  LockManager manager_;
+  std::stop_source stop_{};
+  std::thread thread_{};
+};
+
+/// Whether a listing of descriptors shows none of the library's.
+bool shows_nothing_of_ours(const std::string& listing, const fs::path& directory) {
+  return count_in(listing, directory.string()) == 0 && count_in(listing, "anon_inode") == 0 &&
+         count_in(listing, "pidfd") == 0;
+}
+
+constexpr const char* k_listing = "-l";
+constexpr const char* k_descriptors = "/proc/self/fd";
+
+}  // namespace
+
+TEST_CASE("(exec) a program that becomes another" * doctest::skip()) {
+  const Everything everything(path_from_environment());
+  ::execlp("ls", "ls", k_listing, k_descriptors, nullptr);
+}
+
+TEST_CASE("(spawn) a program that gives its lock to another" * doctest::skip()) {
+  const Everything everything(path_from_environment());
+  std::string name = "ls";
+  std::string listing = k_listing;
+  std::string descriptors = k_descriptors;
+  char* const arguments[] = {name.data(), listing.data(), descriptors.data(), nullptr};
+  const auto child = everything.lock().spawn_with(name.c_str(), arguments, environ);
+  REQUIRE(child.has_value());
+  REQUIRE(::waitpid(*child, nullptr, 0) == *child);
+}
+
+TEST_CASE("(fork) a program that starts another" * doctest::skip()) {
+  const Everything everything(path_from_environment());
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::execlp("ls", "ls", k_listing, k_descriptors, nullptr);
+    ::_exit(1);
+  }
+  REQUIRE(::waitpid(child, nullptr, 0) == child);
+}
+
+TEST_CASE("exec, and fork and exec, leak no descriptor") {
+  const Session session;
+  const auto holder = holder_of(session.directory / "other.jsonl");
+  for (const std::string name : {"(exec)*", "(fork)*"}) {
+    CAPTURE(name);
+    const auto listed = run_case(name, {"SESSIONLOCK_TEST_SESSION=" + session.path.string()});
+    CHECK_MESSAGE(count_in(listed.out, " -> ") > 2, listed.out);
+    CHECK_MESSAGE(shows_nothing_of_ours(listed.out, session.directory.path()), listed.out);
+    fs::remove(session.lock);
+  }
+}
+
+TEST_CASE("a program that is given the lock gets this one descriptor and no other") {
+  const Session session;
+  const auto holder = holder_of(session.directory / "other.jsonl");
+  const auto listed = run_case("(spawn)*", {"SESSIONLOCK_TEST_SESSION=" + session.path.string()});
+  CHECK_MESSAGE(count_in(listed.out, session.directory.path().string()) == 1, listed.out);
+  CHECK_MESSAGE(count_in(listed.out, "other.jsonl") == 0, listed.out);
+  CHECK_MESSAGE(count_in(listed.out, "anon_inode") == 0, listed.out);
+}
+
+// --- exit ------------------------------------------------------------------------------------------------------------
+
+TEST_CASE("an exit in one thread never lets a successor in under another thread's guarded write") {
+  // Protects: the phase of a hold. With `flock` alone both threads have it, and they overlap. Many more rounds are in
+  // test/stress/exits.cpp.
+  const auto figures = exit_while_writing(25);
+  CHECK(figures.overlaps == 0);
+  CHECK(figures.failures == 0);
+  CHECK(figures.left > 0);
+}
+
+TEST_CASE("an exit releases what is idle, in whatever thread it is called") {
+  const Session session;
+  auto process = ChildProcess::run_to_exit([&](Channel&) {
+    new SessionLock(held(try_lock(session.path)));
+    ManagerOptions options;
+    options.release_at_exit = false;
+    new SessionLock(held(LockManager(options).try_acquire(session.directory / "kept.jsonl")));
+    std::thread([] { std::exit(7); }).join();
+    return 1;
+  });
+  CHECK(process.wait().exited_with(7));
+  CHECK(!fs::exists(session.lock));
+  CHECK(fs::exists(session.directory / "kept.jsonl.lock"));
+}
+
+TEST_CASE("a child that exits releases nothing of its parent's, and its own") {
+  const Session session;
+  const auto lock = held(try_lock(session.path));
+  auto child = ChildProcess::run_to_exit([&](Channel&) {
+    new SessionLock(held(try_lock(session.directory / "own.jsonl")));
+    return 0;
+  });
+  CHECK(child.wait().exited_with(0));
+  CHECK(!fs::exists(session.directory / "own.jsonl.lock"));
+  CHECK(lock.verify().has_value());
+}
+
+// --- signals ---------------------------------------------------------------------------------------------------------
+
+namespace {
+
+ManagerOptions cleaning_up() {
+  ManagerOptions options;
+  options.cleanup_signals.assign(std::begin(k_cleanup_signals), std::end(k_cleanup_signals));
+  return options;
+}
+
+/// Takes the test framework's handlers off, and leaves no cores about.
+void begin_as_a_program() {
+  for (const int signal : k_cleanup_signals) {
+    ::signal(signal, SIG_DFL);
+  }
+  const struct rlimit none {};
+  (void)::setrlimit(RLIMIT_CORE, &none);
+}
+
+/// A child that holds the session's lock, and cleans up on signals. Says "held".
+ChildProcess signalled_holder(const Session& session, const ManagerOptions& options,
+                              const std::function<void()>& before = {}) {
+  auto child = ChildProcess::run([&](Channel& parent) {
+    begin_as_a_program();
+    if (before) {
+      before();
+    }
+    const auto lock = held(LockManager(options).try_acquire(session.path));
+    parent.tell("held");
+    while (const auto heard = parent.hear()) {
+      parent.tell(lock.verify() ? "still held" : "lost");
+    }
+    return 0;
+  });
+  child.expect("held");
+  return child;
+}
+
+volatile std::sig_atomic_t g_handled = 0;
+
+}  // namespace
+
+TEST_CASE("each of the five signals releases the lock and ends the process as it would have") {
+  const Session session;
+  for (const int signal : k_cleanup_signals) {
+    CAPTURE(signal);
+    auto child = signalled_holder(session, cleaning_up());
+    REQUIRE(fs::exists(session.lock));
+    child.send_signal(signal);
+    CHECK(child.wait().killed_by(signal));
+    CHECK(!fs::exists(session.lock));
+  }
+}
+
+TEST_CASE("an abort releases the lock") {
+  const Session session;
+  auto child = ChildProcess::run([&](Channel&) -> int {
+    begin_as_a_program();
+    const auto lock = held(LockManager(cleaning_up()).try_acquire(session.path));
+    std::abort();
+  });
+  CHECK(child.wait().killed_by(SIGABRT));
+  CHECK(!fs::exists(session.lock));
+}
+
+TEST_CASE("signals that nobody asked for are left alone") {
+  const Session session;
+  auto child = signalled_holder(session, {});
+  child.send_signal(SIGTERM);
+  CHECK(child.wait().killed_by(SIGTERM));
+  CHECK(fs::exists(session.lock));
+  CHECK(held(try_lock(session.path)).reclaimed_from().has_value());
+}
+
+TEST_CASE("a signal that is ignored stays ignored") {
+  const Session session;
+  auto child = signalled_holder(session, cleaning_up(), [] { ::signal(SIGHUP, SIG_IGN); });
+  child.send_signal(SIGHUP);
+  child.tell("well?");
+  child.expect("still held");
+  child.send_signal(SIGTERM);
+  CHECK(child.wait().killed_by(SIGTERM));
+  CHECK(!fs::exists(session.lock));
+}
+
+TEST_CASE("a signal that has a handler stays that handler's, and the lock stays") {
+  const Session session;
+  const auto plain = [] { ::signal(SIGTERM, [](int) { g_handled = 1; }); };
+  const auto with_information = [] {
+    struct sigaction action {};
+    action.sa_flags = SA_SIGINFO;
+    action.sa_sigaction = [](int, siginfo_t*, void*) { g_handled = 1; };
+    ::sigaction(SIGTERM, &action, nullptr);
+  };
+  for (const std::function<void()>& install : {std::function<void()>(plain), std::function<void()>(with_information)}) {
+    auto child = ChildProcess::run([&](Channel& parent) {
+      begin_as_a_program();
+      install();
+      const auto lock = held(LockManager(cleaning_up()).try_acquire(session.path));
+      parent.tell("held");
+      wait_until("handled", [] { return g_handled == 1; });
+      parent.tell(lock.verify() ? "still held" : "lost");
+      return 0;
+    });
+    child.expect("held");
+    child.send_signal(SIGTERM);
+    child.expect("still held");
+    CHECK(child.wait().exited_with(0));
+  }
+}
+
+TEST_CASE("a signal that ends no process releases nothing, even if it was asked for") {
+  const Session session;
+  ManagerOptions options;
+  options.cleanup_signals = {SIGCHLD, SIGWINCH, SIGURG, SIGCONT, SIGTERM};
+  auto child = signalled_holder(session, options);
+  for (const int signal : {SIGCHLD, SIGWINCH, SIGURG, SIGCONT}) {
+    child.send_signal(signal);
+  }
+  child.tell("well?");
+  child.expect("still held");
+  child.send_signal(SIGTERM);
+  CHECK(child.wait().killed_by(SIGTERM));
+  CHECK(!fs::exists(session.lock));
+}
+
+TEST_CASE("a second signal during the clean-up is harmless") {
+  const Session session;
+  for (const bool from_outside : {false, true}) {
+    CAPTURE(from_outside);
+    auto child = ChildProcess::run([&](Channel& parent) {
+      begin_as_a_program();
+      const auto first = held(LockManager(cleaning_up()).try_acquire(session.path));
+      const auto second = held(try_lock(session.directory / "second.jsonl"));
+      const Script script(outermost([&](const sys::CallInfo& info) {
+        if (info.call == sys::Call::unlinkat) {
+          if (from_outside) {
+            ::kill(::getpid(), SIGINT);
+          } else {
+            ::raise(SIGINT);
+          }
+        }
+        return 0;
+      }));
+      parent.tell("held");
+      (void)parent.hear();
+      return 0;
+    });
+    child.expect("held");
+    child.send_signal(SIGTERM);
+    const auto ended = child.wait();
+    CHECK((ended.killed_by(SIGTERM) || ended.killed_by(SIGINT)));
+    CHECK(!fs::exists(session.lock));
+    CHECK(!fs::exists(session.directory / "second.jsonl.lock"));
+  }
+}
+
+TEST_CASE("the clean-up works at every step of an acquire, a guarded write and a release") {
+  // The signal comes before each system call, some of which are made under a mutex of the library.
+  constexpr int k_steps = 60;
+  int guarded = 0;
+  int ended_early = 0;
+  for (int step = 0; step < k_steps; ++step) {
+    CAPTURE(step);
+    const Session session;
+    auto child = ChildProcess::run([&](Channel&) {
+      begin_as_a_program();
+      LockManager manager(cleaning_up());
+      const auto idle = held(manager.try_acquire(session.path));
+      int calls = 0;
+      const Script script(outermost([&](const sys::CallInfo&) {
+        if (calls++ == step) {
+          ::raise(SIGTERM);
+        }
+        return 0;
+      }));
+      auto other = held(manager.acquire(session.directory / "other.jsonl"));
+      (void)other.guarded([&] { (void)LockManager().inspect(session.directory / "other.jsonl"); });
+      (void)other.release();
+      return 0;
+    });
+    const auto ended = child.wait();
+    REQUIRE((ended.killed_by(SIGTERM) || ended.exited_with(0)));
+    ended_early += ended.signal != 0 ? 1 : 0;
+    if (ended.signal != 0) {
+      CHECK(!fs::exists(session.lock));
+      guarded += fs::exists(session.directory / "other.jsonl.lock") ? 1 : 0;
+    }
+    CHECK(try_lock(session.directory / "other.jsonl").has_value());
+  }
+  CHECK(ended_early > 20);
+  CHECK(guarded > 0);  // nothing was unlinked under a guarded write
+}
+
+TEST_CASE("the clean-up works wherever the program is") {
+  // A handler that allocated or took a lock would meet a thread that does just that, sooner or later.
+  for (int round = 0; round < 15; ++round) {
+    const Session session;
+    auto child = ChildProcess::run([&](Channel& parent) -> int {
+      begin_as_a_program();
+      LockManager manager(cleaning_up());
+      const auto idle = held(manager.try_acquire(session.path));
+      std::thread([&] {
+        while (true) {
+          (void)manager.acquire(session.directory / "other.jsonl");
+        }
+      }).detach();
+      parent.tell("busy");
+      for (std::size_t size = 1;; size = size % 5000 + 7) {
+        const std::vector<std::string> strings(size % 10, std::string(size, 'x'));
+      }
+    });
+    child.expect("busy");
+    std::this_thread::sleep_for(std::chrono::microseconds{137 * round});
+    child.send_signal(SIGTERM);
+    REQUIRE(child.wait().killed_by(SIGTERM));
+    CHECK(!fs::exists(session.lock));
+    CHECK(try_lock(session.directory / "other.jsonl").has_value());
+  }
+}
+
+TEST_CASE("a signal never unlinks under a guarded write, of its own thread or of another") {
+  const Session session;
+  for (const bool own_thread : {true, false}) {
+    CAPTURE(own_thread);
+    auto child = ChildProcess::run([&](Channel& parent) {
+      begin_as_a_program();
+      const auto lock = held(LockManager(cleaning_up()).try_acquire(session.path));
+      const auto write = [&] {
+        parent.tell("writing");
+        while (true) {
+          ::pause();
+        }
+      };
+      if (own_thread) {
+        (void)lock.guarded(write);
+      }
+      sigset_t all;
+      sigfillset(&all);
+      ::pthread_sigmask(SIG_BLOCK, &all, nullptr);
+      std::thread thread([&] { (void)lock.guarded(write); });
+      ::pthread_sigmask(SIG_UNBLOCK, &all, nullptr);
+      thread.join();
+      return 0;
+    });
+    child.expect("writing");
+    child.send_signal(SIGTERM);
+    CHECK(child.wait().killed_by(SIGTERM));
+    CHECK(fs::exists(session.lock));
+    CHECK(held(try_lock(session.path)).reclaimed_from().has_value());
+  }
+}
+
+TEST_CASE("a signal that ends a child releases nothing of its parent's") {
+  const Session session;
+  auto parent_process = ChildProcess::run([&](Channel& parent) {
+    begin_as_a_program();
+    const auto lock = held(LockManager(cleaning_up()).try_acquire(session.path));
+    for (const Way& way : k_ways) {
+      const pid_t child = way.fork();
+      if (child == 0) {
+        ::raise(SIGTERM);
+        ::_exit(0);
+      }
+      int status = 0;
+      REQUIRE_IN_CHILD(::waitpid(child, &status, 0) == child);
+      REQUIRE_IN_CHILD(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM);
+      REQUIRE_IN_CHILD(lock.verify().has_value());
+    }
+    parent.tell("held");
+    (void)parent.hear();
+    return 0;
+  });
+  parent_process.expect("held");
+  CHECK(fs::exists(session.lock));
+  parent_process.send_signal(SIGTERM);
+  CHECK(parent_process.wait().killed_by(SIGTERM));
+  CHECK(!fs::exists(session.lock));
+}
+
+TEST_CASE("what is not to be released at exit is not released by a signal") {
+  const Session session;
+  ManagerOptions options = cleaning_up();
+  options.release_at_exit = false;
+  auto child = signalled_holder(session, options);
+  child.send_signal(SIGTERM);
+  CHECK(child.wait().killed_by(SIGTERM));
+  CHECK(fs::exists(session.lock));
+  CHECK(try_lock(session.path).has_value());
+}
+
+// --- the watchdog ----------------------------------------------------------------------------------------------------
+
+namespace {
+
+ManagerOptions watched(OverrunAction action) {
+  ManagerOptions options;
+  options.watchdog_interval = 1ms;
+  options.overrun = action;
+  return options;
+}
+
+/// Whether each report came when the hold was twice as old as at the one before.
+bool grow(const std::vector<Event>& reports) {
+  for (std::size_t i = 1; i < reports.size(); ++i) {
+    if (reports[i].duration < 2 * reports[i - 1].duration) {
+      return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+TEST_CASE("a watchdog reports over-long holds at growing intervals, and leaves them alone unless told otherwise") {
+  const Session session;
+  const Events events(watched(OverrunAction::report));
+  LockManager manager(events.options());
+  const auto patient = held(manager.acquire(session.directory / "patient.jsonl", held_at_most(1h)));
+  auto lock = held(manager.acquire(session.path, held_at_most(5ms)));
+  events.wait_for(EventKind::overrun, 4);
+  const auto reports = events.of(EventKind::overrun);
+  CHECK(reports.front().duration >= 5ms);
+  CHECK(grow(reports));
+  for (const auto& report : reports) {
+    CHECK(report.session_path == session.path);
+  }
+  CHECK(lock.verify().has_value());
+  CHECK(lock.release().has_value());
+}
+
+TEST_CASE("what a watchdog releases is lost to its holder before a byte is written") {
+  const Session session;
+  const Events events(watched(OverrunAction::release));
+  LockManager manager(events.options());
+  auto lock = held(manager.acquire(session.path, held_at_most(5ms)));
+  auto transcript = value_or_throw(Transcript::open(lock));
+  events.wait_for(EventKind::released);
+  CHECK(!fs::exists(session.lock));
+  bool ran = false;
+  CHECK(code_of(lock.guarded([&] { ran = true; })) == Errc::lost);
+  CHECK(!ran);
+  CHECK(code_of(lock.verify()) == Errc::lost);
+  CHECK(code_of(transcript.append("1")) == Errc::lost);
+  CHECK(!lock.owns());
+  CHECK(read_text(session.path).empty());
+  CHECK(code_of(lock.release()) == Errc::lost);
+  CHECK(events.kinds() == std::vector{EventKind::acquired, EventKind::overrun, EventKind::released});
+  CHECK(manager.held().empty());
+  CHECK(held(try_lock(session.path)).owns());
+}
+
+TEST_CASE("a watchdog never takes a lock from under a guarded write, and does not report it at every look") {
+  const Session session;
+  const Events events(watched(OverrunAction::release));
+  LockManager manager(events.options());
+  const auto lock = held(manager.acquire(session.path, held_at_most(2ms)));
+  CHECK(lock.guarded([&] {
+              events.wait_for(EventKind::overrun, 4);
+              CHECK(fs::exists(session.lock));
+            })
+            .has_value());
+  CHECK(grow(events.of(EventKind::overrun)));
+  events.wait_for(EventKind::released);
+  CHECK(code_of(lock.verify()) == Errc::lost);
+}
+
+TEST_CASE("a hold that a watchdog cannot release keeps it from no other, and is tried again") {
+  const Session session;
+  const Events events(watched(OverrunAction::release));
+  LockManager manager(events.options());
+  std::vector<SessionLock> locks;
+  for (const char* const name : {"a.jsonl", "b.jsonl", "c.jsonl"}) {
+    locks.push_back(held(manager.acquire(session.directory / name)));
+  }
+  {
+    const Script script(
+        [](const sys::CallInfo& info) { return is_call_on(info, sys::Call::unlinkat, "b.jsonl.lock") ? EACCES : 0; });
+    for (const char* const name : {"a.jsonl", "b.jsonl", "c.jsonl"}) {
+      locks.push_back(held(manager.acquire(session.directory / ("short-" + std::string(name)), held_at_most(1ms))));
+    }
+    events.wait_for(EventKind::released, 2);
+    wait_until("two looks more", [&] { return events.of(EventKind::overrun).size() >= 5; });
+    CHECK(fs::exists(session.directory / "short-b.jsonl.lock"));
+    CHECK(!fs::exists(session.directory / "short-a.jsonl.lock"));
+    CHECK(!fs::exists(session.directory / "short-c.jsonl.lock"));
+  }
+  events.wait_for(EventKind::released, 3);
+  CHECK(!fs::exists(session.directory / "short-b.jsonl.lock"));
+  CHECK(manager.held().size() == 3);
+}
+
+TEST_CASE("an observer that throws breaks nothing") {
+  const Session session;
+  ManagerOptions options = watched(OverrunAction::release);
+  std::atomic<int> told{0};
+  options.observer = [&](const Event&) {
+    ++told;
+    throw std::runtime_error("not now");
+  };
+  LockManager manager(options);
+  const auto holder = holder_of(session.directory / "other.jsonl");
+  auto lock = held(manager.acquire(session.path, held_at_most(1ms)));
+  wait_until("released", [&] { return !lock.owns(); });
+  AcquireOptions brief;
+  brief.timeout = 5ms;
+  CHECK(code_of(manager.acquire(session.directory / "other.jsonl", brief)) == Errc::timed_out);
+  auto again = held(manager.acquire(session.path));
+  CHECK(again.release().has_value());
+  CHECK(told >= 5);  // acquired, overrun, released, contended, acquired, released
+}
+
+TEST_CASE("a watchdog tries again what could not be released") {
+  const Session session;
+  const Events events(watched(OverrunAction::report));
+  LockManager manager(events.options());
+  {
+    const Script script(failing(sys::Call::unlinkat, EIO));
+    (void)held(manager.acquire(session.path));
+    events.wait_for(EventKind::release_failed);
+    CHECK(fs::exists(session.lock));
+  }
+  events.wait_for(EventKind::released);
+  CHECK(!fs::exists(session.lock));
+}
+
+TEST_CASE("a child can end a manager whose watchdog only the parent has") {
+  // Whether its thread sleeps or looks when the fork comes.
+  auto manager = std::make_unique<LockManager>(watched(OverrunAction::report));
+  for (int i = 0; i < 10; ++i) {
+    std::this_thread::sleep_for(std::chrono::microseconds{300 * i});
+    auto child = ChildProcess::run([&](Channel&) {
+      manager.reset();
+      return 0;
+    });
+    REQUIRE(child.wait().exited_with(0));
+  }
+  manager.reset();
+}
+
+TEST_CASE("a holder that was stopped beyond its limit and forced out appends nothing when it goes on") {
+  const Session session;
+  auto writer = ChildProcess::run([&](Channel& parent) {
+    auto lock = held(LockManager().acquire(session.path, held_at_most(10ms)));
+    auto transcript = value_or_throw(Transcript::open(lock));
+    int records = 0;
+    parent.tell("writing");
+    while (transcript.append(R"({"by": "the first"})")) {
+      ++records;
+    }
+    bool ran = false;
+    REQUIRE_IN_CHILD(code_of(lock.verify()) == Errc::lost);
+    REQUIRE_IN_CHILD(code_of(lock.guarded([&] { ran = true; })) == Errc::lost && !ran);
+    parent.tell(std::to_string(records));
+    return 0;
+  });
+  writer.expect("writing");
+  LockManager manager;
+  std::optional<Inspection> inspection;
+  wait_until("over-long and stopped outside of a guarded write", [&] {
+    writer.stop();
+    inspection = value_or_throw(manager.inspect(session.path));
+    const bool over =
+        std::count(inspection->reasons.begin(), inspection->reasons.end(), StaleReason::hold_exceeded) > 0;
+    if (over && manager.force_release(session.path, inspection->record.lock_id.value_or(""), true)) {
+      return true;
+    }
+    writer.resume();
+    return false;
+  });
+  CHECK(inspection->owner == OwnerState::alive);
+  auto successor = held(manager.acquire(session.path));
+  auto transcript = value_or_throw(Transcript::open(successor));
+  REQUIRE(transcript.append(R"({"by": "the second", "n": 1})"));
+  writer.resume();
+  const auto records = writer.hear();
+  REQUIRE(records.has_value());
+  REQUIRE(transcript.append(R"({"by": "the second", "n": 2})"));
+  CHECK(writer.wait().exited_with(0));
+  const std::string text = read_text(session.path);
+  const auto second = text.find(R"({"by": "the second")");
+  CHECK(text.substr(second) == "{\"by\": \"the second\", \"n\": 1}\n{\"by\": \"the second\", \"n\": 2}\n");
+  CHECK(count_in(text.substr(0, second), "{\"by\": \"the first\"}\n") == static_cast<std::size_t>(std::stoi(*records)));
+  CHECK(!fs::exists(session.path.string() + ".torn"));
+}
+
+// --- what is told ----------------------------------------------------------------------------------------------------
+
+TEST_CASE("an observer is told what happens in order, with durations") {
+  const Session session;
+  const Events events;
+  LockManager manager(events.options());
+  auto holder = holder_of(session.path);
+  std::thread thread([&] {
+    const auto lock = held(manager.acquire(session.path));
+    std::this_thread::sleep_for(5ms);
+  });
+  events.wait_for(EventKind::contended);
+  std::this_thread::sleep_for(5ms);
+  (void)holder.kill();
+  thread.join();
+  const auto told = events.all();
+  REQUIRE(events.kinds() == std::vector{EventKind::contended, EventKind::acquired, EventKind::released});
+  CHECK(told[0].inspection->record.pid == holder.pid());
+  CHECK(told[1].duration >= 5ms);
+  CHECK(told[1].inspection->removed);
+  CHECK(told[1].inspection->reasons.front() == StaleReason::dead_pid);
+  CHECK(told[2].duration >= 5ms);
+  for (const auto& event : told) {
+    CHECK(event.session_path == session.path);
+    CHECK(event.lock_path == session.lock);
+  }
+}
+
+TEST_CASE("an observer is told once that a lock is lost, and of a stale lock that nothing was waited for") {
+  const Session session;
+  const Events events;
+  LockManager manager(events.options());
+  plant(session.lock, foreign_record(dead_pid()));
+  const auto lock = held(manager.acquire(session.path));
+  fs::remove(session.lock);
+  CHECK(code_of(lock.guarded([] {})) == Errc::lost);
+  CHECK(code_of(lock.verify()) == Errc::lost);
+  CHECK(events.kinds() == std::vector{EventKind::acquired, EventKind::lost});
+}
+
+TEST_CASE("an observer is told now and then that a wait goes on, and for whom") {
+  const Session session;
+  const Events events;
+  LockManager manager(events.options());
+  const auto holder = holder_of(session.path);
+  std::stop_source source;
+  AcquireOptions options;
+  options.timeout = std::chrono::milliseconds::max();
+  options.stop = source.get_token();
+  std::thread thread([&] { (void)manager.acquire(session.path, options); });
+  events.wait_for(EventKind::waiting);
+  source.request_stop();
+  thread.join();
+  CHECK(events.of(EventKind::contended).size() == 1);
+  const auto waiting = events.of(EventKind::waiting).front();
+  CHECK(waiting.duration >= 1s);
+  CHECK(waiting.inspection->record.pid == holder.pid());
+  CHECK(!waiting.inspection->explanation().empty());
+}
+
+TEST_CASE("an observer may use the library") {
+  const Session session;
+  ManagerOptions options;
+  int inspected = 0;
+  options.observer = [&](const Event& event) {
+    inspected += LockManager().inspect(event.session_path).has_value() ? 1 : 0;
+    (void)LockManager().held();
+    (void)try_lock(session.directory / "other.jsonl");
+  };
+  auto lock = held(LockManager(options).acquire(session.path));
+  CHECK(lock.release().has_value());
+  CHECK(inspected == 2);
+}
+
+TEST_CASE("the process's counters count") {
+  const Session session;
+  auto child = ChildProcess::run([&](Channel&) {
+    (void)held(try_lock(session.path));
+    REQUIRE_IN_CHILD(counters().acquisitions == 1);
+    REQUIRE_IN_CHILD(counters().waits == 0 && counters().wait_time.count() == 0);
+    plant(session.lock, foreign_record(dead_pid()));
+    (void)held(try_lock(session.path));
+    REQUIRE_IN_CHILD(counters().acquisitions == 2);
+    REQUIRE_IN_CHILD(counters().reclaims[static_cast<std::size_t>(StaleReason::dead_pid)] == 1);
+    plant(session.lock, "{\"pid\": 1, \"bootId\": \"of another machine\"}");
+    REQUIRE_IN_CHILD(code_of(try_lock(session.path)) == Errc::locked);
+    REQUIRE_IN_CHILD(counters().unknown_verdicts == 1);
+    AcquireOptions brief;
+    brief.timeout = 5ms;
+    REQUIRE_IN_CHILD(code_of(LockManager().acquire(session.path, brief)) == Errc::timed_out);
+    REQUIRE_IN_CHILD(counters().waits == 1 && counters().wait_time >= 5ms);
+    fs::remove(session.lock);
+    {
+      auto lock = held(try_lock(session.path));
+      const Script script(failing(sys::Call::unlinkat, EIO));
+      lock = SessionLock();
+    }
+    REQUIRE_IN_CHILD(counters().release_failures == 1);
+    REQUIRE_IN_CHILD(exit_code_in(k_ways[0], [] { return static_cast<int>(counters().acquisitions); }) == 0);
+    return 0;
+  });
+  CHECK(child.wait().exited_with(0));
+}

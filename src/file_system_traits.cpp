@@ -4,8 +4,10 @@
 #include <array>
 #include <map>
 #include <mutex>
+#include <string_view>
 #include <tuple>
 
+#include <fmt/format.h>
 #include <linux/magic.h>
 
 #include "per_process.hpp"
@@ -35,6 +37,25 @@ bool is_local_file_system(std::uint64_t type) noexcept {
                                                     k_zfs_magic,          k_bcachefs_magic,  TMPFS_MAGIC,
                                                     OVERLAYFS_SUPER_MAGIC};
   return std::find(k_local.begin(), k_local.end(), type) != k_local.end();
+}
+
+std::string file_system_name(std::uint64_t type) {
+  struct Named {
+    std::uint64_t type;
+    std::string_view name;
+  };
+  constexpr std::array<Named, 22> k_named = {
+      {{EXT4_SUPER_MAGIC, "ext4"},  {k_xfs_magic, "xfs"},         {BTRFS_SUPER_MAGIC, "btrfs"},
+       {F2FS_SUPER_MAGIC, "f2fs"},  {k_zfs_magic, "zfs"},         {k_bcachefs_magic, "bcachefs"},
+       {TMPFS_MAGIC, "tmpfs"},      {RAMFS_MAGIC, "ramfs"},       {OVERLAYFS_SUPER_MAGIC, "overlay"},
+       {NFS_SUPER_MAGIC, "nfs"},    {SMB_SUPER_MAGIC, "smb"},     {SMB2_SUPER_MAGIC, "smb2"},
+       {CIFS_SUPER_MAGIC, "cifs"},  {FUSE_SUPER_MAGIC, "fuse"},   {V9FS_MAGIC, "9p"},
+       {CEPH_SUPER_MAGIC, "ceph"},  {AFS_FS_MAGIC, "afs"},        {CODA_SUPER_MAGIC, "coda"},
+       {MSDOS_SUPER_MAGIC, "vfat"}, {EXFAT_SUPER_MAGIC, "exfat"}, {ECRYPTFS_SUPER_MAGIC, "ecryptfs"},
+       {PROC_SUPER_MAGIC, "proc"}}};
+  const auto found =
+      std::find_if(k_named.begin(), k_named.end(), [&](const Named& named) { return named.type == type; });
+  return found == k_named.end() ? fmt::format("{:#x}", type) : std::string{found->name};
 }
 
 std::shared_ptr<FileSystemTraits> traits_of(std::uint64_t device, const sys::FileSystem& file_system) {

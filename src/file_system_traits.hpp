@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "system.hpp"
 
@@ -36,6 +37,9 @@ struct FileSystemTraits {
 /// Whether this `statfs` type is on the list of file systems that one kernel arbitrates alone. A list of known good,
 /// because a list of known bad is never complete.
 [[nodiscard]] bool is_local_file_system(std::uint64_t type) noexcept;
+
+/// The name of a `statfs` type as mount(8) has it; its number in hexadecimal where it is not known here.
+[[nodiscard]] std::string file_system_name(std::uint64_t type);
 
 /// The traits of the file system that `device` and `file_system` identify. Device numbers of virtual file systems are
 /// given out again after an unmount, so the device alone would not do.

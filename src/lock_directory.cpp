@@ -41,10 +41,6 @@ struct Directories {
 };
 PerProcess<Directories> g_directories;
 
-FileIdentity identity_of(const struct stat& status) {
-  return {static_cast<std::uint64_t>(status.st_dev), static_cast<std::uint64_t>(status.st_ino)};
-}
-
 std::string join(const std::string& directory, std::string_view name) {
   std::string path;
   path.reserve(directory.size() + 1 + name.size());
@@ -245,6 +241,10 @@ Result<FollowedSession> follow_to_end(std::string path, const LocateOptions& opt
 
 }  // namespace
 
+FileIdentity identity_of(const struct stat& status) noexcept {
+  return {static_cast<std::uint64_t>(status.st_dev), static_cast<std::uint64_t>(status.st_ino)};
+}
+
 Directory::~Directory() {
   struct stat status {};
   if (number_is_doubtful.load() && !(sys::fstat(fd.get(), status).ok() && identity_of(status) == identity)) {
@@ -259,6 +259,16 @@ bool Directory::is_removed() const {
 
 std::filesystem::path Directory::path_of(const std::string& name) const {
   return join(path, name);
+}
+
+Result<void> for_each_name(const Directory& directory, const std::function<void(std::string_view)>& tell) {
+  const auto opened = sys::open(directory.fd.get(), ".", O_RDONLY | O_DIRECTORY);
+  if (!opened.ok()) {
+    return tl::unexpected(Error{opened.code(), "openat", directory.path, std::nullopt, {}});
+  }
+  const auto read = sys::read_names(opened.fd.get(), tell);
+  return read.ok() ? Result<void>{}
+                   : tl::unexpected(Error{read.code(), "getdents64", directory.path, std::nullopt, {}});
 }
 
 Result<DirectoryPtr> open_directory(const std::string& path) {

@@ -6,8 +6,10 @@
 #include <atomic>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include <sessionlock/error.hpp>
@@ -17,6 +19,9 @@
 #include "system.hpp"
 
 namespace sessionlock {
+
+/// Which inode a status is of.
+[[nodiscard]] FileIdentity identity_of(const struct stat& status) noexcept;
 
 /// A directory, open as `O_PATH`, so that everything below is relative to it and a rename of it loses nothing. Shared
 /// by all holds there and closed with the last: an idle one would keep its file system from being unmounted.
@@ -52,6 +57,10 @@ using DirectoryPtr = std::shared_ptr<const Directory>;
 /// Opens a directory inside an open one, for this caller alone. A symbolic link is none, so a walk never leaves the
 /// tree. Errors: as `open_directory`.
 [[nodiscard]] Result<DirectoryPtr> open_subdirectory(const Directory& parent, const std::string& name);
+
+/// Tells every name in a directory. Lifetime of a name: the call it is told in. Errors: those of `openat`,
+/// `getdents64`.
+[[nodiscard]] Result<void> for_each_name(const Directory& directory, const std::function<void(std::string_view)>& tell);
 
 /// A name in a directory.
 struct Place {

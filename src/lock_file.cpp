@@ -35,10 +35,6 @@ WallTime modification_time(const struct stat& status) {
   return WallTime{std::chrono::milliseconds{time_ms}};
 }
 
-FileIdentity identity_of(const struct stat& status) {
-  return {static_cast<std::uint64_t>(status.st_dev), static_cast<std::uint64_t>(status.st_ino)};
-}
-
 bool is_own_shortage(int error) {
   return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS;
 }

@@ -106,20 +106,16 @@ Sweep::Sweep(const SweepOptions& options) : options_(options) {
 }
 
 Result<Names> Sweep::list(const Directory& directory) const {
-  const auto opened = sys::open(directory.fd.get(), ".", O_RDONLY | O_DIRECTORY);
-  if (!opened.ok()) {
-    return tl::unexpected(Error{opened.code(), "openat", directory.path, std::nullopt, {}});
-  }
   Names names;
-  const auto read = sys::read_names(opened.fd.get(), [&](std::string_view name) {
+  auto read = for_each_name(directory, [&](std::string_view name) {
     if (name.ends_with(options_.suffix)) {
       names.locks.emplace_back(name);
     } else if (options_.remove && lock_name_of_temporary(name).ends_with(options_.suffix)) {
       names.temporary.emplace_back(name);
     }
   });
-  if (!read.ok()) {
-    return tl::unexpected(Error{read.code(), "getdents64", directory.path, std::nullopt, {}});
+  if (!read) {
+    return tl::unexpected(std::move(read).error());
   }
   std::sort(names.locks.begin(), names.locks.end());
   return names;

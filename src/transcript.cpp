@@ -12,6 +12,7 @@
 #include "hold.hpp"
 #include "hold_table.hpp"
 #include "json_grammar.hpp"
+#include "lock_directory.hpp"
 #include "system.hpp"
 
 namespace sessionlock {
@@ -26,10 +27,6 @@ constexpr std::size_t k_kept_buffer_bytes = std::size_t{1} * 1024 * 1024;
 tl::unexpected<Error> failure(std::error_code code, std::string operation, const std::filesystem::path& path,
                               std::string detail = {}) {
   return tl::unexpected(Error{code, std::move(operation), path, std::nullopt, std::move(detail)});
-}
-
-FileIdentity identity_of(const struct stat& status) {
-  return {static_cast<std::uint64_t>(status.st_dev), static_cast<std::uint64_t>(status.st_ino)};
 }
 
 std::uint64_t size_of(const struct stat& status) {

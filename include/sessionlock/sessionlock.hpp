@@ -22,8 +22,10 @@
 
 #include <sessionlock/counters.hpp>
 #include <sessionlock/error.hpp>
+#include <sessionlock/file_system_check.hpp>
 #include <sessionlock/lock_manager.hpp>
 #include <sessionlock/lock_record.hpp>
+#include <sessionlock/lock_watch.hpp>
 #include <sessionlock/pid_file.hpp>
 #include <sessionlock/process_identity.hpp>
 #include <sessionlock/process_signal.hpp>

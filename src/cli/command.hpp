@@ -31,5 +31,7 @@ void declare_release(CLI::App& app, Invocation& invocation);
 void declare_pidfile(CLI::App& app, Invocation& invocation);
 void declare_sentinel(CLI::App& app, Invocation& invocation);
 void declare_gate(CLI::App& app, Invocation& invocation);
+void declare_watch(CLI::App& app, Invocation& invocation);
+void declare_doctor(CLI::App& app, Invocation& invocation);
 
 }  // namespace sessionlock::cli

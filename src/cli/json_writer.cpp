@@ -9,6 +9,10 @@
 namespace sessionlock::cli {
 
 void JsonWriter::start_line() {
+  if (layout_ == Layout::one_line) {
+    out_ += out_.ends_with(',') ? " " : "";
+    return;
+  }
   out_ += '\n';
   out_.append(2 * depth_, ' ');
 }

@@ -1,7 +1,7 @@
 #pragma once
 
 /// \file
-/// Writes JSON documents for other programs: indented by two spaces, always valid UTF-8.
+/// Writes JSON documents for other programs: indented by two spaces or on one line, always valid UTF-8.
 
 #include <concepts>
 #include <cstddef>
@@ -16,6 +16,9 @@ namespace sessionlock::cli {
 /// value, an `end_…` for every `begin_…`.
 class JsonWriter {
  public:
+  enum class Layout { indented, one_line };
+  explicit JsonWriter(Layout layout = Layout::indented) : layout_(layout) {}
+
   void begin_object() { begin('{'); }
   void end_object() { end('}'); }
   void begin_array() { begin('['); }
@@ -44,6 +47,7 @@ class JsonWriter {
   void start_value();
   void start_line();
 
+  Layout layout_;
   std::string out_;
   std::size_t depth_{0};
   /// Nothing stands in the innermost object or array yet.

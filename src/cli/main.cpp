@@ -30,6 +30,7 @@ constexpr Command k_commands[] = {
     {"clean", declare_clean},       {"wait", declare_wait},
     {"release", declare_release},   {"pidfile", declare_pidfile, "claim"},
     {"sentinel", declare_sentinel}, {"gate", declare_gate, "gate"},
+    {"watch", declare_watch},       {"doctor", declare_doctor},
 };
 
 /// The usage line of a command that takes a program would otherwise not mention it.

@@ -101,6 +101,10 @@ void print(std::string_view text) {
   static_cast<void>(std::fwrite(text.data(), 1, text.size(), stdout));
 }
 
+bool flush_output() {
+  return std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+}
+
 bool finish_output() {
   const bool flushed = std::fflush(stdout) == 0;
   const std::error_code code{errno, std::system_category()};

@@ -46,6 +46,9 @@ class ProgressBar {
 /// Writes to standard output. What cannot be written is found by `finish_output`.
 void print(std::string_view text);
 
+/// Flushes standard output, for who reads along. Returns false if not everything could be written.
+[[nodiscard]] bool flush_output();
+
 /// Flushes standard output. Returns false, with a complaint, if not everything could be written.
 [[nodiscard]] bool finish_output();
 

@@ -14,7 +14,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../
 import command
 from command import CANNOT_CREATE, FAILED, IO_ERROR, LOCKED, NO_PERMISSION, USAGE, wait_until
 
-COMMANDS = ["run", "append", "status", "list", "clean", "wait", "release", "pidfile claim", "pidfile status", "pidfile signal",
+COMMANDS = ["run", "append", "status", "list", "clean", "wait", "watch", "release", "doctor", "pidfile claim", "pidfile status", "pidfile signal",
             "pidfile stop", "pidfile remove", "sentinel", "gate"]
 
 

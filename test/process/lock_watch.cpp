@@ -1,0 +1,285 @@
+// What a watch of a directory tells, of locks of real processes.
+
+#include <sessionlock/lock_watch.hpp>
+
+#include <cerrno>
+#include <condition_variable>
+#include <filesystem>
+#include <mutex>
+#include <stdexcept>
+#include <stop_token>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <sessionlock/lock_manager.hpp>
+
+#include "lock_tools.hpp"
+#include "process.hpp"
+#include "script.hpp"
+
+namespace fs = std::filesystem;
+using namespace sessionlock;
+using namespace sessionlock::test;
+using namespace std::chrono_literals;
+using Kind = LockEventKind;
+
+namespace {
+
+/// A watch in a thread of its own, and what it told.
+class Watch {
+ public:
+  /// Returns when it has begun.
+  explicit Watch(const fs::path& directory, LockWatchOptions options = {}) {
+    plant(directory / "0.jsonl.lock", foreign_record(::getpid(), start_of(::getpid())));
+    options.stop = stop_.get_token();
+    thread_ = std::thread([this, directory, options] {
+      result_ = watch_locks(directory, options, [this](const LockEvent& event) {
+        const std::lock_guard lock(mutex_);
+        events_.push_back(event);
+        changed_.notify_all();
+      });
+    });
+    if (next().lock.lock_path.filename() != "0.jsonl.lock") {
+      throw std::runtime_error("the watch began with another lock");
+    }
+  }
+  ~Watch() { (void)end(); }
+  Watch(const Watch&) = delete;
+  Watch& operator=(const Watch&) = delete;
+
+  /// The next event that was not taken yet.
+  LockEvent next() {
+    std::unique_lock lock(mutex_);
+    if (!changed_.wait_for(lock, k_patience, [this] { return taken_ < events_.size(); })) {
+      throw std::runtime_error("waited in vain for an event");
+    }
+    return events_[taken_++];
+  }
+  /// Whether everything that was told has been taken.
+  bool is_quiet() {
+    const std::lock_guard lock(mutex_);
+    return taken_ == events_.size();
+  }
+  Result<void> end() {
+    stop_.request_stop();
+    return wait();
+  }
+  Result<void> wait() {
+    if (thread_.joinable()) {
+      thread_.join();
+    }
+    return result_;
+  }
+
+ private:
+  std::stop_source stop_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<LockEvent> events_;
+  std::size_t taken_{0};
+  Result<void> result_;
+  std::thread thread_;
+};
+
+struct Session {
+  TemporaryDirectory directory{};
+  fs::path path = directory / "s.jsonl";
+  fs::path lock = directory / "s.jsonl.lock";
+};
+
+/// The event is of this kind, of this session, and of this process.
+void check_event(const LockEvent& event, Kind kind, const Session& session, std::optional<pid_t> pid) {
+  CHECK(to_string(event.kind) == to_string(kind));
+  CHECK(event.lock.session_path == session.path);
+  CHECK(event.lock.lock_path == session.lock);
+  CHECK(event.lock.record.pid == pid);
+}
+
+/// A lock that another program makes: created, then written, then closed.
+class SlowWriter {
+ public:
+  explicit SlowWriter(const fs::path& path) : file_(std::fopen(path.c_str(), "wx")) {}
+  void finish(const std::string& text) {
+    std::fputs(text.c_str(), file_);
+    std::fclose(file_);
+  }
+
+ private:
+  std::FILE* file_;
+};
+
+}  // namespace
+
+TEST_CASE("a watch tells what is held when it begins, and what is acquired and released after") {
+  const Session session;
+  auto first = holder_of(session.path);
+  Watch watch(session.directory.path());
+  check_event(watch.next(), Kind::held, session, first.pid());
+  first.tell("release");
+  first.expect("released");
+  check_event(watch.next(), Kind::released, session, first.pid());
+  const auto second = holder_of(session.path);
+  check_event(watch.next(), Kind::acquired, session, second.pid());
+  CHECK(watch.end().has_value());
+  CHECK(watch.is_quiet());
+}
+
+TEST_CASE("an owner's death is told when it happens, and the taking over after it") {
+  const Session session;
+  Watch watch(session.directory.path());
+  auto owner = holder_of(session.path);
+  check_event(watch.next(), Kind::acquired, session, owner.pid());
+  (void)owner.kill();
+  const LockEvent died = watch.next();
+  check_event(died, Kind::owner_died, session, owner.pid());
+  CHECK(died.lock.removable);
+  const auto heir = try_lock(session.path);
+  REQUIRE(heir.has_value());
+  check_event(watch.next(), Kind::reclaimed, session, owner.pid());
+  check_event(watch.next(), Kind::acquired, session, ::getpid());
+}
+
+TEST_CASE("an owner's death is told without an event of its end, too") {
+  const Session session;
+  Watch watch(session.directory.path());
+  const Script script(failing(sys::Call::pidfd_open, EMFILE));
+  auto owner = holder_of(session.path);
+  check_event(watch.next(), Kind::acquired, session, owner.pid());
+  (void)owner.kill();
+  check_event(watch.next(), Kind::owner_died, session, owner.pid());
+}
+
+TEST_CASE("the end of an owner whose program goes on is told, and that it goes on") {
+  const Session session;
+  Watch watch(session.directory.path());
+  auto starter = ChildProcess::run([&](Channel& parent) {
+    const auto lock = try_lock(session.path);
+    std::string name = "sleep";
+    std::string time = "1000";
+    char* const arguments[] = {name.data(), time.data(), nullptr};
+    const auto program = lock->spawn_with(name.c_str(), arguments, environ);
+    parent.tell(std::to_string(program.value_or(0)));
+    (void)parent.hear();
+    return 0;
+  });
+  const pid_t program = static_cast<pid_t>(std::stoi(*starter.hear()));
+  check_event(watch.next(), Kind::acquired, session, starter.pid());
+  (void)starter.kill();
+  const LockEvent died = watch.next();
+  ::kill(program, SIGKILL);
+  check_event(died, Kind::owner_died, session, starter.pid());
+  CHECK(died.lock.basis == Basis::witness_inherited);
+  CHECK(!died.lock.removable);
+}
+
+TEST_CASE("another program's lock is told of when it names its owner, not before") {
+  const Session session;
+  Watch watch(session.directory.path());
+  SlowWriter writer(session.lock);
+  const auto owner = idle_process();
+  writer.finish(foreign_record(owner.pid()));
+  check_event(watch.next(), Kind::acquired, session, owner.pid());
+  fs::remove(session.lock);
+  check_event(watch.next(), Kind::released, session, owner.pid());
+  SUBCASE("one that never names anybody is told of all the same") {
+    plant(session.lock, "");
+    check_event(watch.next(), Kind::acquired, session, std::nullopt);
+  }
+}
+
+TEST_CASE("a lock that is replaced is told of as one that went and one that came") {
+  const Session session;
+  const auto first = idle_process();
+  const auto second = idle_process();
+  plant(session.lock, foreign_record(first.pid()));
+  Watch watch(session.directory.path());
+  check_event(watch.next(), Kind::held, session, first.pid());
+  plant(session.directory / "other", foreign_record(second.pid()));
+  fs::rename(session.directory / "other", session.lock);
+  check_event(watch.next(), Kind::released, session, first.pid());
+  check_event(watch.next(), Kind::acquired, session, second.pid());
+}
+
+TEST_CASE("locks that come and go in quick succession are told of in pairs") {
+  const Session session;
+  Watch watch(session.directory.path());
+  constexpr int k_rounds = 300;
+  for (int round = 0; round < k_rounds; ++round) {
+    REQUIRE(try_lock(session.path)->release().has_value());
+  }
+  const auto last = try_lock(session.directory / "t.jsonl");
+  REQUIRE(last.has_value());
+  int acquired = 0;
+  int released = 0;
+  for (LockEvent event = watch.next(); event.lock.lock_path == session.lock; event = watch.next()) {
+    acquired += event.kind == Kind::acquired ? 1 : 0;
+    released += event.kind == Kind::released ? 1 : 0;
+    CHECK(acquired - released == (event.kind == Kind::acquired ? 1 : 0));
+  }
+  CHECK(acquired == released);
+  CHECK(acquired > 0);
+  CHECK(acquired <= k_rounds);
+}
+
+TEST_CASE("what is no lock, or has another name, is not told of") {
+  const Session session;
+  Watch watch(session.directory.path());
+  write_text(session.directory / "s.jsonl", "1\n");
+  write_text(session.directory / "Cargo.lock", "");
+  fs::create_directory(session.directory / "d.jsonl.lock");
+  REQUIRE(::mkfifo((session.directory / "p.jsonl.lock").c_str(), 0600) == 0);
+  fs::create_symlink("/dev/null", session.directory / "l.jsonl.lock");
+  const auto lock = try_lock(session.path);
+  check_event(watch.next(), Kind::acquired, session, ::getpid());
+}
+
+TEST_CASE("without events the directory is looked through, and that is told once") {
+  const Session session;
+  std::vector<Error> told;
+  LockWatchOptions options;
+  options.degraded = [&](const Error& error) { told.push_back(error); };
+  {
+    const Script script(failing(sys::Call::inotify_init, EMFILE));
+    Watch watch(session.directory.path(), options);
+    auto lock = try_lock(session.path);
+    check_event(watch.next(), Kind::acquired, session, ::getpid());
+    REQUIRE(lock->release().has_value());
+    check_event(watch.next(), Kind::released, session, ::getpid());
+  }
+  REQUIRE(told.size() == 1);
+  CHECK(told.front().code == std::errc::too_many_files_open);
+}
+
+TEST_CASE("a watch of what is missing, or goes, or cannot be meant, is an error") {
+  const auto nothing = [](const LockEvent&) {};
+  CHECK(watch_locks("/nonexistent", {}, nothing).error().code == std::errc::no_such_file_or_directory);
+  CHECK(watch_locks("", {}, nothing).error().code == Errc::invalid_argument);
+  LockWatchOptions every;
+  every.suffix.clear();
+  CHECK(watch_locks("/", every, nothing).error().code == Errc::invalid_argument);
+  const TemporaryDirectory directory;
+  fs::create_directory(directory / "d");
+  Watch watch(directory / "d");
+  const auto lock = try_lock(directory / "d/s.jsonl");
+  CHECK(watch.next().kind != Kind::released);
+  fs::remove_all(directory / "d");
+  const auto ended = watch.wait();
+  REQUIRE(!ended);
+  CHECK(ended.error().code == std::errc::no_such_file_or_directory);
+}
+
+TEST_CASE("a watch keeps no descriptor, whatever it saw") {
+  const Session session;
+  const auto owner = holder_of(session.path);
+  const std::size_t before = sys::open_descriptor_count();
+  {
+    Watch watch(session.directory.path());
+    (void)watch.next();
+    CHECK(sys::open_descriptor_count() > before);
+  }
+  CHECK(sys::open_descriptor_count() == before);
+}

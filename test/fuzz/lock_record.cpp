@@ -1,0 +1,160 @@
+// The parser of lock records, against the field table of docs/file-format.md written down a second time: slowly, on a
+// tree, with numbers as strings of decimal digits.
+
+#include <sessionlock/lock_record.hpp>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "support/json_oracle.hpp"
+#include "support/target.hpp"
+
+using sessionlock::format_lock_record;
+using sessionlock::LockRecord;
+using sessionlock::parse_lock_record;
+using sessionlock::fuzz::Json;
+
+namespace {
+
+/// A number without a sign as whole decimal digits, without leading zeros; none if it has a fraction, or more digits
+/// than anything here can have.
+std::optional<std::string> whole_digits(std::string number) {
+  long exponent = 0;
+  if (const auto e = number.find_first_of("eE"); e != std::string::npos) {
+    // Longer exponents only make zero of zero, and what is out of range of everything else.
+    const std::string digits = number.substr(e + 1);
+    exponent =
+        digits.size() > 12 ? std::stol(digits.substr(0, 1) == "-" ? "-99999999999" : "99999999999") : std::stol(digits);
+    if (digits.size() > 12) {
+      const auto first = digits.find_first_not_of("+-0");
+      const bool is_short = first == std::string::npos || digits.size() - first <= 11;
+      const long small = first == std::string::npos ? 0 : is_short ? std::stol(digits.substr(first)) : 0;
+      exponent = is_short ? (digits.front() == '-' ? -small : small) : exponent;
+    }
+    number.resize(e);
+  }
+  std::string digits;
+  long behind_point = 0;
+  if (const auto point = number.find('.'); point != std::string::npos) {
+    behind_point = static_cast<long>(number.size() - point - 1);
+    number.erase(point, 1);
+  }
+  digits = number;
+  digits.erase(0, std::min(digits.find_first_not_of('0'), digits.size()));
+  if (digits.empty()) {
+    return "0";
+  }
+  long shift = exponent - behind_point;
+  for (; shift < 0; ++shift) {
+    if (digits.back() != '0') {
+      return std::nullopt;
+    }
+    digits.pop_back();
+  }
+  if (shift > 30) {
+    return std::nullopt;
+  }
+  digits.append(static_cast<std::size_t>(shift), '0');
+  return digits.size() > 30 ? std::nullopt : std::optional(digits);
+}
+
+bool is_at_most(const std::string& digits, const std::string& max) {
+  return digits.size() != max.size() ? digits.size() < max.size() : digits <= max;
+}
+
+/// A whole number from `min` to `max`. Written with a fraction or an exponent it may be 2^53 at most.
+std::optional<std::string> whole(const Json& value, const std::string& min, const std::string& max) {
+  if (value.kind != Json::Kind::number || value.text->front() == '-') {
+    return std::nullopt;
+  }
+  const bool is_plain = value.text->find_first_of(".eE") == std::string::npos;
+  const auto digits = whole_digits(*value.text);
+  if (!digits || !is_at_most(min, *digits) || !is_at_most(*digits, max) ||
+      (!is_plain && !is_at_most(*digits, "9007199254740992"))) {
+    return std::nullopt;
+  }
+  return digits;
+}
+
+std::optional<std::uint64_t> unsigned_of(const std::optional<std::string>& digits) {
+  return digits ? std::optional<std::uint64_t>(std::stoull(*digits)) : std::nullopt;
+}
+
+std::optional<std::string> text(const Json& value) {
+  return value.kind == Json::Kind::text ? value.text : std::nullopt;
+}
+
+bool are_all(const std::string& text, std::string_view allowed) {
+  return text.find_first_not_of(allowed) == std::string::npos;
+}
+
+bool is_u64(const std::string& text) {
+  if (text.empty() || !are_all(text, "0123456789")) {
+    return false;
+  }
+  const auto digits = text.substr(std::min(text.find_first_not_of('0'), text.size() - 1));
+  return is_at_most(digits, "18446744073709551615");
+}
+
+bool is_witness(const std::string& text) {
+  const auto colon = text.find(':', 4);
+  return text.substr(0, 4) == "ofd:" && colon != std::string::npos && is_u64(text.substr(4, colon - 4)) &&
+         is_u64(text.substr(colon + 1));
+}
+
+LockRecord read_slowly(std::string_view json) {
+  LockRecord record;
+  const auto document = sessionlock::fuzz::read_json(json);
+  if (!document || document->kind != Json::Kind::object) {
+    return record;
+  }
+  for (const auto& [key, value] : document->members) {
+    auto words = text(value);
+    if (key == "pid") {
+      const auto digits = whole(value, "1", "2147483647");
+      record.pid = digits ? std::optional<pid_t>(std::stoi(*digits)) : std::nullopt;
+    } else if (key == "createdAt") {
+      record.created_at = words;
+    } else if (key == "starttime") {
+      record.starttime = unsigned_of(whole(value, "0", "18446744073709551615"));
+    } else if (key == "maxHoldMs") {
+      const auto digits = whole(value, "1", "9223372036854775807");
+      record.max_hold_ms = digits ? std::optional<std::int64_t>(std::stoll(*digits)) : std::nullopt;
+    } else if (key == "lockId") {
+      record.lock_id = words && words->size() == 32 && are_all(*words, "0123456789abcdefABCDEF") ? words : std::nullopt;
+    } else if (key == "bootId") {
+      record.boot_id = words;
+    } else if (key == "pidNamespace") {
+      record.pid_namespace = unsigned_of(whole(value, "0", "18446744073709551615"));
+    } else if (key == "timeNamespace") {
+      record.time_namespace = unsigned_of(whole(value, "0", "18446744073709551615"));
+    } else if (key == "witness") {
+      record.witness = words && is_witness(*words) ? words : std::nullopt;
+    } else if (key == "host") {
+      record.host = words;
+    } else if (key == "label") {
+      record.label = words && words->size() <= 1024 ? words : std::nullopt;
+    } else if (key == "session") {
+      record.session = words;
+    }
+  }
+  return record;
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  const std::string_view json = sessionlock::fuzz::text_of(data, size);
+  const LockRecord record = parse_lock_record(json);
+  FUZZ_CHECK(size <= sessionlock::k_lock_record_bytes_max || record == LockRecord{});
+  if (size <= sessionlock::fuzz::k_oracle_bytes_max) {
+    FUZZ_CHECK(record == read_slowly(json));
+  }
+  // What is written is what is read, and is written the same again.
+  const std::string written = format_lock_record(record);
+  FUZZ_CHECK(written.size() > sessionlock::k_lock_record_bytes_max || parse_lock_record(written) == record);
+  FUZZ_CHECK(written.back() == '\n');
+  return 0;
+}

@@ -116,6 +116,7 @@ class Signals(Case):
     def test_a_signal_reaches_the_command_and_the_gate_opens(self):
         winner = self.enter()
         winner.terminate()
+        winner.wait(command.PATIENCE)  # before its input ends, which would end the program as well
         self.assertEqual(self.finish(winner)[0], 128 + signal.SIGTERM)
         self.assertFalse(self.gate.exists())
 

@@ -33,17 +33,21 @@ ThreadToken this_thread() noexcept {
 
 // --- what a signal handler may do ------------------------------------------------------------------------------------
 
-bool HoldCore::owns_descriptor() const noexcept {
+Step HoldCore::look_at_descriptor() const noexcept {
   struct stat status {};
-  return sys::fstat(fd, status).ok() &&
-         FileIdentity{static_cast<std::uint64_t>(status.st_dev), static_cast<std::uint64_t>(status.st_ino)} == file;
+  const auto found = sys::fstat(fd, status);
+  if (found.ok()) {
+    const FileIdentity seen{static_cast<std::uint64_t>(status.st_dev), static_cast<std::uint64_t>(status.st_ino)};
+    return {seen == file ? Step::Answer::done : Step::Answer::other};
+  }
+  // A closed number is not ours any more; a disk or server that does not answer (EIO, ESTALE) proves nothing, and to
+  // take it for the end would leave the lock behind for as long as this process lives.
+  return found.error == EBADF ? Step{Step::Answer::other} : Step{Step::Answer::failed, sys::Call::fstat, found.error};
 }
 
 Step HoldCore::try_enter() const noexcept {
-  if (!owns_descriptor()) {
-    return {Step::Answer::other};
-  }
-  return try_enter_guard(directory, name, fd, file);
+  const Step looked = look_at_descriptor();
+  return looked.answer == Step::Answer::done ? try_enter_guard(directory, name, fd, file) : looked;
 }
 
 Step HoldCore::try_unlink() const noexcept {
@@ -89,8 +93,11 @@ Hold::~Hold() {
   if (is_inherited()) {
     return;  // the descriptors went at the fork
   }
-  if (core_.owns_descriptor()) {
+  const Step::Answer looked = core_.look_at_descriptor().answer;
+  if (looked == Step::Answer::done) {
     sys::remember_inode(core_.fd, 0, 0);  // seen just now: it need not be looked at again to be closed
+  }
+  if (looked != Step::Answer::other) {
     return;
   }
   setup_.lock.fd.abandon();
@@ -194,11 +201,13 @@ Result<void> Hold::persist(F&& step, Clock::time_point deadline) {
 }
 
 Result<void> Hold::check_lock_id() const {
-  PinnedLock pinned;
   const Place& place = setup_.location.lock;
   auto found = pin(place);
   if (!found) {
     return tl::unexpected(std::move(found).error());
+  }
+  if (found->has_value() && (*found)->unreadable) {
+    return failure((*found)->unreadable, "read lock", lock_path());
   }
   if (!found->has_value() || (*found)->file != core_.file || (*found)->record.lock_id != record().lock_id) {
     return tl::unexpected(lost_error());
@@ -282,8 +291,10 @@ Result<void> Hold::verify() {
       return claimed;
     }
   }
-  const Step same =
-      core_.owns_descriptor() ? names_inode(core_.directory, core_.name, core_.file) : Step{Step::Answer::other};
+  Step same = core_.look_at_descriptor();
+  if (same.answer == Step::Answer::done) {
+    same = names_inode(core_.directory, core_.name, core_.file);
+  }
   Result<void> verified;
   if (same.answer == Step::Answer::other) {
     verified = tl::unexpected(lost_error());
@@ -371,8 +382,10 @@ Result<pid_t> Hold::spawn(const char* file, char* const argv[], char* const envp
       return tl::unexpected(std::move(claimed).error());
     }
   }
-  auto spawned =
-      core_.owns_descriptor() ? sys::spawn_with_descriptor(core_.fd, file, argv, envp) : sys::Outcome{-1, EBADF};
+  const Step looked = core_.look_at_descriptor();
+  auto spawned = looked.answer == Step::Answer::done
+                     ? sys::spawn_with_descriptor(core_.fd, file, argv, envp)
+                     : sys::Outcome{-1, looked.answer == Step::Answer::failed ? looked.error : EBADF};
   if (!inside) {
     settle(HoldPhase::idle);
   }

@@ -69,9 +69,10 @@ struct HoldCore {
   [[nodiscard]] Step try_enter() const noexcept;
   /// Takes the lock file away, unless it is another's by now. Does not touch the phase. Async-signal-safe.
   [[nodiscard]] Step try_unlink() const noexcept;
-  /// The descriptor's number still refers to the lock file. Programs that become daemons close numbers they never
-  /// opened.
-  [[nodiscard]] bool owns_descriptor() const noexcept;
+  /// Whether the descriptor's number still refers to the lock file (`done`) or to something else or nothing (`other`):
+  /// programs that become daemons close numbers they never opened. Async-signal-safe.
+  [[nodiscard]] Step look_at_descriptor() const noexcept;
+  [[nodiscard]] bool owns_descriptor() const noexcept { return look_at_descriptor().answer == Step::Answer::done; }
 };
 
 /// What a hold is made of.

@@ -68,6 +68,11 @@ Result<std::optional<PinnedFile>> pin_readable(const Place& place) {
   return pinned;
 }
 
+/// Under its lock a file is read again. What cannot be read then may say anything by now.
+Error unreadable_now(const PinnedFile& pinned, const std::filesystem::path& path) {
+  return failure(pinned.unreadable, "read PID file", path);
+}
+
 /// Whether the record is this running process's. Without a token the pid may have been another's before; where such
 /// records are trusted that is its own as well.
 bool names(const PidRecord& record, const ProcessIdentity& process, const PidFilePolicy& policy) {
@@ -127,6 +132,9 @@ Result<Claim::Step> Claim::judge_contender(const Place& place, PinnedFile& pinne
   PidFileInspection found;
   bool abandoned = false;
   const auto removable = [&]() -> Result<bool> {
+    if (pinned.unreadable) {
+      return tl::unexpected(unreadable_now(pinned, place.path()));
+    }
     found = judge(pinned, place.path(), options_.policy);
     abandoned = is_abandoned(pinned, place, found, options_.policy.malformed_grace);
     return found.state == PidFileState::stale || abandoned;
@@ -337,6 +345,9 @@ Result<PidFileRemoval> remove_pid_file(const std::filesystem::path& path, bool a
     }
     PinnedFile& file = **pinned;
     const auto removable = [&]() -> Result<bool> {
+      if (file.unreadable) {
+        return tl::unexpected(unreadable_now(file, path));
+      }
       result.found = judge(file, path, policy);
       const bool dead =
           result.found.state == PidFileState::stale || is_abandoned(file, *place, result.found, policy.malformed_grace);

@@ -120,7 +120,11 @@ Result<Attempt> clear_once(const std::filesystem::path& path) {
   if (!found->has_value()) {
     return Attempt::done;
   }
-  const auto removal = remove_verified((*found)->place, (*found)->file, []() -> Result<bool> { return true; });
+  PinnedFile& file = (*found)->file;
+  if (file.unreadable && file.file == FileIdentity{}) {  // not even looked at: it cannot be told from a later one
+    return tl::unexpected(Error{file.unreadable, "open sentinel", path, std::nullopt, {}});
+  }
+  const auto removal = remove_verified((*found)->place, file, []() -> Result<bool> { return true; });
   if (!removal) {
     return tl::unexpected(removal.error());
   }
@@ -182,7 +186,8 @@ Result<bool> Sentinel::active() const {
   if (is_active(file)) {
     return true;
   }
-  const auto removal = remove_verified(place, file, [&]() -> Result<bool> { return !is_active(file); });
+  const auto removal =
+      remove_verified(place, file, [&]() -> Result<bool> { return !file.unreadable && !is_active(file); });
   // It is absent all the same where it cannot be taken away: a read-only directory must not keep a daemon from
   // starting.
   return removal && *removal == Removal::replaced ? active() : Result<bool>(false);

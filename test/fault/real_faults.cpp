@@ -1,0 +1,308 @@
+// What the simulated faults are made after: file systems that are full, out of inodes or read-only, and a process that
+// has no descriptor left. Each shortage is tried at every size, from nothing to enough.
+
+#include <cerrno>
+#include <chrono>
+#include <filesystem>
+#include <functional>
+#include <iostream>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <sessionlock/sessionlock.hpp>
+
+#include "faults.hpp"
+#include "lock_tools.hpp"
+#include "process.hpp"
+
+namespace fs = std::filesystem;
+using namespace sessionlock;
+using namespace sessionlock::test;
+using namespace std::chrono_literals;
+
+namespace {
+
+constexpr std::size_t k_page = 4096;
+
+template <class T>
+Result<void> forget_value(const Result<T>& result) {
+  return result ? Result<void>{} : tl::unexpected(result.error());
+}
+
+/// One operation, from nothing to nothing.
+struct Operation {
+  std::string_view name;
+  std::function<Result<void>(const fs::path& directory)> run;
+};
+
+Result<void> acquire_and_append(const fs::path& directory) {
+  LockManager manager;
+  auto lock = manager.try_acquire(directory / "s.jsonl");
+  if (!lock) {
+    return tl::unexpected(lock.error());
+  }
+  auto transcript = Transcript::open(*lock);
+  const auto appended = transcript ? forget_value(transcript->append(R"({"n":1})")) : forget_value(transcript);
+  const auto released = lock->release();
+  return appended ? released : appended;
+}
+
+Result<void> claim(const fs::path& directory) {
+  const auto claimed = PidFile::claim(directory / "d.pid");
+  return forget_value(claimed);
+}
+
+Result<void> set_sentinel(const fs::path& directory) {
+  const Sentinel sentinel(directory / "stop");
+  for (int i = 0; i < 2; ++i) {  // the second takes the place of the first
+    if (auto set = sentinel.set(1h); !set) {
+      (void)sentinel.clear();
+      return set;
+    }
+  }
+  return sentinel.clear();
+}
+
+Result<void> enter_gate(const fs::path& directory) {
+  const auto entry = SpawnGate(directory / "spawn.lock").try_enter();
+  return forget_value(entry);
+}
+
+Result<void> take_over(const fs::path& directory) {
+  LockManager manager;
+  return forget_value(manager.try_acquire(directory / "dead.jsonl"));
+}
+
+Result<void> look_around(const fs::path& directory) {
+  LockManager manager;
+  if (auto found = manager.inspect(directory / "dead.jsonl"); !found) {
+    return tl::unexpected(std::move(found).error());
+  }
+  auto report = sweep(directory, {.remove = false});
+  if (report && !report->errors.empty()) {
+    return tl::unexpected(report->errors.front());
+  }
+  return forget_value(report);
+}
+
+const std::vector<Operation>& operations() {
+  static const std::vector<Operation> all = {{"acquire, append, release", acquire_and_append},
+                                             {"acquire over a dead owner's lock", take_over},
+                                             {"claim a PID file", claim},
+                                             {"set a sentinel twice", set_sentinel},
+                                             {"enter a gate", enter_gate},
+                                             {"inspect and sweep", look_around}};
+  return all;
+}
+
+/// A directory with a dead owner's lock and a live owner's.
+void furnish(const fs::path& directory, pid_t owner) {
+  fs::remove(directory / "dead.jsonl.lock");
+  fs::remove(directory / "live.jsonl.lock");
+  plant(directory / "dead.jsonl.lock", foreign_record(dead_pid(), "1"));
+  plant(directory / "live.jsonl.lock", foreign_record(owner, start_of(owner)));
+}
+
+std::vector<std::string> locks_in(const fs::path& directory) {
+  std::vector<std::string> names;
+  for (auto& name : names_in(directory)) {
+    if (name != "dead.jsonl.lock" && name != "s.jsonl" && name != "filler" && !name.starts_with("node")) {
+      names.push_back(std::move(name));
+    }
+  }
+  return names;
+}
+
+/// How often an operation was done or refused under a shortage: there must be some of both.
+struct Figures {
+  std::size_t done{0};
+  std::size_t refused{0};
+  void check(std::string_view shortage) const {
+    CHECK(done > 0);
+    CHECK(refused > 0);
+    std::cout << "faults: " << shortage << ": " << done << " operations done, " << refused << " refused\n";
+  }
+};
+
+/// One operation under a shortage, and again without. `errors` are what the shortage is called.
+void try_operation(const Operation& operation, const fs::path& directory, const std::vector<int>& errors,
+                   const std::function<void()>& impose, const std::function<void()>& lift, Figures& figures) {
+  CAPTURE(operation.name);
+  fs::remove(directory / "s.jsonl");
+  const std::size_t descriptors = count_descriptors();
+  impose();
+  const auto result = operation.run(directory);
+  lift();
+  ++(result ? figures.done : figures.refused);
+  if (!result) {
+    const Error& error = result.error();
+    CAPTURE(error.message());
+    bool is_named = false;
+    for (const int known : errors) {
+      is_named = is_named || error.code == std::error_code(known, std::system_category());
+    }
+    CHECK(is_named);
+    CHECK_FALSE(error.operation.empty());
+    CHECK_FALSE(error.path.empty());
+  }
+  CHECK(count_descriptors() == descriptors);
+  CHECK(locks_in(directory) == std::vector<std::string>{"live.jsonl.lock"});
+  CHECK(operation.run(directory).has_value());
+  CHECK(locks_in(directory) == std::vector<std::string>{"live.jsonl.lock"});
+}
+
+/// Takes everything of a file system but so many pages.
+void fill(const fs::path& directory, std::size_t pages_left) {
+  std::size_t pages = 0;
+  const int fd = ::open((directory / "filler").c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, S_IRUSR | S_IWUSR);
+  const std::string page(k_page, 'x');
+  while (::write(fd, page.data(), page.size()) == static_cast<ssize_t>(page.size())) {
+    ++pages;
+  }
+  REQUIRE(pages > pages_left);
+  REQUIRE(::ftruncate(fd, static_cast<off_t>((pages - pages_left) * k_page)) == 0);
+  ::close(fd);
+}
+
+/// Takes all inodes but so many.
+void take_inodes(const fs::path& directory, int left) {
+  int number = 0;
+  while (true) {
+    const int fd =
+        ::open((directory / ("node" + std::to_string(number))).c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, S_IRUSR);
+    if (fd < 0) {
+      break;
+    }
+    ::close(fd);
+    ++number;
+  }
+  for (int i = 0; i < left; ++i) {
+    fs::remove(directory / ("node" + std::to_string(i)));
+  }
+}
+
+void give_inodes_back(const fs::path& directory) {
+  for (const auto& name : names_in(directory)) {
+    if (name.starts_with("node")) {
+      fs::remove(directory / name);
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("on a full file system every operation is done or says so, and leaves nothing") {
+  std::string why_not;
+  const auto mount = TmpfsMount::mount("size=40k,nr_inodes=64", &why_not);
+  if (!mount) {
+    skip_aloud(why_not);
+    return;
+  }
+  const auto owner = idle_process();
+  Figures figures;
+  for (std::size_t left = 0; left <= 4; ++left) {
+    CAPTURE(left);
+    for (const auto& operation : operations()) {
+      furnish(mount->path(), owner.pid());
+      try_operation(
+          operation, mount->path(), {ENOSPC}, [&] { fill(mount->path(), left); },
+          [&] { fs::remove(*mount / "filler"); }, figures);
+    }
+  }
+  figures.check("full file system");
+}
+
+TEST_CASE("on a file system without inodes every operation is done or says so, and leaves nothing") {
+  std::string why_not;
+  const auto mount = TmpfsMount::mount("size=256k,nr_inodes=16", &why_not);
+  if (!mount) {
+    skip_aloud(why_not);
+    return;
+  }
+  const auto owner = idle_process();
+  Figures figures;
+  for (int left = 0; left <= 3; ++left) {
+    CAPTURE(left);
+    for (const auto& operation : operations()) {
+      furnish(mount->path(), owner.pid());
+      try_operation(
+          operation, mount->path(), {ENOSPC}, [&] { take_inodes(mount->path(), left); },
+          [&] { give_inodes_back(mount->path()); }, figures);
+    }
+  }
+  figures.check("without inodes");
+}
+
+TEST_CASE("through a read-only mount nothing changes, and what only looks goes on") {
+  std::string why_not;
+  const auto mount = TmpfsMount::mount("size=256k", &why_not);
+  if (!mount) {
+    skip_aloud(why_not);
+    return;
+  }
+  const auto owner = idle_process();
+  const fs::path real = *mount / "real";
+  const fs::path view = *mount / "view";
+  fs::create_directory(real);
+  fs::create_directory(view);
+  furnish(real, owner.pid());
+  REQUIRE(::mount(real.c_str(), view.c_str(), nullptr, MS_BIND, nullptr) == 0);
+  REQUIRE(::mount(nullptr, view.c_str(), nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY, nullptr) == 0);
+  for (const auto& operation : operations()) {
+    CAPTURE(operation.name);
+    const std::size_t descriptors = count_descriptors();
+    const auto result = operation.run(view);
+    CHECK(result.has_value() == (operation.name == "inspect and sweep"));
+    if (!result) {
+      CHECK(result.error().code == std::errc::read_only_file_system);
+    }
+    CHECK(count_descriptors() == descriptors);
+    CHECK(names_in(real) == std::vector<std::string>{"dead.jsonl.lock", "live.jsonl.lock"});
+  }
+  const auto report = sweep(view);
+  REQUIRE(report.has_value());
+  CHECK(report->removed.empty());
+  REQUIRE(report->errors.size() == 1);
+  CHECK(report->errors.front().code == std::errc::read_only_file_system);
+  REQUIRE(::umount2(view.c_str(), MNT_DETACH) == 0);
+  // The same place by the other mount.
+  for (const auto& operation : operations()) {
+    CHECK(operation.run(real).has_value());
+  }
+}
+
+TEST_CASE("without descriptors every operation is done or says so, and leaks none") {
+  const Workplace directory;
+  const auto owner = idle_process();
+  for (const auto& operation : operations()) {
+    furnish(directory.path(), owner.pid());
+    REQUIRE(operation.run(directory.path()).has_value());  // what is kept open for good is open now
+  }
+  struct rlimit before {};
+  REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
+  Figures figures;
+  for (rlim_t left = 0; left <= 8; ++left) {
+    CAPTURE(left);
+    for (const auto& operation : operations()) {
+      furnish(directory.path(), owner.pid());
+      // The limit is on the number, so what is free below it counts too.
+      const int lowest = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+      ::close(lowest);
+      struct rlimit few = before;
+      few.rlim_cur = static_cast<rlim_t>(lowest) + left;
+      try_operation(
+          operation, directory.path(), {EMFILE}, [&] { REQUIRE(::setrlimit(RLIMIT_NOFILE, &few) == 0); },
+          [&] { ::setrlimit(RLIMIT_NOFILE, &before); }, figures);
+    }
+  }
+  figures.check("without descriptors");
+}

@@ -1,0 +1,717 @@
+#include "schedule.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <ctime>
+#include <filesystem>
+#include <initializer_list>
+#include <iostream>
+#include <memory>
+#include <new>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <semaphore.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <sessionlock/sessionlock.hpp>
+
+#include "faults.hpp"
+#include "lock_tools.hpp"
+#include "process.hpp"
+#include "script.hpp"
+
+namespace sessionlock::test {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+constexpr std::size_t k_violations_max = 10;
+/// The flocks from which on a role does nothing but try again and again, waiting for the other.
+int locks_max(Role role) {
+  switch (role) {
+    case Role::take:
+    case Role::try_take:
+    case Role::usurp:
+      return 7;  // a removal, a guarded write, a release
+    case Role::release:
+      return 5;
+    case Role::force:
+      return 3;
+    case Role::sweep:
+      break;
+  }
+  return 1000;  // never waits
+}
+
+// --- what the three processes share ----------------------------------------------------------------------------------
+
+enum class State : int {
+  idle,
+  running,
+  stopped,  ///< Before its chosen call.
+  waiting,  ///< For the other, as far as can be told.
+  done
+};
+
+/// One of the two.
+struct Seat {
+  std::atomic<State> state{State::idle};
+  std::atomic<int> stop_at{0};
+  std::atomic<int> stops_seen{0};
+  /// It is stopped between comparing a lock with its name and unlinking that.
+  std::atomic<bool> is_unlinking{false};
+  std::atomic<bool> acknowledged{false};
+  std::atomic<bool> lost{false};
+  sem_t go{};
+  Role role{};
+  char session[256]{};
+  char record[64]{};
+  char complaint[512]{};
+};
+
+struct Table {
+  Seat seats[2]{};
+  sem_t news{};
+  std::atomic<int> inside{0};
+  std::atomic<int> writing{0};
+  /// Somebody removed or replaced locks without asking: holds may overlap then, and guarded writes too.
+  std::atomic<bool> is_lawless{false};
+  /// A lock was forced: holds may overlap, guarded writes may not.
+  std::atomic<bool> is_forced{false};
+  /// The directory was renamed: they may be at two sessions now.
+  std::atomic<bool> are_apart{false};
+  std::atomic<bool> is_told{false};
+};
+
+Table& map_table() {
+  void* const memory = ::mmap(nullptr, sizeof(Table), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) {
+    throw std::runtime_error("mmap");
+  }
+  auto& table = *new (memory) Table;
+  ::sem_init(&table.news, 1, 0);
+  for (auto& seat : table.seats) {
+    ::sem_init(&seat.go, 1, 0);
+  }
+  return table;
+}
+
+void wait_for(sem_t& semaphore, std::string_view what) {
+  struct timespec end {};
+  ::clock_gettime(CLOCK_REALTIME, &end);
+  end.tv_sec += k_patience.count();
+  while (::sem_timedwait(&semaphore, &end) != 0) {
+    if (errno != EINTR) {
+      throw ProcessFailure("hangs: " + std::string(what));
+    }
+  }
+}
+
+// --- one of the two --------------------------------------------------------------------------------------------------
+
+bool is_lock_name(const char* path) {
+  return path != nullptr && std::string_view(path).ends_with(".jsonl.lock");
+}
+
+/// Whether another process can notice the call, or the call another process.
+bool is_shared(const sys::CallInfo& info) {
+  using sys::Call;
+  switch (info.call) {
+    case Call::flock:
+    case Call::linkat:
+    case Call::unlinkat:
+    case Call::renameat:
+    case Call::renameat2:
+    case Call::write:
+    case Call::pwrite:
+    case Call::ftruncate:
+    case Call::poll:
+    case Call::inotify_add_watch:
+    case Call::pidfd_open:
+      return true;
+    case Call::openat:
+    case Call::fstatat:
+      return info.path != nullptr && std::string_view(info.path).find(".jsonl") != std::string_view::npos;
+    default:
+      return false;
+  }
+}
+
+class Player : public sys::Interceptor {
+ public:
+  Player(Table& table, std::size_t number, Stops stops)
+      : table_(table), seat_(table.seats[number]), stops_(stops), manager_(ManagerOptions{.release_at_exit = false}) {
+    sys::set_interceptor(this);
+  }
+  ~Player() override { sys::set_interceptor(nullptr); }
+  Player(const Player&) = delete;
+  Player& operator=(const Player&) = delete;
+
+  /// Plays one role after the other, for ever.
+  void play() {
+    while (true) {
+      wait_for_ever(seat_.go);
+      try {
+        prepare();
+        if (seat_.role == Role::release) {
+          tell(State::stopped);  // the lock is held: now the other may begin
+          wait_for_ever(seat_.go);
+        }
+        counts_ = true;
+        calls_ = 0;
+        locks_ = 0;
+        act();
+      } catch (const std::exception& error) {
+        complain(error.what());
+      }
+      counts_ = false;
+      lock_ = SessionLock();
+      tell(State::done);
+    }
+  }
+
+  int before(const sys::CallInfo& info) override {
+    if (!counts_ || inside_oracle_) {
+      return 0;
+    }
+    inside_oracle_ = true;
+    judge(info);
+    inside_oracle_ = false;
+    locks_ += info.call == sys::Call::flock ? 1 : 0;
+    if (info.call == sys::Call::poll || (info.call == sys::Call::flock && locks_ >= locks_max(seat_.role))) {
+      tell(State::waiting);
+    }
+    if (stops_ == Stops::all || is_shared(info)) {
+      if (++calls_ == seat_.stop_at.load()) {
+        ++seat_.stops_seen;
+        seat_.is_unlinking.store(info.call == sys::Call::unlinkat && is_lock_name(info.path));
+        tell(State::stopped);
+        wait_for_ever(seat_.go);
+        seat_.is_unlinking.store(false);
+        seat_.state.store(State::running);
+        if (info.call == sys::Call::poll) {
+          tell(State::waiting);
+        }
+      }
+    }
+    return 0;
+  }
+
+ private:
+  static void wait_for_ever(sem_t& semaphore) {
+    while (::sem_wait(&semaphore) != 0) {
+    }
+  }
+  void tell(State state) {
+    seat_.state.store(state);
+    ::sem_post(&table_.news);
+  }
+  void complain(std::string_view what) {
+    if (seat_.complaint[0] == '\0') {
+      std::snprintf(seat_.complaint, sizeof seat_.complaint, "%.*s", static_cast<int>(what.size()), what.data());
+    }
+  }
+
+  /// INVARIANT 1, seen from outside: who unlinks a lock has that very inode locked.
+  void judge(const sys::CallInfo& info) {
+    struct stat status {};
+    if (info.call == sys::Call::flock && ::fstat(info.fd, &status) == 0) {
+      locked_ = status.st_ino;
+    }
+    if (info.call != sys::Call::unlinkat || !is_lock_name(info.path) || info.path[0] == '.' ||
+        ::fstatat(info.fd, info.path, &status, AT_SYMLINK_NOFOLLOW) != 0 || table_.is_lawless.load()) {
+      return;
+    }
+    if (status.st_ino != locked_) {
+      complain("unlinks an inode that it did not lock");
+    }
+    const int fd = ::openat(info.fd, info.path, O_RDONLY | O_CLOEXEC);
+    if (fd >= 0 && ::flock(fd, LOCK_EX | LOCK_NB) == 0) {
+      complain("unlinks a lock that nobody has locked");
+    }
+    ::close(fd);
+  }
+
+  void prepare() {
+    session_ = seat_.session;
+    if (seat_.role == Role::release) {
+      lock_ = value_or_throw(manager_.try_acquire(session_));
+      enter(table_.inside);
+    }
+  }
+
+  void enter(std::atomic<int>& room) {
+    const bool may_overlap =
+        table_.is_lawless.load() || table_.are_apart.load() || (&room == &table_.inside && table_.is_forced.load());
+    if (room.fetch_add(1) != 0 && !may_overlap) {
+      complain(&room == &table_.writing ? "two are writing at once" : "two hold the lock at once");
+    }
+  }
+  static void leave(std::atomic<int>& room) { room.fetch_sub(1); }
+
+  void act() {
+    switch (seat_.role) {
+      case Role::take:
+      case Role::try_take:
+        take();
+        return;
+      case Role::release:
+        write_and_release();
+        return;
+      case Role::sweep:
+        if (const auto report = sweep(session_.parent_path()); !report) {
+          complain("sweep: " + report.error().message());
+        } else if (!report->errors.empty()) {
+          complain("sweep: " + report->errors.front().message());
+        }
+        return;
+      case Role::force:
+        force();
+        return;
+      case Role::usurp:
+        force();
+        take();
+        return;
+    }
+  }
+
+  void force() {
+    const auto found = manager_.inspect(session_);
+    if (found && found->state != LockState::free) {
+      table_.is_forced.store(true);
+      const std::string name =
+          found->record.lock_id.value_or(found->record.pid ? std::to_string(*found->record.pid) : "");
+      (void)manager_.force_release(session_, name, true);  // it may have gone, or be busy: both are answers
+    }
+  }
+
+  void take() {
+    const auto by_timer = counters().wake_ups_by_timer;
+    AcquireOptions options;
+    options.timeout =
+        seat_.role == Role::try_take ? std::chrono::milliseconds{0} : std::chrono::milliseconds{k_patience};
+    auto lock = manager_.acquire(session_, options);
+    if (!lock) {
+      if (seat_.role != Role::try_take || lock.error().code != Errc::locked) {
+        complain("acquire: " + lock.error().message());
+      }
+      return;
+    }
+    if (table_.is_told.load() && counters().wake_ups_by_timer != by_timer) {
+      complain("nobody told it that the lock is free");
+    }
+    lock_ = std::move(*lock);
+    enter(table_.inside);
+    write_and_release();
+  }
+
+  void write_and_release() {
+    const auto written = lock_.guarded([&]() -> Result<void> {
+      enter(table_.writing);
+      auto done = append();
+      leave(table_.writing);
+      return done;
+    });
+    seat_.acknowledged.store(written.has_value());
+    leave(table_.inside);
+    const auto released = lock_.release();
+    const auto is_lost = [](const Result<void>& result) { return !result && result.error().code == Errc::lost; };
+    if (is_lost(written) || is_lost(released)) {
+      seat_.lost.store(true);
+      if (!table_.is_forced.load() && !table_.is_lawless.load()) {
+        complain("the lock was lost");
+      }
+      return;
+    }
+    // Where the session's own file was taken away, an error is the right answer.
+    if ((!written || !released) && !table_.is_lawless.load()) {
+      complain((!written ? written : released).error().message());
+    }
+  }
+
+  Result<void> append() {
+    auto transcript = Transcript::open(lock_);
+    if (!transcript) {
+      return tl::unexpected(transcript.error());
+    }
+    const auto appended = transcript->append(seat_.record);
+    return appended ? Result<void>{} : tl::unexpected(appended.error());
+  }
+
+  Table& table_;
+  Seat& seat_;
+  Stops stops_;
+  LockManager manager_;
+  SessionLock lock_{};
+  fs::path session_{};
+  bool counts_{false};
+  bool inside_oracle_{false};
+  int calls_{0};
+  int locks_{0};
+  ino_t locked_{0};
+};
+
+// --- the one who lets them go ----------------------------------------------------------------------------------------
+
+struct ScheduleFigures {
+  std::size_t pairs{0};
+  std::size_t schedules{0};
+  std::size_t kills{0};
+  std::vector<std::string> violations{};
+};
+
+/// How a pair went: whether each place was reached at all.
+struct Reached {
+  bool a{false};
+  bool b{false};
+};
+
+class Director {
+ public:
+  Director(const Scenario& scenario, Stops stops)
+      : scenario_(scenario),
+        stops_(stops),
+        table_(map_table()),
+        idle_(idle_process()),
+        dead_record_(foreign_record(dead_pid(), "1")),
+        live_record_(foreign_record(idle_.pid(), start_of(idle_.pid()))) {
+    for (std::size_t number : {0U, 1U}) {
+      hire(number);
+    }
+  }
+  ~Director() {
+    players_[0].reset();
+    players_[1].reset();
+    ::munmap(&table_, sizeof table_);
+  }
+  Director(const Director&) = delete;
+  Director& operator=(const Director&) = delete;
+
+  Reached run(int stop_a, int stop_b, bool a_first);
+
+  [[nodiscard]] ScheduleFigures& figures() { return figures_; }
+
+ private:
+  void hire(std::size_t number) {
+    Seat& seat = table_.seats[number];
+    ::sem_init(&seat.go, 1, 0);
+    seat.state.store(State::idle);
+    players_[number].emplace(ChildProcess::run([this, number](Channel&) {
+      Player(table_, number, stops_).play();
+      return 0;
+    }));
+    // What is found out once is found out now.
+    const fs::path session = directory_.path() / "warm-up.jsonl";
+    cast(number, number == 0 ? Role::take : Role::try_take, session, "0");
+    go(number);
+    until(number, {State::done});
+    cast(number, Role::sweep, session, "0");
+    go(number);
+    until(number, {State::done});
+  }
+
+  void cast(std::size_t number, Role role, const fs::path& session, const std::string& record) {
+    Seat& seat = table_.seats[number];
+    seat.role = role;
+    seat.stop_at.store(0);
+    seat.stops_seen.store(0);
+    seat.is_unlinking.store(false);
+    seat.acknowledged.store(false);
+    seat.lost.store(false);
+    seat.complaint[0] = '\0';
+    std::snprintf(seat.session, sizeof seat.session, "%s", session.c_str());
+    std::snprintf(seat.record, sizeof seat.record, "%s", record.c_str());
+  }
+  void go(std::size_t number) {
+    table_.seats[number].state.store(State::running);
+    ::sem_post(&table_.seats[number].go);
+  }
+  State state(std::size_t number) const { return table_.seats[number].state.load(); }
+  void until(std::size_t number, std::initializer_list<State> states) {
+    while (std::find(states.begin(), states.end(), state(number)) == states.end()) {
+      wait_for(table_.news, scenario_.name);
+    }
+  }
+  /// Lets one go on, if it is stopped, as far as it gets.
+  void let(std::size_t number) {
+    if (state(number) == State::stopped) {
+      go(number);
+    }
+    until(number, {State::waiting, State::done});
+  }
+  void finish() {
+    while (state(0) != State::done || state(1) != State::done) {
+      for (const std::size_t number : {0U, 1U}) {
+        if (state(number) == State::stopped) {
+          go(number);
+        }
+      }
+      wait_for(table_.news, scenario_.name);
+    }
+  }
+
+  void set_scene(const fs::path& folder);
+  void act_adversary(const fs::path& folder);
+  void judge(const fs::path& folder, const std::string& place);
+  void complain(const std::string& place, const std::string& what) {
+    figures_.violations.push_back(std::string(scenario_.name) + ", " + place + ": " + what);
+  }
+
+  const Scenario& scenario_;
+  const Stops stops_;
+  Table& table_;
+  Workplace directory_{};
+  ChildProcess idle_;
+  std::string dead_record_;
+  std::string live_record_;
+  std::optional<ChildProcess> players_[2]{};
+  ScheduleFigures figures_{};
+  int number_{0};
+  std::uint64_t foreign_inode_{0};
+  bool killed_{false};
+};
+
+void Director::set_scene(const fs::path& folder) {
+  fs::create_directory(folder);
+  const fs::path lock = folder / "s.jsonl.lock";
+  switch (scenario_.found) {
+    case Found::nothing:
+      break;
+    case Found::dead_owner:
+      plant(lock, dead_record_);
+      break;
+    case Found::orphan: {
+      LockRecord record = own_record();
+      record.starttime = *record.starttime - 1;
+      plant(lock, format_lock_record(record));
+      break;
+    }
+    case Found::abandoned:
+      plant(lock, "");
+      make_older(lock, std::chrono::hours{1});
+      break;
+  }
+  table_.inside.store(0);
+  table_.writing.store(0);
+  table_.is_lawless.store(scenario_.adversary == Adversary::remove || scenario_.adversary == Adversary::replace);
+  table_.is_forced.store(false);
+  table_.are_apart.store(scenario_.adversary == Adversary::rename);
+  table_.is_told.store(scenario_.is_told);
+  killed_ = false;
+  foreign_inode_ = 0;
+  while (::sem_trywait(&table_.news) == 0) {
+  }
+}
+
+void Director::act_adversary(const fs::path& folder) {
+  const fs::path lock = folder / "s.jsonl.lock";
+  switch (scenario_.adversary) {
+    case Adversary::none:
+      break;
+    case Adversary::kill:
+      if (state(0) == State::stopped) {
+        (void)players_[0]->kill();
+        killed_ = true;
+        ++figures_.kills;
+        table_.inside.store(0);
+        table_.writing.store(0);
+        table_.seats[0].state.store(State::done);
+      }
+      break;
+    case Adversary::remove:
+      fs::remove(lock);
+      break;
+    case Adversary::replace: {
+      if (table_.seats[0].is_unlinking.load() || table_.seats[1].is_unlinking.load()) {
+        break;  // nothing can be promised against a program that replaces what it did not lock, in that very moment
+      }
+      const fs::path fresh = folder / "fresh";
+      plant(fresh, live_record_);
+      foreign_inode_ = inode_of(fresh);
+      fs::rename(fresh, lock);
+      break;
+    }
+    case Adversary::rename:
+      fs::rename(folder, folder.native() + ".moved");
+      break;
+  }
+}
+
+std::size_t count_records(const std::string& text, std::string_view record, bool& is_whole) {
+  std::size_t count = 0;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    count += line == record ? 1U : 0U;
+    is_whole = is_whole && is_transcript_record(line);
+  }
+  is_whole = is_whole && (text.empty() || text.back() == '\n');
+  return count;
+}
+
+void Director::judge(const fs::path& folder, const std::string& place) {
+  bool is_whole = true;
+  const fs::path moved = folder.native() + ".moved";
+  std::string text = read_text(folder / "s.jsonl");
+  text += read_text(moved / "s.jsonl");
+  for (std::size_t i = 0; i < 2; ++i) {
+    const Seat& seat = table_.seats[i];
+    if (seat.complaint[0] != '\0') {
+      complain(place, std::string(1, "AB"[i]) + " " + seat.complaint);
+    }
+    const std::size_t found = count_records(text, seat.record, is_whole);
+    const bool dead = i == 0 && killed_;
+    if (dead ? found > 1 : found != (seat.acknowledged.load() ? 1U : 0U)) {
+      complain(place, "record " + std::string(seat.record) + " is there " + std::to_string(found) + " times");
+    }
+    const bool must_write = seat.role == Role::take || seat.role == Role::release || seat.role == Role::usurp;
+    if (must_write && !dead && !seat.acknowledged.load() && !seat.lost.load() && !table_.is_lawless.load()) {
+      complain(place, std::string(1, "AB"[i]) + " wrote nothing");
+    }
+  }
+  if (!is_whole) {
+    complain(place, "the transcript is torn: " + text);
+  }
+  for (const auto& at : {folder, moved}) {
+    if (!fs::exists(at)) {
+      continue;
+    }
+    for (const auto& name : names_in(at)) {
+      const bool is_foreign = foreign_inode_ != 0 && inode_of(at / name) == foreign_inode_;
+      if (name != "s.jsonl" && name != "s.jsonl.torn" && !is_foreign) {
+        complain(place, "left behind: " + name);
+      }
+    }
+  }
+  if (foreign_inode_ != 0 && inode_of(folder / "s.jsonl.lock") != foreign_inode_) {
+    complain(place, "a running program's lock was taken away");
+  }
+}
+
+Reached Director::run(int stop_a, int stop_b, bool a_first) {
+  const fs::path folder = directory_.path() / ("d" + std::to_string(++number_));
+  const std::string place = "A before call " + std::to_string(stop_a) + ", B before call " + std::to_string(stop_b) +
+                            (a_first ? ", A first" : ", B first");
+  set_scene(folder);
+  const Role roles[2] = {scenario_.a, scenario_.b};
+  const int stops[2] = {stop_a, stop_b};
+  for (std::size_t i = 0; i < 2; ++i) {
+    cast(i, roles[i], folder / "s.jsonl", "{\"pair\":" + std::to_string(number_) + ",\"by\":\"" + "AB"[i] + "\"}");
+    if (roles[i] == Role::release) {
+      go(i);
+      until(i, {State::stopped, State::done});
+    }
+  }
+  for (std::size_t i = 0; i < 2; ++i) {
+    table_.seats[i].stop_at.store(stops[i]);
+    go(i);
+    until(i, {State::stopped, State::waiting, State::done});
+  }
+  const Reached reached{table_.seats[0].stops_seen.load() > 0, table_.seats[1].stops_seen.load() > 0};
+  if (reached.a && reached.b) {
+    act_adversary(folder);
+    let(a_first ? 0 : 1);
+    let(a_first ? 1 : 0);
+    ++figures_.schedules;
+  }
+  finish();
+  if (reached.a && reached.b) {
+    judge(folder, place);
+  }
+  if (killed_) {
+    hire(0);
+  }
+  std::error_code ignored;
+  fs::remove_all(folder, ignored);
+  fs::remove_all(folder.native() + ".moved", ignored);
+  return reached;
+}
+
+const std::vector<Scenario>& scenarios() {
+  static const std::vector<Scenario> all = {
+      {"two take a free session", Role::take, Role::take, Found::nothing, Adversary::none},
+      {"two take over a dead owner's lock", Role::take, Role::take, Found::dead_owner, Adversary::none},
+      {"two take over an orphan", Role::take, Role::take, Found::orphan, Adversary::none},
+      {"two take over an abandoned file", Role::take, Role::take, Found::abandoned, Adversary::none},
+      {"two try to take over a dead owner's lock", Role::try_take, Role::try_take, Found::dead_owner, Adversary::none},
+      {"one releases, one waits", Role::release, Role::take, Found::nothing, Adversary::none, true},
+      {"one waits, one releases", Role::take, Role::release, Found::nothing, Adversary::none, true},
+      {"one sweeps, one takes over", Role::sweep, Role::take, Found::dead_owner, Adversary::none},
+      {"one takes over, one sweeps", Role::take, Role::sweep, Found::dead_owner, Adversary::none},
+      {"two sweep", Role::sweep, Role::sweep, Found::dead_owner, Adversary::none},
+      {"one forces, one writes", Role::force, Role::release, Found::nothing, Adversary::none},
+      {"one writes, one forces", Role::release, Role::force, Found::nothing, Adversary::none},
+      {"one takes, one forces", Role::take, Role::force, Found::nothing, Adversary::none},
+      {"one usurps, one writes", Role::usurp, Role::release, Found::nothing, Adversary::none},
+      {"one writes, one usurps", Role::release, Role::usurp, Found::nothing, Adversary::none},
+      {"one is killed, one takes", Role::take, Role::take, Found::nothing, Adversary::kill},
+      {"one is killed while it takes over", Role::take, Role::take, Found::dead_owner, Adversary::kill},
+      {"one is killed while it sweeps", Role::sweep, Role::take, Found::dead_owner, Adversary::kill},
+      {"somebody removes the lock", Role::release, Role::try_take, Found::nothing, Adversary::remove},
+      {"somebody removes the lock of one who takes", Role::take, Role::try_take, Found::nothing, Adversary::remove},
+      {"somebody replaces the lock", Role::release, Role::try_take, Found::nothing, Adversary::replace},
+      {"somebody renames the directory", Role::release, Role::try_take, Found::nothing, Adversary::rename},
+      {"somebody renames the directory of one who takes", Role::take, Role::take, Found::nothing, Adversary::rename},
+  };
+  return all;
+}
+
+ScheduleFigures run_schedules(const Scenario& scenario, Stops stops) {
+  const auto start = Clock::now();
+  Director director(scenario, stops);
+  ScheduleFigures& figures = director.figures();
+  const auto is_over = [&] { return figures.violations.size() >= k_violations_max; };
+  bool a_ends = false;
+  for (int a = 1; !a_ends && !is_over(); ++a) {
+    a_ends = true;
+    for (int b = 1; !is_over(); ++b) {
+      const Reached reached = director.run(a, b, true);
+      a_ends = a_ends && !reached.a;
+      if (!reached.a || !reached.b) {
+        break;
+      }
+      ++figures.pairs;
+      (void)director.run(a, b, false);
+    }
+  }
+  const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - start).count();
+  std::cout << "schedules: " << scenario.name << ": " << figures.pairs << " pairs of stop points, " << figures.schedules
+            << " schedules, " << figures.kills << " kills, " << figures.violations.size() << " violations, " << ms
+            << " ms\n"
+            << std::flush;
+  return figures;
+}
+
+}  // namespace
+
+void check_schedules(Stops stops, const std::function<bool(const Scenario&)>& is_wanted) {
+  ScheduleFigures all;
+  for (const auto& scenario : scenarios()) {
+    if (!is_wanted(scenario)) {
+      continue;
+    }
+    const auto figures = run_schedules(scenario, stops);
+    for (const auto& violation : figures.violations) {
+      FAIL_CHECK(violation);
+    }
+    CHECK(figures.pairs > 0);
+    all.pairs += figures.pairs;
+    all.schedules += figures.schedules;
+  }
+  std::cout << "schedules: " << all.pairs << " pairs of stop points in all, " << all.schedules << " schedules\n";
+}
+
+}  // namespace sessionlock::test

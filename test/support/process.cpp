@@ -31,6 +31,10 @@
 #define CLONE_NEWTIME 0x00000080
 #endif
 
+#ifdef SESSIONLOCK_COUNTS_COVERAGE
+extern "C" void __gcov_dump();
+#endif
+
 namespace sessionlock::test {
 namespace {
 
@@ -343,6 +347,19 @@ void Channel::finish() {
   disown_and_close(std::exchange(out_, -1));
 }
 
+namespace {
+
+/// Ends a forked child without its parent's clean-up.
+[[noreturn]] void end_child(int code) {
+  std::fflush(nullptr);
+#ifdef SESSIONLOCK_COUNTS_COVERAGE
+  __gcov_dump();  // at exit, which this is not, that happens by itself
+#endif
+  ::_exit(code);
+}
+
+}  // namespace
+
 // --- ChildProcess ----------------------------------------------------------------------------------------------------
 
 ChildProcess ChildProcess::fork_child(const std::function<int(Channel&)>& body, bool through_exit) {
@@ -365,11 +382,11 @@ ChildProcess ChildProcess::fork_child(const std::function<int(Channel&)>& body, 
     }
     Channel channel(ends[1], ::fcntl(ends[1], F_DUPFD_CLOEXEC, 0));
     const int code = run_body(body, channel);
-    std::fflush(nullptr);
     if (through_exit) {
+      std::fflush(nullptr);
       std::exit(code);
     }
-    ::_exit(code);
+    end_child(code);
   }
   ::close(ends[1]);
   ends[1] = ::fcntl(ends[0], F_DUPFD_CLOEXEC, 0);
@@ -531,9 +548,7 @@ NamespaceRun run_in_namespaces(const Namespaces& namespaces, const std::function
           ::mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) != 0) {
         not_allowed(parent, "mounting /proc");
       }
-      const int code = run_body(body, parent);
-      std::fflush(nullptr);
-      ::_exit(code);
+      end_child(run_body(body, parent));
     }
     const Ended ended = wait_for_pid(inner);
     return ended.signal != 0 ? 128 + ended.signal : ended.exit_code;

@@ -468,7 +468,7 @@ class Remove(Case):
 
     def test_a_dead_owners_file_goes_only_if_that_is_asked_for(self):
         self.file.write_text(f"{NOBODY}\n")
-        self.assertComplaint(self.pidfile("remove", self.file), LOCKED, "is dead")
+        self.assertComplaint(self.pidfile("remove", self.file), LOCKED, "is dead", "--if-dead")
         self.assertStatus(self.pidfile("remove", "--if-dead", self.file), 0)
         self.assertFalse(self.file.exists())
         self.assertStatus(self.pidfile("remove", self.file), 0)

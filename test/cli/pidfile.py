@@ -7,7 +7,6 @@ import signal
 import stat
 import subprocess
 import sys
-import textwrap
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../support"))
@@ -357,20 +356,9 @@ print(json.dumps({"results": results, "alive": alive, "got": got}))
 REUSED = r"""
 import json, os, subprocess, sys
 binary, file = sys.argv[1:]
-def start_time(pid):
-    return int(open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[19])
 recorded = subprocess.Popen(["sleep", "1000"])
-start = start_time(recorded.pid)
-open(file, "w").write(f"{recorded.pid}:{start}")
-recorded.kill()
-recorded.wait()
-while True:
-    open("/proc/sys/kernel/ns_last_pid", "w").write(str(recorded.pid - 1))
-    successor = subprocess.Popen(["sleep", "1000"])
-    if successor.pid == recorded.pid and start_time(successor.pid) != start:
-        break
-    successor.kill()
-    successor.wait()
+open(file, "w").write(f"{recorded.pid}:{start_time(recorded.pid)}")
+successor = successor_of(recorded)
 statuses = [subprocess.run([binary, "pidfile", *arguments, file], capture_output=True).returncode
             for arguments in (["status"], ["signal", "--signal", "KILL"], ["signal", "--unverified", "--signal", "KILL"], ["stop", "--keep"])]
 print(json.dumps({"statuses": statuses, "alive": successor.poll() is None}))
@@ -379,17 +367,8 @@ successor.kill()
 
 
 class Hostile(Case):
-    def in_pid_namespace(self, script):
-        enter = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
-        if subprocess.run([*enter, "sh", "-c", "echo 100 >/proc/sys/kernel/ns_last_pid"], capture_output=True).returncode != 0:
-            self.skip_aloud("a PID namespace of one's own is not allowed here")
-        done = subprocess.run([*enter, sys.executable, "-c", script, command.BINARY, self.file], capture_output=True,
-                              text=True, timeout=command.PATIENCE * 2, env=self.environment)
-        self.assertEqual((done.returncode, done.stderr), (0, ""))
-        return json.loads(done.stdout)
-
     def test_a_hostile_record_is_never_signalled_and_crashes_nothing(self):
-        told = self.in_pid_namespace(HOSTILE)
+        told = self.in_pid_namespace(HOSTILE, command.BINARY, self.file)
         self.assertEqual((told["alive"], told["got"]), (True, []))
         for record, arguments, status, error in told["results"]:
             what = f"{record!r} {arguments}: {status} {error}"
@@ -400,7 +379,7 @@ class Hostile(Case):
                 self.assertIn(status, (0, STALE, CANNOT_TELL, LOCKED, IO_ERROR), what)
 
     def test_a_pid_that_was_given_to_another_process_is_refused(self):
-        told = self.in_pid_namespace(REUSED)
+        told = self.in_pid_namespace(REUSED, command.BINARY, self.file)
         self.assertEqual(told, {"statuses": [STALE, STALE, STALE, STALE], "alive": True})
 
 

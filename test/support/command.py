@@ -27,6 +27,28 @@ CANNOT_CREATE, IO_ERROR, LOCKED, NO_PERMISSION = 73, 74, 75, 77
 NOBODY = 2**22 + 1
 
 
+# For scripts that `in_pid_namespace` runs.
+PID_TOOLS = """
+import subprocess
+
+def start_time(pid):
+    return int(open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[19])
+
+def successor_of(process):
+    '''Ends a child, and gives its pid to a process that started at another time.'''
+    start = start_time(process.pid)
+    process.kill()
+    process.wait()
+    while True:
+        open("/proc/sys/kernel/ns_last_pid", "w").write(str(process.pid - 1))
+        successor = subprocess.Popen(["sleep", "1000"])
+        if successor.pid == process.pid and start_time(successor.pid) != start:
+            return successor
+        successor.kill()
+        successor.wait()
+"""
+
+
 def clean_environment():
     return {name: value for name, value in os.environ.items() if not name.startswith("SESSIONLOCK_")}
 
@@ -73,6 +95,16 @@ class Case(unittest.TestCase):
 
     def command(self, *arguments):
         return [str(BINARY), *(str(argument) for argument in arguments)]
+
+    def in_pid_namespace(self, script, *arguments):
+        """Runs a Python script as pid 1 of a PID namespace, where it can choose pids and hits nobody else. Its output is JSON."""
+        enter = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+        if subprocess.run([*enter, "sh", "-c", "echo 100 >/proc/sys/kernel/ns_last_pid"], capture_output=True).returncode != 0:
+            self.skip_aloud("a PID namespace of one's own is not allowed here")
+        done = subprocess.run([*enter, sys.executable, "-c", PID_TOOLS + script, *arguments], capture_output=True, text=True,
+                              timeout=PATIENCE * 2, env=self.environment)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        return json.loads(done.stdout)
 
     def run_command(self, *arguments, input="", **options):
         """Runs the command to its end, with text for standard input."""

@@ -1,0 +1,162 @@
+"""Spawn gate and verified restart: one worker is started for all who want it, and a restart is believed only when it is seen."""
+
+import ctypes
+import json
+import os
+import pathlib
+import signal
+import socket
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../support"))
+import command
+import example
+from command import wait_until
+
+SYS_PIDFD_GETFD = 438
+
+
+class VerifiedRestart(example.Case):
+    NAME = "verified_restart"
+
+    def setUp(self):
+        super().setUp()
+        self.file = self.folder / "worker.pid"
+        self.set_version("1.0")
+        self.addCleanup(self.end_workers)
+
+    def set_version(self, version):
+        (self.folder / "version").write_text(version)
+
+    def workers(self):
+        """Pids of the workers of this test that run."""
+        found = []
+        for entry in pathlib.Path("/proc").iterdir():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
+            except OSError:
+                continue
+            if os.fsencode(self.folder) in words and b"serve" in words and command.is_running(int(entry.name)):
+                found.append(int(entry.name))
+        return found
+
+    def end_workers(self):
+        for pid in self.workers():
+            os.kill(pid, signal.SIGKILL)
+
+    def worker(self):
+        return json.loads(self.file.read_text())
+
+    def restart(self, version, previous):
+        result = self.run_command("restart", version)
+        self.assertEqual((result.returncode, result.stdout), (0, ""), result.stderr)
+        self.assertEqual(result.stderr, f"restart verified (pid {self.worker()['pid']}, version {version})\n")
+        self.assertNotEqual(self.worker()["pid"], previous["pid"])
+
+    def test_callers_at_the_same_time_get_one_worker_and_all_exit_with_0(self):
+        callers = [self.start("start") for _ in range(10)]
+        for caller in callers:
+            status, out, error = self.finish(caller)
+            self.assertEqual((status, out), (0, ""), error)
+        self.assertEqual(self.workers(), [self.worker()["pid"]])
+
+    def test_a_duplicate_start_exits_with_0_and_says_so_on_standard_error(self):
+        self.assertStatus(self.run_command("start"), 0)
+        again = self.run_command("start")
+        self.assertEqual((again.returncode, again.stdout), (0, ""))
+        self.assertEqual(again.stderr, f"already running (pid {self.worker()['pid']})\n")
+        directly = self.run_command("serve", 0)  # a worker that nobody's gate has stopped
+        self.assertEqual((directly.returncode, directly.stderr), (0, again.stderr))
+
+    def test_a_caller_who_cannot_have_the_gate_goes_on_without_it(self):
+        os.mkfifo(self.folder / "spawn.lock")
+        result = self.run_command("start")
+        self.assertEqual(result.returncode, 0)
+        self.assertIn("without a gate", result.stderr)
+
+    def test_a_gate_of_a_caller_that_was_killed_is_passed(self):
+        # Whoever has the gate waits for a worker that cannot tell that it is there.
+        (self.folder / "worker.pid").touch()
+        caller = self.start("start")
+        wait_until("it is inside", (self.folder / "spawn.lock").exists)
+        caller.kill()
+        caller.wait()
+        self.end_workers()
+        wait_until("its worker has ended", lambda: not self.workers())
+        self.file.unlink()
+        self.assertStatus(self.run_command("start"), 0)
+        wait_until("there is one worker", lambda: self.workers() == [self.worker()["pid"]])
+
+    def test_a_worker_that_was_killed_is_replaced_at_once(self):
+        self.assertStatus(self.run_command("start"), 0)
+        killed = self.worker()["pid"]
+        os.kill(killed, signal.SIGKILL)
+        wait_until("it is dead", lambda: not command.is_running(killed))
+        self.assertIn("started (pid ", self.run_command("start").stderr)
+        self.assertEqual(self.workers(), [self.worker()["pid"]])
+
+    def test_three_restarts_in_a_row_leave_one_worker_each_verified_in_one_line(self):
+        self.assertStatus(self.run_command("start"), 0)
+        for version in ("1.1", "1.2", "1.3"):
+            previous = self.worker()
+            self.set_version(version)
+            self.restart(version, previous)
+            self.assertEqual(self.worker()["port"], previous["port"])
+        wait_until("the former workers have ended", lambda: self.workers() == [self.worker()["pid"]])
+
+    def test_a_restart_that_brings_back_the_old_version_fails(self):
+        self.assertStatus(self.run_command("start"), 0)
+        result = self.run_command("restart", "2.0")
+        self.assertEqual((result.returncode, result.stdout), (1, ""))
+        self.assertEqual(result.stderr, "restarted, but with version 1.0 instead of 2.0\n")
+
+    def test_a_restart_without_a_worker_fails(self):
+        result = self.run_command("restart", "1.0")
+        self.assertEqual((result.returncode, result.stdout), (1, ""))
+        self.assertEqual(len(result.stderr.splitlines()), 1)
+
+    def test_a_failed_start_exits_with_1(self):
+        self.file.mkdir()
+        result = self.run_command("start")
+        self.assertEqual((result.returncode, result.stdout), (1, ""))
+        self.assertIn("could not be started", result.stderr)
+        self.assertEqual(self.workers(), [])
+        self.assertFalse((self.folder / "spawn.lock").exists())
+
+    def test_a_worker_whose_port_is_taken_does_not_start(self):
+        with socket.create_server(("127.0.0.1", 0)) as stranger:
+            result = self.run_command("serve", stranger.getsockname()[1])
+        self.assertEqual(result.returncode, 1)
+        self.assertFalse(self.file.exists())
+
+    def listener_of(self, pid):
+        """A second descriptor of a worker's listening socket: as long as it is open, so is the port."""
+        (number,) = (
+            link.name for link in pathlib.Path(f"/proc/{pid}/fd").iterdir() if os.readlink(link).startswith("socket:")
+        )
+        process = os.pidfd_open(pid)
+        copy = ctypes.CDLL(None, use_errno=True).syscall(SYS_PIDFD_GETFD, process, int(number), 0)
+        os.close(process)
+        if copy < 0:
+            self.skip_aloud(f"pidfd_getfd: {os.strerror(ctypes.get_errno())}")
+        return copy
+
+    def test_a_dying_worker_starts_its_successor_only_after_its_port_is_free(self):
+        self.assertStatus(self.run_command("start"), 0)
+        previous = self.worker()
+        port = self.listener_of(previous["pid"])
+        self.set_version("1.1")
+        restart = self.start("restart", "1.1")
+        log = self.folder / "worker.log"
+        wait_until("it waits", lambda: f"waiting for port {previous['port']}" in log.read_text())
+        self.assertEqual(self.workers(), [previous["pid"]])
+        self.assertEqual(self.worker(), previous)
+        os.close(port)
+        status, out, error = self.finish(restart)
+        self.assertEqual((status, out), (0, ""))
+        self.assertEqual(error, f"restart verified (pid {self.worker()['pid']}, version 1.1)\n")
+        self.assertEqual(self.worker()["port"], previous["port"])
+
+
+if __name__ == "__main__":
+    command.main()

@@ -37,8 +37,7 @@ Step HoldCore::look_at_descriptor() const noexcept {
   struct stat status {};
   const auto found = sys::fstat(fd, status);
   if (found.ok()) {
-    const FileIdentity seen{static_cast<std::uint64_t>(status.st_dev), static_cast<std::uint64_t>(status.st_ino)};
-    return {seen == file ? Step::Answer::done : Step::Answer::other};
+    return {identity_of(status) == file ? Step::Answer::done : Step::Answer::other};
   }
   // A closed number is not ours any more; a disk or server that does not answer (EIO, ESTALE) proves nothing, and to
   // take it for the end would leave the lock behind for as long as this process lives.

@@ -81,6 +81,11 @@ class Stopping(Daemon):
         self.assertEqual((result.returncode, result.stdout), (0, ""))
         self.assertIn("a stop is under way", result.stderr)
         self.assertEqual(list(self.folder.iterdir()), [self.stopping])
+        # Nor is there one for a moment: here any attempt to claim would fail.
+        self.file.mkdir()
+        self.assertStatus(self.run_command("start", "auto"), 0)
+        self.stopping.unlink()
+        self.assertStatus(self.run_command("start", "auto"), 1)
 
     def test_one_that_is_expired_corrupt_or_empty_is_removed_and_keeps_nobody_from_starting(self):
         for text in (str(int(time.time() * 1000) - 1), "soon", ""):

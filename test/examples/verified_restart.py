@@ -7,6 +7,7 @@ import pathlib
 import signal
 import socket
 import sys
+import threading
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../support"))
 import command
@@ -109,6 +110,40 @@ class VerifiedRestart(example.Case):
         result = self.run_command("restart", "2.0")
         self.assertEqual((result.returncode, result.stdout), (1, ""))
         self.assertEqual(result.stderr, "restarted, but with version 1.0 instead of 2.0\n")
+
+    def test_a_worker_that_says_yes_and_goes_on_is_no_restart(self):
+        # The test plays it, with the version that is wanted, and after a while another process instead.
+        pids = [os.getpid(), self.idler().pid]
+        asked = []
+
+        def record():
+            text = json.dumps({"pid": pids[0], "startToken": str(command.start_time(pids[0])), "port": port})
+            (self.folder / "n").write_text(text)
+            (self.folder / "n").rename(self.file)
+
+        def serve():
+            while True:
+                try:
+                    caller, _ = listener.accept()
+                except OSError:
+                    return  # the test is over
+                with caller, caller.makefile("rw") as line:
+                    asked.append(line.readline().strip())
+                    line.write("yes\n" if asked[-1] == "restart" else f"{pids[0]} 1.1\n")
+                if len(asked) == 6:
+                    pids.pop(0)
+                    record()
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            record()
+            server = threading.Thread(target=serve, daemon=True)
+            server.start()
+            result = self.run_command("restart", "1.1")
+            listener.shutdown(socket.SHUT_RDWR)
+            server.join(command.PATIENCE)
+        self.assertEqual((result.returncode, result.stderr), (0, f"restart verified (pid {pids[-1]}, version 1.1)\n"))
+        self.assertEqual(asked[:2], ["who", "restart"])
 
     def test_a_restart_without_a_worker_fails(self):
         result = self.run_command("restart", "1.0")

@@ -178,6 +178,27 @@ TEST_CASE("a claim in progress by a program that creates and then writes is neve
   CHECK(claim->running->record.pid == owner.pid());
 }
 
+TEST_CASE("a claim of a file that comes and goes all the time ends after a bounded number of attempts, and says why") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  auto owner = idle_process();
+  int attempts = 0;
+  const Script restless(outermost([&](const sys::CallInfo& info) {
+    if (info.call == sys::Call::linkat) {
+      ++attempts;
+      write_text(path, colon_record(owner.pid()));
+    } else if (is_call_on(info, sys::Call::openat, "serve.pid")) {
+      std::filesystem::remove(path);
+    }
+    return 0;
+  }));
+  const auto claim = PidFile::claim(path, colon());
+  REQUIRE_FALSE(claim);
+  CHECK(claim.error().code == Errc::timed_out);
+  CHECK(claim.error().message().find("came and went") != std::string::npos);
+  CHECK(attempts > 1);
+}
+
 TEST_CASE("a file that names nobody is no claim in progress once it is old") {
   const TemporaryDirectory directory;
   const auto path = directory / "serve.pid";

@@ -18,27 +18,26 @@ using sessionlock::fuzz::Json;
 
 namespace {
 
+/// What is beyond a thousand million is as good as that: no number here has so many digits.
+std::int64_t exponent_of(std::string text) {
+  const bool is_negative = text.front() == '-';
+  text.erase(0, text.find_first_not_of("+-0"));
+  const std::int64_t size = text.empty() ? 0 : text.size() > 9 ? 999'999'999 : std::stoll(text);
+  return is_negative ? -size : size;
+}
+
 /// A number without a sign as whole decimal digits, without leading zeros; none if it has a fraction, or more digits
 /// than anything here can have.
 std::optional<std::string> whole_digits(std::string number) {
-  long exponent = 0;
+  std::int64_t exponent = 0;
   if (const auto e = number.find_first_of("eE"); e != std::string::npos) {
-    // Longer exponents only make zero of zero, and what is out of range of everything else.
-    const std::string digits = number.substr(e + 1);
-    exponent =
-        digits.size() > 12 ? std::stol(digits.substr(0, 1) == "-" ? "-99999999999" : "99999999999") : std::stol(digits);
-    if (digits.size() > 12) {
-      const auto first = digits.find_first_not_of("+-0");
-      const bool is_short = first == std::string::npos || digits.size() - first <= 11;
-      const long small = first == std::string::npos ? 0 : is_short ? std::stol(digits.substr(first)) : 0;
-      exponent = is_short ? (digits.front() == '-' ? -small : small) : exponent;
-    }
+    exponent = exponent_of(number.substr(e + 1));
     number.resize(e);
   }
   std::string digits;
-  long behind_point = 0;
+  std::int64_t behind_point = 0;
   if (const auto point = number.find('.'); point != std::string::npos) {
-    behind_point = static_cast<long>(number.size() - point - 1);
+    behind_point = static_cast<std::int64_t>(number.size() - point - 1);
     number.erase(point, 1);
   }
   digits = number;
@@ -46,7 +45,7 @@ std::optional<std::string> whole_digits(std::string number) {
   if (digits.empty()) {
     return "0";
   }
-  long shift = exponent - behind_point;
+  std::int64_t shift = exponent - behind_point;
   for (; shift < 0; ++shift) {
     if (digits.back() != '0') {
       return std::nullopt;

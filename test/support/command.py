@@ -177,4 +177,8 @@ class Case(unittest.TestCase):
 
 
 def main():
+    # Who runs the tests in the background may ignore what a terminal sends, and everything started here would inherit that.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     unittest.main(argv=[sys.argv[0], *sys.argv[3:]], verbosity=2)

@@ -484,7 +484,11 @@ void Actor::plant_one() {
 class Director {
  public:
   Director(Channel& parent, std::chrono::seconds duration, std::uint64_t seed)
-      : parent_(parent), end_(Clock::now() + duration), seed_(seed), random_(seed) {}
+      : parent_(parent),
+        directory_(TmpfsMount::mount("mode=0700").value()),
+        end_(Clock::now() + duration),
+        seed_(seed),
+        random_(seed) {}
 
   /// Prints the figures; returns how many things were wrong.
   std::uint64_t run();
@@ -511,7 +515,7 @@ class Director {
 
   Channel& parent_;
   World& world_{make_world()};
-  const Workplace directory_{};
+  const TmpfsMount directory_;
   const Clock::time_point end_;
   const std::uint64_t seed_;
   std::mt19937_64 random_;

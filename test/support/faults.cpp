@@ -327,7 +327,7 @@ void KnownTraits::forget() const {
 
 Workplace::Workplace() {
   // On a disk each case would wait for its journal.
-  static const auto& mount = *new std::optional<TmpfsMount>(TmpfsMount::mount("size=64m"));
+  static const std::optional<TmpfsMount> mount = TmpfsMount::mount("size=64m");
   static std::size_t number = 0;
   path_ = (mount ? mount->path() : fs::temp_directory_path()) /
           ("case" + std::to_string(::getpid()) + "-" + std::to_string(++number));

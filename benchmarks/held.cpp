@@ -1,5 +1,6 @@
 // Many locks held at once by one process: what one more costs, and what each takes.
 
+#include <algorithm>
 #include <cstddef>
 #include <iterator>
 #include <memory>
@@ -14,9 +15,14 @@
 namespace sessionlock::bench {
 namespace {
 
+/// As the allocator counts; 0 where it does not tell.
 std::size_t heap_bytes() {
+#ifdef __GLIBC__
   const auto info = ::mallinfo2();
   return info.uordblks + info.hblkhd;
+#else
+  return 0;
+#endif
 }
 
 std::size_t descriptors() {

@@ -40,10 +40,11 @@ def make_row(name, value, unit, floor=None, peer=None):
 
 
 def read_suite(documents):
-    """{row: [seconds of each repetition]} and {row/counter: [values]}."""
+    """{row: [nanoseconds of each repetition]} and {row/counter: [values]}."""
     times, counters = {}, {}
     for document in documents:
-        for run in document["benchmarks"]:
+        # Repetitions come interleaved; a family is a registration. So floors stand in the order of the sources.
+        for run in sorted(document["benchmarks"], key=lambda run: run["family_index"]):
             if run.get("run_type") != "iteration" or run.get("error_occurred"):
                 continue
             name = DECORATION.sub("", run["run_name"])
@@ -135,7 +136,7 @@ def number(value, places=1):
 
 
 def table(rows, spreads):
-    head = f"{'row':<48}{'value':>14} {'unit':<5}{'+-':>6}{'floor':>14}{'ratio':>8}  {'of':<34}{'target':<12}"
+    head = f"{'row':<48}{'value':>14} {'unit':<5}{'+-':>6}{'floor':>14}{'ratio':>11}  {'of':<34}{'target':<12}"
     lines = [head, "-" * len(head)]
     for row in rows:
         target, met = verdict(row)
@@ -144,7 +145,7 @@ def table(rows, spreads):
             f"{row['name']:<48}{number(row['value']):>14} {row['unit']:<5}"
             f"{f'{100 * width:.0f}%' if width is not None else '':>6}"
             f"{number(row['floor']) if row['floor'] is not None else '':>14}"
-            f"{number(row['ratio'], 2) if row['ratio'] is not None else '':>8}  {row['peer'] or '':<34}{target:<12}"
+            f"{number(row['ratio'], 2) if row['ratio'] is not None else '':>11}  {row['peer'] or '':<34}{target:<12}"
             f"{'' if met is None else 'met' if met else 'MISSED'}".rstrip())
     return "\n".join(lines) + "\n"
 

@@ -4,6 +4,7 @@
 import fs from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 import readline from 'node:readline';
 
@@ -55,10 +56,11 @@ async function contend(lock, seconds, oracle) {
     await lock.acquire();
     try {
       fs.mkdirSync(oracle);
+      await pause(1);
       fs.rmdirSync(oracle);
     } catch (error) {
-      if (error.code === 'EEXIST') ++overlaps;
-      else if (error.code !== 'ENOENT') throw error;
+      if (error.code !== 'EEXIST') throw error;
+      ++overlaps;
     }
     await lock.release();
   }

@@ -7,8 +7,8 @@
 ///   acquire                   waits for the lock; `ok NS`: when it returned, by CLOCK_MONOTONIC
 ///   release                   `ok NS`: when it was called
 ///   cycles N                  acquires and releases N times; `ok NS`: how long that took
-///   contend SECONDS ORACLE    acquires and releases for so long, and makes the directory ORACLE in between; `ok CYCLES
-///                             OVERLAPS`: an overlap is when it was there already, because another was inside
+///   contend SECONDS ORACLE    acquires and releases for so long, and has the directory ORACLE for 1 ms in between;
+///                             `ok CYCLES OVERLAPS`: an overlap is when it was there already, as another was inside
 ///
 /// Anything that fails ends the program with a message.
 
@@ -20,6 +20,7 @@
 #include <iostream>
 #include <sstream>
 #include <string>
+#include <thread>
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -44,6 +45,7 @@ std::string contend(Lock& lock, double seconds, const std::string& oracle) {
   for (; now_ns() < end; ++cycles) {
     lock.acquire();
     if (::mkdir(oracle.c_str(), 0700) == 0) {
+      std::this_thread::sleep_for(std::chrono::milliseconds{1});
       ::rmdir(oracle.c_str());
     } else if (errno == EEXIST) {
       ++overlaps;

@@ -336,7 +336,7 @@ def main():
     places = Places(options.build, options.folder, options.scratch)
     rows, benches = [], []
     for peer in PEERS:
-        if options.only and peer.name not in options.only or options.quick and not peer.quick:
+        if options.only and peer.name not in options.only or options.quick and not peer.quick and not options.only:
             continue
         try:
             benches.append(Bench(peer, peer.find(places), places, options.quick))

@@ -22,7 +22,7 @@ report = load(pathlib.Path(SOURCE) / "scripts/bench_report.py")
 
 
 def run(name, time, unit="ns", **more):
-    return {"run_name": name, "run_type": "iteration", "real_time": time, "time_unit": unit, **more}
+    return {"run_name": name, "run_type": "iteration", "real_time": time, "time_unit": unit, "family_index": 0, **more}
 
 
 class Report(unittest.TestCase):
@@ -47,15 +47,18 @@ class Report(unittest.TestCase):
     def test_a_row_is_the_median_beside_that_of_its_floor(self):
         self.give_suite(
             *(run("sweep/10", time, "ms") for time in (9, 1, 2)), *(run("sweep/10@read", time, "ms") for time in (1, 1, 8)),
-            {"run_name": "sweep/10", "run_type": "aggregate", "real_time": 77, "time_unit": "ms"},
+            {**run("sweep/10", 77, "ms"), "run_type": "aggregate"},
             run("sweep/10", 999, "ms", error_occurred=True),
         )
         self.assertEqual(
             self.results()["sweep/10"],
             {"name": "sweep/10", "value": 2000, "unit": "us", "floor": 1000, "ratio": 2, "peer": "read"})
 
-    def test_a_second_floor_makes_a_second_row(self):
-        self.give_suite(run("a/real_time", 3000), run("a@naive/real_time", 2000), run("a@bare/real_time", 1500))
+    def test_the_first_registered_floor_is_the_rows_and_a_second_makes_a_second_row(self):
+        self.give_suite(
+            run("a@bare/real_time", 1500, family_index=2), run("a@naive/real_time", 2000, family_index=1),
+            run("a/real_time", 3000),
+        )
         rows = self.results()
         self.assertEqual((rows["a"]["peer"], rows["a"]["ratio"]), ("naive", 1.5))
         self.assertEqual((rows["a/bare"]["peer"], rows["a/bare"]["ratio"]), ("bare", 2))

@@ -272,6 +272,7 @@ class Session final : public Lock {
  public:
   explicit Session(fs::path path) : path_(std::move(path)) {}
   void acquire() override {
+    lock_ = {};  // what was held before is not to be taken down inside of what is measured
     lock_ = sessionlock::value_or_throw(manager_.acquire(path_, {.timeout = std::chrono::minutes{5}}));
   }
   void release() override { sessionlock::value_or_throw(lock_.release()); }

@@ -30,6 +30,8 @@ constexpr std::chrono::microseconds k_give_way_step{30};
 /// How often an observer is told that the wait goes on.
 constexpr std::chrono::seconds k_report_interval_min{2};
 constexpr std::chrono::seconds k_report_interval_max{10};
+/// How often a thread in the queue of its process looks whether the session is still the one that it queues for.
+constexpr std::chrono::seconds k_queue_look_interval{1};
 
 /// Random bytes in stock, because asking the kernel for each id's would be a system call more for each lock. A forked
 /// child has a stock of its own.
@@ -166,11 +168,8 @@ Result<std::optional<SessionLock>> Acquisition::attempt() {
   if (!location) {
     return tl::unexpected(std::move(location).error());
   }
-  QueueReport report;
-  if (manager_->observer) {
-    report = [&] { return report_queueing(*location); };
-  }
-  Admission admission = queue_for(key_of(*location), options_, deadline_, report);
+  Admission admission =
+      queue_for(key_of(*location), options_, deadline_, [&] { return look_up_from_queue(*location); });
   if (admission.has_queued && !std::exchange(has_waited_, true)) {
     ++this_process_tally().waits;
   }
@@ -187,6 +186,8 @@ Result<std::optional<SessionLock>> Acquisition::attempt() {
       return tl::unexpected(Error{Errc::invalid_argument, "acquire", location->lock.path(), std::nullopt,
                                   "this thread has the lock already and would wait for itself without end; ask for a "
                                   "re-entrant lock, or set a time limit"});
+    case Admission::Kind::moved:
+      return std::nullopt;
     default:
       break;
   }
@@ -224,14 +225,18 @@ Result<std::optional<SessionLock>> Acquisition::contend(const SessionLocation& l
       return settle(location, turn, std::move(*published->lock));
     }
     file_system_now_ = published->file_system_now;
-    if (auto gone = wait_until_gone(location); !gone) {
+    auto gone = wait_until_gone(location);
+    if (!gone) {
       return tl::unexpected(std::move(gone).error());
+    }
+    if (!*gone) {
+      return std::nullopt;
     }
   }
 }
 
 /// Looks at what is in the way, takes it away or waits for it, until there is a point in publishing again.
-Result<void> Acquisition::wait_until_gone(const SessionLocation& location) {
+Result<bool> Acquisition::wait_until_gone(const SessionLocation& location) {
   while (true) {
     const auto finding = look(location, true);
     if (!finding) {
@@ -241,10 +246,16 @@ Result<void> Acquisition::wait_until_gone(const SessionLocation& location) {
     if (!woken) {
       return tl::unexpected(woken.error());
     }
+    if (*finding == Finding::free || *woken == WakeUp::name_went) {
+      return true;
+    }
+    // A directory that was renamed and made anew, or a link that was turned elsewhere, raises no event.
+    if (auto current = is_current(location, session_, locate_options(false)); !current || !*current) {
+      return current;
+    }
     // Where a file's age decides, only a file made just now tells the time by that file system: make another.
-    if (*finding == Finding::free || *woken == WakeUp::name_went ||
-        (holder_ && needs_file_age(holder_->record, options_.stale))) {
-      return {};
+    if (holder_ && needs_file_age(holder_->record, options_.stale)) {
+      return true;
     }
     file_system_now_.reset();
   }
@@ -404,14 +415,23 @@ std::optional<Deadline::Clock::time_point> Acquisition::report_waiting() {
 }
 
 /// For a thread that another of this process keeps from even trying.
-std::optional<Deadline::Clock::time_point> Acquisition::report_queueing(const SessionLocation& location) noexcept {
+QueueLook Acquisition::look_up_from_queue(const SessionLocation& location) noexcept {
+  const auto now = Deadline::Clock::now();
+  QueueLook look{.again = now + k_queue_look_interval};
   try {
-    (void)describe_holder(location);  // what cannot be described now is told when the wait is over
-    in_the_way_.reset();
-    return report_waiting();
-  } catch (...) {  // no memory for words
-    return Deadline::Clock::now() + k_report_interval_min;
+    if (manager_->observer && (!next_report_ || now >= *next_report_)) {
+      (void)describe_holder(location);  // what cannot be described now is told when the wait is over
+      in_the_way_.reset();
+      (void)report_waiting();
+    }
+    if (has_looked_up_) {
+      const auto current = is_current(location, session_, locate_options(false));
+      look.has_moved = current && !*current;  // what is wrong otherwise is told when it is this thread's turn
+    }
+  } catch (...) {  // no memory: the next look may have it
   }
+  has_looked_up_ = true;
+  return look;
 }
 
 Result<WakeUp> Acquisition::wait(Finding finding, const SessionLocation& location) {

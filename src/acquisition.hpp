@@ -56,13 +56,14 @@ class Acquisition {
   [[nodiscard]] Result<Finding> look(const SessionLocation& location, bool take_away);
   [[nodiscard]] Result<Finding> take_away(const SessionLocation& location, PinnedLock& pinned,
                                           const Inspection& inspection, const InspectionContext& context);
-  [[nodiscard]] Result<void> wait_until_gone(const SessionLocation& location);
+  /// False: the session leads elsewhere by now.
+  [[nodiscard]] Result<bool> wait_until_gone(const SessionLocation& location);
   /// Waits before the next look, or says why there is to be none.
   [[nodiscard]] Result<WakeUp> wait(Finding finding, const SessionLocation& location);
   [[nodiscard]] WatchPlan make_plan() const;
   /// Tells the observer what the wait is for; says when to tell it again.
   [[nodiscard]] std::optional<Deadline::Clock::time_point> report_waiting();
-  [[nodiscard]] std::optional<Deadline::Clock::time_point> report_queueing(const SessionLocation& location) noexcept;
+  [[nodiscard]] QueueLook look_up_from_queue(const SessionLocation& location) noexcept;
   [[nodiscard]] Error give_up(WakeUp reason);
   [[nodiscard]] Result<void> describe_holder(const SessionLocation& location);
 
@@ -85,6 +86,7 @@ class Acquisition {
   bool wants_lock_{true};
   int quick_looks_{0};
   bool has_waited_{false};
+  bool has_looked_up_{false};
   std::optional<Deadline::Clock::time_point> next_report_{};
   std::chrono::seconds report_interval_{0};
 };

@@ -125,24 +125,22 @@ void Turn::hand_to(const std::shared_ptr<Hold>& hold) {
 
 namespace {
 
-/// Until the ticket is answered, the time is over, or the stop request comes; tells now and then that it goes on.
-void wait_for_answer(Ticket& ticket, std::unique_lock<std::mutex>& lock, const Deadline& deadline,
-                     const QueueReport& report) {
+/// Until the ticket is answered, the time is over, or the stop request comes, or the thread stands in the wrong queue:
+/// true only then.
+bool wait_for_answer(Ticket& ticket, std::unique_lock<std::mutex>& lock, const Deadline& deadline,
+                     const std::function<QueueLook()>& look_up) {
   const std::stop_token& stop = ticket.options.stop;
   while (!ticket.is_answered() && !stop.stop_requested() && !deadline.has_passed()) {
-    auto until = deadline.end();
-    if (report) {
-      lock.unlock();
-      until = std::min(until, report().value_or(until));
-      lock.lock();
+    lock.unlock();
+    const QueueLook look = look_up();
+    lock.lock();
+    if (look.has_moved && !ticket.is_answered()) {
+      return true;
     }
-    const auto is_answered = [&ticket] { return ticket.is_answered(); };
-    if (until == Deadline::Clock::time_point::max()) {
-      ticket.called.wait(lock, stop, is_answered);
-    } else {
-      ticket.called.wait_until(lock, stop, until, is_answered);
-    }
+    ticket.called.wait_until(lock, stop, std::min(deadline.end(), look.again),
+                             [&ticket] { return ticket.is_answered(); });
   }
+  return false;
 }
 
 }  // namespace
@@ -150,7 +148,7 @@ void wait_for_answer(Ticket& ticket, std::unique_lock<std::mutex>& lock, const D
 class HoldTable {
  public:
   static Admission queue_for(const HoldKey& key, const AcquireOptions& options, const Deadline& deadline,
-                             const QueueReport& report);
+                             const std::function<QueueLook()>& look_up);
 
  private:
   static Admission answer(const Ticket& ticket, const HoldKey& key) {
@@ -160,7 +158,7 @@ class HoldTable {
 };
 
 Admission HoldTable::queue_for(const HoldKey& key, const AcquireOptions& options, const Deadline& deadline,
-                               const QueueReport& report) {
+                               const std::function<QueueLook()>& look_up) {
   std::shared_ptr<Hold> ended;  // may be the last share: it must not go under the mutex
   Table& table = g_table.get();
   std::unique_lock lock(table.mutex);
@@ -188,19 +186,21 @@ Admission HoldTable::queue_for(const HoldKey& key, const AcquireOptions& options
   }
   Ticket ticket{options};
   const auto place = entry.queue.insert(entry.queue.end(), &ticket);
-  wait_for_answer(ticket, lock, deadline, report);
+  const bool has_moved = wait_for_answer(ticket, lock, deadline, look_up);
   if (ticket.is_answered()) {
     return answer(ticket, key);
   }
   // Not answered, so the ticket still stands in the queue, and the entry, having a queue, still exists.
   entry.queue.erase(place);
-  return {.kind = options.stop.stop_requested() ? Admission::Kind::cancelled : Admission::Kind::timed_out,
-          .has_queued = true};
+  const auto kind = has_moved                       ? Admission::Kind::moved
+                    : options.stop.stop_requested() ? Admission::Kind::cancelled
+                                                    : Admission::Kind::timed_out;
+  return {.kind = kind, .has_queued = true};
 }
 
 Admission queue_for(const HoldKey& key, const AcquireOptions& options, const Deadline& deadline,
-                    const QueueReport& report) {
-  return HoldTable::queue_for(key, options, deadline, report);
+                    const std::function<QueueLook()>& look_up) {
+  return HoldTable::queue_for(key, options, deadline, look_up);
 }
 
 void remove_hold(const Hold& hold) {

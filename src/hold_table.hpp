@@ -52,6 +52,7 @@ struct Admission {
     busy,    ///< Another thread has it, and there is to be no waiting.
     timed_out,
     cancelled,
+    moved,              ///< The session leads elsewhere by now.
     would_block_itself  ///< This very thread has it, and would wait for ever.
   };
   Kind kind{Kind::busy};
@@ -61,13 +62,17 @@ struct Admission {
   std::shared_ptr<Hold> hold{};
 };
 
-/// Tells that a thread still stands in a queue, and says when to tell it again. Throws nothing.
-using QueueReport = std::function<std::optional<Deadline::Clock::time_point>()>;
+/// What a thread that still stands in a queue finds when it looks up: whether it stands in the wrong one, and when to
+/// look up again.
+struct QueueLook {
+  bool has_moved{false};
+  Deadline::Clock::time_point again{};
+};
 
-/// Queues for a lock. `report`, if there is one, is called under no lock. Blocking: until the deadline. Thread safety:
-/// safe.
+/// Queues for a lock. `look_up` is called under no lock, now and then while the thread queues, and throws nothing.
+/// Blocking: until the deadline. Thread safety: safe.
 [[nodiscard]] Admission queue_for(const HoldKey& key, const AcquireOptions& options, const Deadline& deadline,
-                                  const QueueReport& report = {});
+                                  const std::function<QueueLook()>& look_up);
 
 /// Takes a hold that has ended off the table and passes the turn on.
 void remove_hold(const Hold& hold);

@@ -32,6 +32,7 @@
 #include <sessionlock/lock_manager.hpp>
 #include <sessionlock/process_identity.hpp>
 
+#include "fairness.hpp"
 #include "lock_file.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
@@ -434,6 +435,41 @@ TEST_CASE("a lock that is found by a name it is just losing is not waited for") 
   CHECK(removed);
 }
 
+TEST_CASE("who waits at a session that leads elsewhere meanwhile gets the lock where it leads") {
+  // Each of them would wait out its time at a lock that is not the session's any more.
+  const TemporaryDirectory directory;
+  for (const char* const name : {"renamed", "queued", "aged", "one", "other"}) {
+    fs::create_directory(directory / name);
+  }
+  fs::create_symlink("one", directory / "link");
+  const fs::path renamed = directory / "renamed/s.jsonl";
+  const fs::path queued = directory / "queued/s.jsonl";
+  const fs::path aged = directory / "aged/s.jsonl";
+  const auto holder = holder_of(renamed);
+  const auto holder_of_link = holder_of(directory / "one/s.jsonl");
+  const auto lock_of_queued = held(try_lock(queued));
+  plant(aged.string() + ".lock", foreign_record(::getpid()));  // its age is looked at again and again
+  Events events;
+  LockManager manager(events.options());
+  AcquiringThread waits_for_process(manager, renamed);
+  AcquiringThread waits_behind_link(manager, directory / "link/s.jsonl");
+  AcquiringThread waits_in_queue(manager, queued);
+  AcquiringThread waits_for_age(manager, aged);
+  events.wait_for(EventKind::contended, 4);
+  for (const std::string name : {"renamed", "queued", "aged"}) {
+    fs::rename(directory / name, directory / (name + " away"));
+    fs::create_directory(directory / name);
+  }
+  fs::remove(directory / "link");
+  fs::create_symlink("other", directory / "link");
+  CHECK(held(waits_for_process.wait()).session_path() == renamed);
+  CHECK(held(waits_behind_link.wait()).session_path() == directory / "other/s.jsonl");
+  CHECK(held(waits_in_queue.wait()).session_path() == queued);
+  CHECK(held(waits_for_age.wait()).session_path() == aged);
+  CHECK(fs::exists(directory / "renamed away/s.jsonl.lock"));
+  CHECK(lock_of_queued.verify().has_value());
+}
+
 // --- threads of one process ------------------------------------------------------------------------------------------
 
 TEST_CASE("threads of one process get the lock in the order in which they came") {
@@ -679,6 +715,17 @@ TEST_CASE("who releases a lock that somebody waits for lets that one go first") 
     CHECK(waiter.wait().exited_with(0));
     return gave_way;
   });
+}
+
+TEST_CASE("competing processes get their turns, and nobody waits without end") {
+  // The long form, with figures, is test/stress/fairness.cpp.
+  for (const auto& competitors :
+       {std::vector<Competitor>(8),
+        std::vector<Competitor>{{.hold = 500us}, {.rest = 500us}, {.rest = 500us, .polls = true}}}) {
+    const auto shares = compete(competitors, 250ms);
+    CHECK(longest_wait(shares) < 10s);
+    CHECK(std::all_of(shares.begin(), shares.end(), [](const Share& share) { return share.acquisitions > 0; }));
+  }
 }
 
 TEST_CASE("a releaser pauses for those who wait, once, and not for long when nobody comes") {

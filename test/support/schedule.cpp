@@ -684,7 +684,9 @@ ScheduleFigures run_schedules(const Scenario& scenario, Stops stops) {
         break;
       }
       ++figures.pairs;
-      (void)director.run(a, b, false);
+      if (scenario.adversary != Adversary::kill) {  // then only one is left to go on
+        (void)director.run(a, b, false);
+      }
     }
   }
   const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - start).count();

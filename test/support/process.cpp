@@ -31,10 +31,6 @@
 #define CLONE_NEWTIME 0x00000080
 #endif
 
-#ifdef SESSIONLOCK_COUNTS_COVERAGE
-extern "C" void __gcov_dump();
-#endif
-
 namespace sessionlock::test {
 namespace {
 
@@ -352,9 +348,6 @@ namespace {
 /// Ends a forked child without its parent's clean-up.
 [[noreturn]] void end_child(int code) {
   std::fflush(nullptr);
-#ifdef SESSIONLOCK_COUNTS_COVERAGE
-  __gcov_dump();  // at exit, which this is not, that happens by itself
-#endif
   ::_exit(code);
 }
 

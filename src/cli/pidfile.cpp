@@ -3,11 +3,12 @@
 #include <sessionlock/pid_file.hpp>
 #include <sessionlock/process_signal.hpp>
 
+#include <algorithm>
+#include <array>
 #include <charconv>
 #include <chrono>
 #include <csignal>
 #include <cstdint>
-#include <cstring>
 #include <memory>
 #include <optional>
 #include <string>
@@ -229,6 +230,24 @@ int remove(const PidFileArguments& arguments) {
   return removed ? k_done : fail(removed.error());
 }
 
+// sigabbrev_np(3) knows them, but only in glibc.
+struct SignalName {
+  std::string_view name;
+  int number;
+};
+constexpr std::array k_signal_names{
+    SignalName{"HUP", SIGHUP},   SignalName{"INT", SIGINT},       SignalName{"QUIT", SIGQUIT},
+    SignalName{"ILL", SIGILL},   SignalName{"TRAP", SIGTRAP},     SignalName{"ABRT", SIGABRT},
+    SignalName{"BUS", SIGBUS},   SignalName{"FPE", SIGFPE},       SignalName{"KILL", SIGKILL},
+    SignalName{"USR1", SIGUSR1}, SignalName{"SEGV", SIGSEGV},     SignalName{"USR2", SIGUSR2},
+    SignalName{"PIPE", SIGPIPE}, SignalName{"ALRM", SIGALRM},     SignalName{"TERM", SIGTERM},
+    SignalName{"CHLD", SIGCHLD}, SignalName{"CONT", SIGCONT},     SignalName{"STOP", SIGSTOP},
+    SignalName{"TSTP", SIGTSTP}, SignalName{"TTIN", SIGTTIN},     SignalName{"TTOU", SIGTTOU},
+    SignalName{"URG", SIGURG},   SignalName{"XCPU", SIGXCPU},     SignalName{"XFSZ", SIGXFSZ},
+    SignalName{"PROF", SIGPROF}, SignalName{"VTALRM", SIGVTALRM}, SignalName{"WINCH", SIGWINCH},
+    SignalName{"IO", SIGIO},     SignalName{"SYS", SIGSYS},
+};
+
 /// `TERM`, `SIGTERM` or `15`; none for what is no signal.
 std::optional<int> signal_number(std::string_view text) {
   int number = 0;
@@ -237,13 +256,9 @@ std::optional<int> signal_number(std::string_view text) {
     return number >= 1 && number <= SIGRTMAX ? std::optional(number) : std::nullopt;
   }
   text.remove_prefix(text.substr(0, 3) == "SIG" ? 3 : 0);
-  for (int candidate = 1; candidate < SIGRTMIN; ++candidate) {
-    const char* const name = ::sigabbrev_np(candidate);  // glibc 2.32
-    if (name != nullptr && text == name) {
-      return candidate;
-    }
-  }
-  return std::nullopt;
+  const auto named = std::find_if(k_signal_names.begin(), k_signal_names.end(),
+                                  [text](const SignalName& one) { return one.name == text; });
+  return named == k_signal_names.end() ? std::nullopt : std::optional(named->number);
 }
 
 using Arguments = std::shared_ptr<PidFileArguments>;

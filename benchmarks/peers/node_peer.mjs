@@ -11,7 +11,7 @@ import readline from 'node:readline';
 const [variant, target] = process.argv.slice(2);
 // Where npm installed to; an ES module is not looked up by way of NODE_PATH.
 const require = createRequire(path.join(process.env.PEERS_NODE, 'package.json'));
-const retry = { retries: 1000000, factor: 1.2, minTimeout: 10, maxTimeout: 50 };
+const retry = { retries: 2000, factor: 1.2, minTimeout: 10, maxTimeout: 50 };
 const now = () => process.hrtime.bigint();
 
 function isGone(pid) {

@@ -1,5 +1,6 @@
 """Spawn gate and verified restart: one worker is started for all who want it, and a restart is believed only when it is seen."""
 
+import contextlib
 import ctypes
 import json
 import os
@@ -164,11 +165,17 @@ class VerifiedRestart(example.Case):
         self.assertEqual(result.returncode, 1)
         self.assertFalse(self.file.exists())
 
-    def listener_of(self, pid):
+    def listener_of(self, pid, port):
         """A second descriptor of a worker's listening socket: as long as it is open, so is the port."""
-        (number,) = (
-            link.name for link in pathlib.Path(f"/proc/{pid}/fd").iterdir() if os.readlink(link).startswith("socket:")
-        )
+        # proc_net_tcp: local address, state (0A listens) and inode; who asked the worker may still be connected to it.
+        rows = [line.split() for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        (inode,) = {row[9] for row in rows if row[3] == "0A" and row[1].endswith(f":{port:04X}")}
+        numbers = []
+        for link in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # the listing's own, or a connection that has just ended
+                if os.readlink(link) == f"socket:[{inode}]":
+                    numbers.append(link.name)
+        (number,) = numbers
         process = os.pidfd_open(pid)
         copy = ctypes.CDLL(None, use_errno=True).syscall(SYS_PIDFD_GETFD, process, int(number), 0)
         os.close(process)
@@ -179,7 +186,7 @@ class VerifiedRestart(example.Case):
     def test_a_dying_worker_starts_its_successor_only_after_its_port_is_free(self):
         self.assertStatus(self.run_command("start"), 0)
         previous = self.worker()
-        port = self.listener_of(previous["pid"])
+        port = self.listener_of(previous["pid"], previous["port"])
         self.set_version("1.1")
         restart = self.start("restart", "1.1")
         log = self.folder / "worker.log"

@@ -39,12 +39,12 @@ class RandomStock {
  public:
   using Bytes = std::array<std::uint8_t, 16>;
 
-  Result<Bytes> take(const std::filesystem::path& session) {
+  tl::expected<Bytes, std::error_code> take() {
     const std::lock_guard lock(mutex_);
     if (used_ == stock_.size()) {
       const auto got = sys::getrandom(stock_.data(), sizeof stock_);
       if (!got.ok() || static_cast<std::size_t>(got.value) != sizeof stock_) {
-        return tl::unexpected(Error{got.code(), "getrandom", session, std::nullopt, {}});
+        return tl::unexpected(got.code());
       }
       used_ = 0;
     }
@@ -64,25 +64,28 @@ std::string timeout_words(std::chrono::milliseconds timeout) {
 
 }  // namespace
 
-Result<std::string> random_lock_id(const std::filesystem::path& session) {
+tl::expected<std::string, std::error_code> random_lock_id() {
   constexpr std::string_view k_digits = "0123456789abcdef";
-  const auto bytes = g_random_stock.get().take(session);
+  const auto bytes = g_random_stock.get().take();
   if (!bytes) {
     return tl::unexpected(bytes.error());
   }
-  std::string id;
-  id.reserve(2 * bytes->size());
-  for (const std::uint8_t byte : *bytes) {
-    id += k_digits[byte >> 4U];
-    id += k_digits[byte & 0xfU];
+  std::string id(2 * bytes->size(), '0');
+  for (std::size_t i = 0; i < bytes->size(); ++i) {
+    id[2 * i] = k_digits[(*bytes)[i] >> 4U];
+    id[2 * i + 1] = k_digits[(*bytes)[i] & 0xfU];
   }
   return id;
 }
 
+Error random_failure(const std::error_code& code, const std::filesystem::path& path) {
+  return {code, "getrandom", path, std::nullopt, {}};
+}
+
 Result<LockRecord> make_record(const AcquireOptions& options, const SessionLocation& location, bool with_session) {
-  auto lock_id = random_lock_id(location.session.path());
+  auto lock_id = random_lock_id();
   if (!lock_id) {
-    return tl::unexpected(std::move(lock_id).error());
+    return tl::unexpected(random_failure(lock_id.error(), location.session.path()));
   }
   const ProcessIdentity& self = this_identity();
   LockRecord record;

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <system_error>
 
 #include <sessionlock/lock_manager.hpp>
 
@@ -17,8 +18,10 @@
 
 namespace sessionlock {
 
-/// 32 random hexadecimal digits. `session` is for the error.
-[[nodiscard]] Result<std::string> random_lock_id(const std::filesystem::path& session);
+/// 32 random hexadecimal digits, or why there are none.
+[[nodiscard]] tl::expected<std::string, std::error_code> random_lock_id();
+/// The error that there are none, for what has this path.
+[[nodiscard]] Error random_failure(const std::error_code& code, const std::filesystem::path& path);
 /// A new record of this process, complete but for the witness.
 [[nodiscard]] Result<LockRecord> make_record(const AcquireOptions& options, const SessionLocation& location,
                                              bool with_session);

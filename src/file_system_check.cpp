@@ -47,9 +47,9 @@ bool is_shortage(int error) {
 class Scratch {
  public:
   static Result<Scratch> make(const std::filesystem::path& parent) {
-    auto id = random_lock_id(parent);
+    auto id = random_lock_id();
     if (!id) {
-      return tl::unexpected(std::move(id).error());
+      return tl::unexpected(random_failure(id.error(), parent));
     }
     Scratch scratch;
     scratch.path_ = (parent / (".sessionlock-doctor-" + *id)).native();

@@ -107,9 +107,9 @@ class Claim {
 };
 
 Result<Claim::Step> Claim::step(const Place& place, const PidRecord& record) {
-  auto id = random_lock_id(path_);
+  auto id = random_lock_id();
   if (!id) {
-    return tl::unexpected(std::move(id).error());
+    return tl::unexpected(random_failure(id.error(), path_));
   }
   auto attempt = publish_file(
       place, {options_.mode, std::move(*id), false, [&](const FileIdentity*) { return format_pid_record(record); }});

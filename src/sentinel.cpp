@@ -24,9 +24,9 @@ using std::chrono::milliseconds;
 constexpr mode_t k_mode = 0644;
 
 Result<FilePublishAttempt> publish_text(const Place& place, const std::string& text) {
-  auto id = random_lock_id(place.path());
+  auto id = random_lock_id();
   if (!id) {
-    return tl::unexpected(std::move(id).error());
+    return tl::unexpected(random_failure(id.error(), place.path()));
   }
   return publish_file(place, {k_mode, std::move(*id), false, [&](const FileIdentity*) { return text; }});
 }
@@ -45,10 +45,10 @@ Result<Attempt> replace(const Place& place, PinnedFile& old, const std::string& 
     return Attempt::again;
   }
   Result<Attempt> replaced = Attempt::done;
-  const auto id = random_lock_id(place.path());
+  const auto id = random_lock_id();
   const Place fresh{place.directory, id ? temporary_name(place.name, *id) : std::string()};
   if (!id) {
-    replaced = tl::unexpected(id.error());
+    replaced = tl::unexpected(random_failure(id.error(), place.path()));
   } else if (const auto published = publish_text(fresh, text); !published) {
     replaced = tl::unexpected(published.error());
   } else if (published->outcome != PublishOutcome::published) {

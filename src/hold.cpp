@@ -54,10 +54,10 @@ Step HoldCore::try_unlink() const noexcept {
     return entered;
   }
   const auto unlinked = sys::unlinkat(directory, name);
-  (void)leave_guard(fd);
   if (unlinked.ok() || unlinked.error == ENOENT) {
-    return {};
+    return {};  // the `flock` is on a file that nobody can find any more, and goes with the descriptor
   }
+  (void)leave_guard(fd);
   return {Step::Answer::failed, sys::Call::unlinkat, unlinked.error};
 }
 
@@ -91,6 +91,9 @@ Hold::~Hold() {
   unregister_from_cleanup(core_);
   if (is_inherited()) {
     return;  // the descriptors went at the fork
+  }
+  if (!setup_.lock.fd) {
+    return;  // closed when the hold ended
   }
   const Step::Answer looked = core_.look_at_descriptor().answer;
   if (looked == Step::Answer::done) {
@@ -361,6 +364,11 @@ void Hold::end(bool lost) noexcept {
   settle(HoldPhase::ended);
   remove_hold(*this);
   setup_.remains.reset();
+  if (!lost) {
+    // The descriptor was seen to be ours a moment ago, and nobody uses that of a hold that has ended.
+    sys::remember_inode(core_.fd, 0, 0);
+    setup_.lock.fd.reset();
+  }
   if (!setup_.options->observer) {
     return;
   }

@@ -62,9 +62,9 @@ void linger() {
 ChildProcess exiting_writer(const Session& session, int round) {
   return ChildProcess::run_to_exit([&session, round](Channel& parent) {
     std::atexit(linger);
-    const auto* const lock = new SessionLock(value_or_throw(LockManager().acquire(session.path)));
+    static const auto* const lock = new SessionLock(value_or_throw(LockManager().acquire(session.path)));
     const int fd = open_session(session);
-    std::thread([lock, fd] {
+    std::thread([fd] {
       while (write_entry(*lock, fd, "first")) {
       }
     }).detach();

@@ -69,7 +69,6 @@ class BareLock {
     require(::flock(fd_, LOCK_EX | LOCK_NB) == 0, "flock");
     ::fstatat(directory_, lock_name_.c_str(), &status, AT_SYMLINK_NOFOLLOW);
     require(::unlinkat(directory_, lock_name_.c_str(), 0) == 0, "unlinkat");
-    ::flock(fd_, LOCK_UN);
     struct flock mark = witness_;
     ++mark.l_start;
     ::fcntl(fd_, F_OFD_GETLK, &mark);

@@ -249,11 +249,9 @@ TEST_CASE("a child keeps no flock of a reclaimer that is killed") {
   CHECK(lock.has_value());
 }
 
+// Not with the address sanitizer, whose allocator does not survive a fork beside threads that allocate.
+#if !defined(__SANITIZE_ADDRESS__)
 TEST_CASE("forks in the middle of other threads' locking neither hang nor harm") {
-#if defined(__SANITIZE_ADDRESS__)
-  skip_aloud("the address sanitizer's allocator does not survive a fork beside threads that allocate");
-  return;
-#endif
   const Session session;
   auto process = ChildProcess::run([&](Channel&) {
     std::atomic<bool> stop{false};
@@ -287,6 +285,7 @@ TEST_CASE("forks in the middle of other threads' locking neither hang nor harm")
   });
   CHECK(process.wait().exited_with(0));
 }
+#endif
 
 TEST_CASE("a lock belongs to the process that is there after the last fork of a daemon") {
   const Session session;

@@ -75,7 +75,8 @@ std::string contention_message(const Error& error, const Inspection& holder) {
 }  // namespace
 
 const std::error_category& error_category() noexcept {
-  static const auto* const category = new ErrorCategory;  // never destroyed: codes may still be compared at exit
+  // Never destroyed: codes may still be compared at exit.
+  static const auto* const category = new ErrorCategory;  // NOLINT(bugprone-unhandled-exception-at-new): ends us
   return *category;
 }
 

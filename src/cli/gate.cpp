@@ -20,8 +20,6 @@
 #include "program.hpp"
 #include "signals.hpp"
 
-extern char** environ;
-
 namespace sessionlock::cli {
 namespace {
 

@@ -16,8 +16,6 @@
 #include "arguments.hpp"
 #include "exit_status.hpp"
 
-extern char** environ;
-
 namespace sessionlock::cli {
 namespace {
 
@@ -131,6 +129,7 @@ bool hear_go(int line) noexcept {
 
 std::vector<char*> pointers_to(std::vector<std::string>& strings) {
   std::vector<char*> pointers;
+  pointers.reserve(strings.size() + 1);
   for (std::string& string : strings) {
     pointers.push_back(string.data());
   }

@@ -31,8 +31,6 @@
 #include "program.hpp"
 #include "signals.hpp"
 
-extern char** environ;
-
 namespace sessionlock::cli {
 namespace {
 

@@ -38,7 +38,6 @@ class BareLock {
     struct statx identity {};
     require(::statx(directory_, "", AT_EMPTY_PATH, STATX_BASIC_STATS | k_mount_id, &identity) == 0, "statx");
     struct stat status {};
-    ::fstatat(directory_, name_.c_str(), &status, AT_SYMLINK_NOFOLLOW);
     fd_ = ::openat(directory_, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     require(fd_ >= 0, "O_TMPFILE");
     ::fstat(fd_, &status);

@@ -167,7 +167,9 @@ Result<SessionLock> Acquisition::acquire() {
 
 Result<std::optional<SessionLock>> Acquisition::attempt() {
   reclaimed_from_.reset();  // what was taken over where the path led before was another session's
-  auto location = locate(session_, locate_options(true));
+  LocateOptions options = locate_options(true);
+  options.may_guess = naming_ == LockNaming::beside_session && options.lock_directory.empty();
+  auto location = locate(session_, options);
   if (!location) {
     return tl::unexpected(std::move(location).error());
   }
@@ -176,9 +178,20 @@ Result<std::optional<SessionLock>> Acquisition::attempt() {
   if (admission.has_queued && !std::exchange(has_waited_, true)) {
     ++this_process_tally().waits;
   }
+  if (admission.kind == Admission::Kind::turn) {
+    return contend(*location, *admission.turn);
+  }
+  auto lock = answer(std::move(admission), *location);
+  // A lock that this process has at a path that leads elsewhere by now says nothing of the session.
+  auto confirmed = confirm(*location, locate_options(false));
+  if (!confirmed) {
+    return tl::unexpected(std::move(confirmed).error());
+  }
+  return *confirmed ? std::move(lock) : std::nullopt;
+}
+
+Result<std::optional<SessionLock>> Acquisition::answer(Admission&& admission, const SessionLocation& location) {
   switch (admission.kind) {
-    case Admission::Kind::turn:
-      return contend(*location, *admission.turn);
     case Admission::Kind::shared: {
       auto share = std::make_shared<LockShare>();
       share->hold = std::move(admission.hold);
@@ -186,7 +199,7 @@ Result<std::optional<SessionLock>> Acquisition::attempt() {
       return SessionLockAccess::make(std::move(share));
     }
     case Admission::Kind::would_block_itself:
-      return tl::unexpected(Error{Errc::invalid_argument, "acquire", location->lock.path(), std::nullopt,
+      return tl::unexpected(Error{Errc::invalid_argument, "acquire", location.lock.path(), std::nullopt,
                                   "this thread has the lock already and would wait for itself without end; ask for a "
                                   "re-entrant lock, or set a time limit"});
     case Admission::Kind::moved:
@@ -194,13 +207,13 @@ Result<std::optional<SessionLock>> Acquisition::attempt() {
     default:
       break;
   }
-  if (auto described = describe_holder(*location); !described) {
+  if (auto described = describe_holder(location); !described) {
     return tl::unexpected(std::move(described).error());
   }
   return tl::unexpected(give_up(admission.kind == Admission::Kind::cancelled ? WakeUp::cancelled : WakeUp::deadline));
 }
 
-Result<std::optional<SessionLock>> Acquisition::contend(const SessionLocation& location, Turn& turn) {
+Result<std::optional<SessionLock>> Acquisition::contend(SessionLocation& location, Turn& turn) {
   give_way(location);
   std::optional<LockRecord> record;
   SpareFile spare;
@@ -218,14 +231,19 @@ Result<std::optional<SessionLock>> Acquisition::contend(const SessionLocation& l
       record = std::move(*made);
     }
     auto published = publish(location.lock, *record, manager_->mode, &spare);
+    if (published && published->outcome == PublishOutcome::published) {
+      return settle(std::move(location), turn, std::move(*published->file), std::move(*record));
+    }
+    // What is in the way at a path that leads elsewhere by now is not in our way.
+    if (auto confirmed = confirm(location, locate_options(false)); !confirmed || !*confirmed) {
+      return confirmed ? Result<std::optional<SessionLock>>(std::nullopt)
+                       : tl::unexpected(std::move(confirmed).error());
+    }
     if (!published) {
       return tl::unexpected(std::move(published).error());
     }
-    if (published->outcome == PublishAttempt::Outcome::directory_gone) {
+    if (published->outcome == PublishOutcome::directory_gone) {
       return std::nullopt;
-    }
-    if (published->outcome == PublishAttempt::Outcome::published) {
-      return settle(location, turn, std::move(*published->lock));
     }
     file_system_now_ = published->file_system_now;
     auto gone = wait_until_gone(location);
@@ -286,16 +304,18 @@ void Acquisition::give_way(const SessionLocation& location) {
 }
 
 /// The lock file is ours; now the session path must still lead to it.
-Result<std::optional<SessionLock>> Acquisition::settle(const SessionLocation& location, Turn& turn,
-                                                       PublishedLock&& lock) {
+Result<std::optional<SessionLock>> Acquisition::settle(SessionLocation&& location, Turn& turn, PublishedFile&& file,
+                                                       LockRecord&& record) {
   waiter_.count_end();
-  auto hold = std::make_shared<Hold>(HoldSetup{location, std::move(lock), manager_, options_.owner, options_.reentrant,
-                                               false, options_.max_hold, reclaimed_from_, waiter_.take_remains()});
+  auto reclaimed_from = reclaimed_from_ ? std::make_unique<const std::optional<Inspection>>(reclaimed_from_) : nullptr;
+  auto hold = std::make_shared<Hold>(HoldSetup{std::move(location), std::move(file), std::move(record), manager_,
+                                               options_.owner, options_.reentrant, false, options_.max_hold,
+                                               std::move(reclaimed_from), waiter_.take_remains()});
   turn.hand_to(hold);
   auto share = std::make_shared<LockShare>();
   share->hold = hold;
   SessionLock handle = SessionLockAccess::make(std::move(share));
-  auto current = is_current(location, session_, locate_options(false));
+  auto current = is_current(hold->location(), session_, locate_options(false));
   if (!current || !*current) {
     // Between looking and locking, the path was made to lead elsewhere: this lock is on the wrong session.
     if (auto released = handle.release(); !released && released.error().code != Errc::lost) {

@@ -49,13 +49,16 @@ class Acquisition {
   };
 
   [[nodiscard]] LocateOptions locate_options(bool create) const;
+  /// The answer for who need not or cannot go for the file.
+  [[nodiscard]] Result<std::optional<SessionLock>> answer(Admission&& admission, const SessionLocation& location);
   [[nodiscard]] Result<void> check_arguments() const;
   /// None: the session has moved; begin again.
   [[nodiscard]] Result<std::optional<SessionLock>> attempt();
-  [[nodiscard]] Result<std::optional<SessionLock>> contend(const SessionLocation& location, Turn& turn);
+  /// Takes the location over once the lock is held.
+  [[nodiscard]] Result<std::optional<SessionLock>> contend(SessionLocation& location, Turn& turn);
   void give_way(const SessionLocation& location);
-  [[nodiscard]] Result<std::optional<SessionLock>> settle(const SessionLocation& location, Turn& turn,
-                                                          PublishedLock&& lock);
+  [[nodiscard]] Result<std::optional<SessionLock>> settle(SessionLocation&& location, Turn& turn, PublishedFile&& file,
+                                                          LockRecord&& record);
   [[nodiscard]] Result<Finding> look(const SessionLocation& location, bool take_away);
   [[nodiscard]] Result<Finding> take_away(const SessionLocation& location, PinnedLock& pinned,
                                           const Inspection& inspection, const InspectionContext& context);

@@ -17,8 +17,14 @@ constexpr std::size_t k_witness_bytes_max = 45;
 using WitnessText = fmt::basic_memory_buffer<char, k_witness_bytes_max>;
 
 WitnessText witness_text(const FileIdentity& file) {
+  constexpr std::string_view k_prefix = "ofd:";
+  const fmt::format_int device(file.device);
+  const fmt::format_int inode(file.inode);
   WitnessText text;
-  fmt::format_to(std::back_inserter(text), "ofd:{}:{}", file.device, file.inode);
+  text.append(k_prefix.begin(), k_prefix.end());
+  text.append(device.data(), device.data() + device.size());
+  text.push_back(':');
+  text.append(inode.data(), inode.data() + inode.size());
   return text;
 }
 
@@ -190,7 +196,8 @@ WitnessState judge_witness(const LockRecord& record, WitnessQuery query, const F
 }
 
 std::string format_witness(const FileIdentity& file) {
-  return fmt::to_string(witness_text(file));
+  const WitnessText text = witness_text(file);
+  return {text.data(), text.size()};
 }
 
 bool needs_file_age(const LockRecord& record, const StalePolicy& policy) {

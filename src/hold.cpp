@@ -77,11 +77,11 @@ Ending HoldCore::try_end() noexcept {
 
 // --- the hold --------------------------------------------------------------------------------------------------------
 
-Hold::Hold(HoldSetup setup) : setup_(std::move(setup)) {
-  core_.fd = setup_.lock.fd.get();
+Hold::Hold(HoldSetup&& setup) : setup_(std::move(setup)) {
+  core_.fd = setup_.file.fd.get();
   core_.directory = setup_.location.lock.directory->fd.get();
   core_.name = setup_.location.lock.name.c_str();
-  core_.file = setup_.lock.file;
+  core_.file = setup_.file.file;
   core_.generation = sys::process_generation();
   core_.release_at_exit = setup_.options->release_at_exit && !setup_.joined;
   register_for_cleanup(core_);
@@ -92,7 +92,7 @@ Hold::~Hold() {
   if (is_inherited()) {
     return;  // the descriptors went at the fork
   }
-  if (!setup_.lock.fd) {
+  if (!setup_.file.fd) {
     return;  // closed when the hold ended
   }
   const Step::Answer looked = core_.look_at_descriptor().answer;
@@ -102,7 +102,7 @@ Hold::~Hold() {
   if (looked != Step::Answer::other) {
     return;
   }
-  setup_.lock.fd.abandon();
+  setup_.file.fd.abandon();
   setup_.location.lock.directory->number_is_doubtful = true;
   setup_.location.session.directory->number_is_doubtful = true;
 }
@@ -123,8 +123,7 @@ bool Hold::is_shared_by(const AcquireOptions& options, ThreadToken thread) const
 }
 
 int Hold::depth() const {
-  const std::lock_guard lock(share_mutex_);
-  return shares_;
+  return shares_.load();
 }
 
 std::chrono::milliseconds Hold::held_for() const {
@@ -132,8 +131,15 @@ std::chrono::milliseconds Hold::held_for() const {
 }
 
 const Hold::Paths& Hold::paths() const {
-  std::call_once(paths_made_, [this] { paths_ = {setup_.location.session.path(), setup_.location.lock.path()}; });
-  return paths_;
+  std::call_once(paths_made_, [this] {
+    paths_.reset(new Paths{setup_.location.session.path(), setup_.location.lock.path()});
+  });
+  return *paths_;
+}
+
+Hold::WaitingRoom& Hold::waiting_room() {
+  std::call_once(waiting_room_made_, [this] { waiting_room_ = std::make_unique<WaitingRoom>(); });
+  return *waiting_room_;
 }
 
 Error Hold::lost_error() const {
@@ -146,14 +152,19 @@ Result<void> Hold::claim(HoldPhase phase, Clock::time_point deadline) {
   if (queued_.load() == 0 && core_.phase.compare_exchange_strong(expected, phase)) {
     return {};
   }
-  // In the order of arrival: threads that write without a pause must not keep another from releasing.
-  std::unique_lock lock(wait_mutex_);
-  const auto place = queue_.insert(queue_.end(), phase);
+  return queue_for_idle(phase, deadline);
+}
+
+/// In the order of arrival: threads that write without a pause must not keep another from releasing.
+Result<void> Hold::queue_for_idle(HoldPhase phase, Clock::time_point deadline) {
+  WaitingRoom& room = waiting_room();
+  std::unique_lock lock(room.mutex);
+  const auto place = room.queue.insert(room.queue.end(), phase);
   ++queued_;
   Result<void> claimed;
   while (true) {
-    expected = HoldPhase::idle;
-    if (place == queue_.begin() && core_.phase.compare_exchange_strong(expected, phase)) {
+    HoldPhase expected = HoldPhase::idle;
+    if (place == room.queue.begin() && core_.phase.compare_exchange_strong(expected, phase)) {
       break;
     }
     if (core_.phase.load() == HoldPhase::ended) {
@@ -164,19 +175,20 @@ Result<void> Hold::claim(HoldPhase phase, Clock::time_point deadline) {
       claimed = failure(Errc::timed_out, "use lock", lock_path(), "another thread of this process is writing under it");
       break;
     }
-    phase_changed_.wait_until(lock, std::min(deadline, Clock::now() + k_phase_recheck));
+    room.phase_changed.wait_until(lock, std::min(deadline, Clock::now() + k_phase_recheck));
   }
-  queue_.erase(place);
+  room.queue.erase(place);
   --queued_;
-  phase_changed_.notify_all();
+  room.phase_changed.notify_all();
   return claimed;
 }
 
 void Hold::settle(HoldPhase phase) noexcept {
   core_.phase.store(phase);
   if (queued_.load() > 0) {
-    const std::lock_guard lock(wait_mutex_);
-    phase_changed_.notify_all();
+    WaitingRoom& room = *waiting_room_;
+    const std::lock_guard lock(room.mutex);
+    room.phase_changed.notify_all();
   }
 }
 
@@ -367,7 +379,7 @@ void Hold::end(bool lost) noexcept {
   if (!lost) {
     // The descriptor was seen to be ours a moment ago, and nobody uses that of a hold that has ended.
     sys::remember_inode(core_.fd, 0, 0);
-    setup_.lock.fd.reset();
+    setup_.file.fd.reset();
   }
   if (!setup_.options->observer) {
     return;
@@ -403,34 +415,27 @@ Result<pid_t> Hold::spawn(const char* file, char* const argv[], char* const envp
 }
 
 bool Hold::add_share() {
-  const std::lock_guard lock(share_mutex_);
-  if (shares_ == 0) {
-    return false;
+  int shares = shares_.load();
+  while (shares > 0 && !shares_.compare_exchange_weak(shares, shares + 1)) {
   }
-  ++shares_;
-  return true;
+  return shares > 0;
 }
 
 Result<void> Hold::drop_share() {
   if (is_inherited()) {
     return tl::unexpected(lost_error());
   }
-  {
-    const std::lock_guard lock(share_mutex_);
-    if (--shares_ > 0) {
-      return has_ended() ? tl::unexpected(lost_error()) : Result<void>{};
-    }
+  if (--shares_ > 0) {
+    return has_ended() ? tl::unexpected(lost_error()) : Result<void>{};
   }
   auto released = release();
   if (!released && released.error().code != Errc::lost) {
-    const std::lock_guard lock(share_mutex_);
     ++shares_;
   }
   return released;
 }
 
 bool Hold::forsake_share() {
-  const std::lock_guard lock(share_mutex_);
   return --shares_ == 0;
 }
 

@@ -78,14 +78,16 @@ struct HoldCore {
 /// What a hold is made of.
 struct HoldSetup {
   SessionLocation location;
-  PublishedLock lock;
+  PublishedFile file;
+  LockRecord record;
   std::shared_ptr<const ManagerOptions> options;
   std::string owner{};
   bool reentrant{false};
   /// Joined under another process's hold: checked by lock id too, and never unlinked.
   bool joined{false};
   std::chrono::milliseconds max_hold{0};
-  std::optional<Inspection> reclaimed_from{};
+  /// What was taken over, which is big and rare; null: nothing was.
+  std::unique_ptr<const std::optional<Inspection>> reclaimed_from{};
   /// What the wait for it left to be closed.
   std::shared_ptr<void> remains{};
 };
@@ -94,7 +96,7 @@ struct HoldSetup {
 /// Thread safety: safe from any thread. Lifetime: the descriptor's number stays reserved until the last share is gone.
 class Hold : public std::enable_shared_from_this<Hold> {
  public:
-  explicit Hold(HoldSetup setup);
+  explicit Hold(HoldSetup&& setup);
   ~Hold();
   Hold(const Hold&) = delete;
   Hold& operator=(const Hold&) = delete;
@@ -129,7 +131,7 @@ class Hold : public std::enable_shared_from_this<Hold> {
   [[nodiscard]] const SessionLocation& location() const noexcept { return setup_.location; }
   [[nodiscard]] const HoldSetup& setup() const noexcept { return setup_; }
   [[nodiscard]] const FileIdentity& file() const noexcept { return core_.file; }
-  [[nodiscard]] const LockRecord& record() const noexcept { return setup_.lock.record; }
+  [[nodiscard]] const LockRecord& record() const noexcept { return setup_.record; }
   [[nodiscard]] const std::filesystem::path& session_path() const { return paths().session; }
   [[nodiscard]] const std::filesystem::path& lock_path() const { return paths().lock; }
   [[nodiscard]] ThreadToken thread() const noexcept { return thread_; }
@@ -142,6 +144,15 @@ class Hold : public std::enable_shared_from_this<Hold> {
     std::filesystem::path lock;
   };
   [[nodiscard]] const Paths& paths() const;
+  /// Where threads wait for idle. Made when the first has to, because a hold that nobody waits for should be small.
+  struct WaitingRoom {
+    std::mutex mutex;
+    std::condition_variable phase_changed;
+    std::list<HoldPhase> queue;  // who waits, and for what
+  };
+  [[nodiscard]] WaitingRoom& waiting_room();
+  /// `claim` for who found the phase taken, or others waiting.
+  [[nodiscard]] Result<void> queue_for_idle(HoldPhase phase, std::chrono::steady_clock::time_point deadline);
   [[nodiscard]] Error lost_error() const;
   /// Takes the phase from idle, waiting for it; nested guarded writes are the caller's to see first.
   [[nodiscard]] Result<void> claim(HoldPhase phase, std::chrono::steady_clock::time_point deadline);
@@ -159,7 +170,9 @@ class Hold : public std::enable_shared_from_this<Hold> {
   HoldSetup setup_;
   HoldCore core_;
   mutable std::once_flag paths_made_;
-  mutable Paths paths_;
+  std::once_flag waiting_room_made_;
+  mutable std::unique_ptr<const Paths> paths_;
+  std::unique_ptr<WaitingRoom> waiting_room_;
   const std::chrono::steady_clock::time_point since_{std::chrono::steady_clock::now()};
   const ThreadToken thread_{this_thread()};
 
@@ -167,13 +180,8 @@ class Hold : public std::enable_shared_from_this<Hold> {
   int guard_depth_{0};               // of the guarding thread alone
   bool release_after_guard_{false};  // likewise
 
-  std::atomic<int> queued_{0};
-  std::list<HoldPhase> queue_;  // guarded by wait_mutex_; who waits for idle, and for what
-  std::mutex wait_mutex_;
-  std::condition_variable phase_changed_;
-
-  mutable std::mutex share_mutex_;
-  int shares_{1};
+  std::atomic<int> queued_{0};  // in the waiting room, which exists while this is not 0
+  std::atomic<int> shares_{1};
 };
 
 /// One handle's share of a hold.

@@ -52,10 +52,13 @@ struct Pause {
   bool last_was_used{true};
 };
 
+using Entries = std::unordered_map<HoldKey, Entry, HashKey>;
+
 struct Table {
   std::mutex mutex;
   std::unordered_map<HoldKey, Pause, HashKey> pauses;
-  std::unordered_map<HoldKey, Entry, HashKey> entries;
+  std::atomic<bool> ever_owed_pause{false};
+  Entries entries;
   std::unordered_map<FileIdentity, int, HashFile> inodes;
   std::vector<std::shared_ptr<Hold>> failed;
   std::atomic<std::size_t> failed_count{0};
@@ -75,11 +78,7 @@ std::shared_ptr<Hold> take_off(Table& table, Entry& entry, const Hold& hold) {
 }
 
 /// Gives the turn to the next in the queue, or the entry up. The caller holds the table's mutex.
-void pass_on(Table& table, const HoldKey& key) {
-  const auto found = table.entries.find(key);
-  if (found == table.entries.end()) {
-    return;
-  }
+void pass_on(Table& table, Entries::iterator found) {
   found->second.hold.reset();
   if (found->second.queue.empty()) {
     table.entries.erase(found);
@@ -101,7 +100,9 @@ Turn::~Turn() {
   if (key_) {
     Table& table = g_table.get();
     const std::lock_guard lock(table.mutex);
-    pass_on(table, *key_);
+    if (const auto found = table.entries.find(*key_); found != table.entries.end()) {
+      pass_on(table, found);
+    }
   }
 }
 
@@ -173,7 +174,7 @@ Admission HoldTable::queue_for(const HoldKey& key, const AcquireOptions& options
     if (entry.queue.empty()) {
       return {.kind = Admission::Kind::turn, .turn = Turn(key)};
     }
-    pass_on(table, key);
+    pass_on(table, found);
   }
   if (entry.hold && entry.hold->is_shared_by(options, this_thread()) && entry.hold->add_share()) {
     return {.kind = Admission::Kind::shared, .hold = entry.hold};
@@ -214,7 +215,7 @@ void remove_hold(const Hold& hold) {
   }
   last = take_off(table, found->second, hold);
   if (last) {
-    pass_on(table, key);
+    pass_on(table, found);
   }
 }
 
@@ -247,12 +248,16 @@ void owe_pause(const HoldKey& key) {
   if (table.pauses.size() >= k_pauses_max) {
     table.pauses.clear();  // only politeness is lost
   }
+  table.ever_owed_pause.store(true);
   Pause& pause = table.pauses[key];
   pause.until = std::chrono::steady_clock::now() + (pause.last_was_used ? k_pause_full : k_pause_unused);
 }
 
 std::optional<std::chrono::steady_clock::time_point> take_owed_pause(const HoldKey& key) {
   Table& table = g_table.get();
+  if (!table.ever_owed_pause.load()) [[likely]] {
+    return std::nullopt;
+  }
   const std::lock_guard lock(table.mutex);
   const auto found = table.pauses.find(key);
   const auto until = found != table.pauses.end() ? std::exchange(found->second.until, std::nullopt) : std::nullopt;

@@ -27,14 +27,21 @@ tl::unexpected<Error> failure(std::error_code code, std::string operation, std::
   return tl::unexpected(Error{code, std::move(operation), std::move(path), std::nullopt, std::move(detail)});
 }
 
+/// What asking about a directory gave.
+struct KnownDirectory {
+  FileIdentity identity;
+  std::uint64_t mount{0};
+  std::shared_ptr<FileSystemTraits> traits;
+  std::string canonical;
+};
+
 /// What is remembered of directories: the open ones, and the canonical paths of some that were open.
 struct Directories {
   struct Remembered {
-    FileIdentity identity;
-    std::uint64_t mount{0};
-    std::shared_ptr<FileSystemTraits> traits;
-    std::string canonical;
+    std::shared_ptr<const KnownDirectory> known;
     std::weak_ptr<const Directory> open;
+    /// The last name in it that was looked at and was no link.
+    std::string plain_name;
   };
   std::mutex mutex;
   std::map<std::string, Remembered> by_path;
@@ -91,16 +98,22 @@ DirectoryPtr find_open(const Directories::Remembered& remembered, const std::str
   return leads_to(path, open->identity) && is_canonical_now(open->identity, open->path, path) ? open : nullptr;
 }
 
-/// What is remembered of the directory that this path led to; with a null `traits` if nothing is.
+/// What is remembered of the directory that this path led to.
 Directories::Remembered recall(Directories& directories, const std::string& path) {
   const std::lock_guard lock(directories.mutex);
   const auto found = directories.by_path.find(path);
   return found == directories.by_path.end() ? Directories::Remembered{} : found->second;
 }
 
-/// A freshly opened directory with what is known of it, but for its canonical path. `remembered` saves asking what a
-/// mount has been asked before.
-Result<Directory> examine(sys::Opened opened, const std::string& path, Directories::Remembered& remembered) {
+struct ExaminedDirectory {
+  sys::Fd fd;
+  std::shared_ptr<const KnownDirectory> known;
+};
+
+/// What a freshly opened directory is. What is remembered, if anything, saves asking what a mount has been asked
+/// before; where it is another directory than that one, its canonical path is not known yet.
+Result<ExaminedDirectory> examine(sys::Opened opened, const std::string& path,
+                                  std::shared_ptr<const KnownDirectory> remembered) {
   if (!opened.ok()) {
     return failure(opened.code(), "open directory", path);
   }
@@ -109,37 +122,66 @@ Result<Directory> examine(sys::Opened opened, const std::string& path, Directori
     return failure(result.code(), "statx", path);
   }
   const FileIdentity identity{found.device, found.inode};
-  if (!remembered.traits || remembered.identity != identity || remembered.mount != found.mount || found.mount == 0) {
+  if (!remembered || remembered->identity != identity || remembered->mount != found.mount || found.mount == 0) {
     sys::FileSystem file_system;
     if (const auto result = sys::fstatfs(opened.fd.get(), file_system); !result.ok()) {
       return failure(result.code(), "fstatfs", path);
     }
-    remembered = {identity, found.mount, traits_of(identity.device, file_system), {}, {}};
+    remembered = std::make_shared<const KnownDirectory>(
+        KnownDirectory{identity, found.mount, traits_of(identity.device, file_system), {}});
   }
-  return Directory{std::move(opened.fd), identity, remembered.canonical, remembered.traits};
+  return ExaminedDirectory{std::move(opened.fd), std::move(remembered)};
 }
 
 /// Gives a freshly opened directory its canonical path, and shares it.
-DirectoryPtr share(Directories& directories, const std::string& path, Directory&& fresh,
-                   Directories::Remembered remembered) {
-  auto directory = std::make_shared<Directory>(std::move(fresh));
-  if (directory->path.empty() || !is_canonical_now(directory->identity, directory->path, path)) {
-    directory->path = canonical_path(directory->fd.get(), path);
+DirectoryPtr share(Directories& directories, const std::string& path, ExaminedDirectory&& fresh) {
+  auto known = std::move(fresh.known);
+  if (known->canonical.empty() || !is_canonical_now(known->identity, known->canonical, path)) {
+    known = std::make_shared<const KnownDirectory>(
+        KnownDirectory{known->identity, known->mount, known->traits, canonical_path(fresh.fd.get(), path)});
   }
-  remembered.canonical = directory->path;
-  remembered.open = directory;
+  auto directory =
+      std::make_shared<const Directory>(std::move(fresh.fd), known->identity, known->canonical, known->traits);
   const std::lock_guard lock(directories.mutex);
   if (directories.by_path.size() >= k_remembered_paths_max) {
     directories.by_path.clear();
   }
-  directories.by_path[path] = std::move(remembered);
+  auto& remembered = directories.by_path[path];
+  if (!remembered.known || remembered.known->identity != known->identity) {
+    remembered.plain_name.clear();
+  }
+  remembered.known = std::move(known);
+  remembered.open = directory;
   return directory;
+}
+
+/// Remembers of a name in a folder, as given, whether it is no link.
+void remember_plain(const std::string& folder, const std::string& name, bool is_plain) {
+  Directories& directories = g_directories.get();
+  const std::lock_guard lock(directories.mutex);
+  const auto found = directories.by_path.find(folder);
+  if (found == directories.by_path.end()) {
+    return;
+  }
+  if (is_plain) {
+    found->second.plain_name = name;
+  } else if (found->second.plain_name == name) {
+    found->second.plain_name.clear();
+  }
+}
+
+bool was_plain(const std::string& folder, const std::string& name) {
+  Directories& directories = g_directories.get();
+  const std::lock_guard lock(directories.mutex);
+  const auto found = directories.by_path.find(folder);
+  return found != directories.by_path.end() && found->second.plain_name == name;
 }
 
 struct FollowedSession {
   DirectoryPtr directory;
   std::string name;
   std::string given_folder;
+  bool is_guess{false};
 };
 
 Error aliased(const std::string& path, nlink_t links) {
@@ -149,11 +191,13 @@ Error aliased(const std::string& path, nlink_t links) {
                       links)};
 }
 
-/// One step along a symbolic link: the path it leads to, or none if the name is no link.
-Result<std::optional<std::string>> follow(const FollowedSession& at, const LocateOptions& options) {
-  const auto path = [&at] { return join(at.directory->path, at.name); };
+/// One step along a symbolic link: the path it leads to, or none if the name is no link. Errors: what lies there is no
+/// session.
+Result<std::optional<std::string>> follow(const Directory& directory, const std::string& name,
+                                          const LocateOptions& options) {
+  const auto path = [&] { return join(directory.path, name); };
   struct stat status {};
-  const auto found = sys::fstatat(at.directory->fd.get(), at.name.c_str(), status, AT_SYMLINK_NOFOLLOW);
+  const auto found = sys::fstatat(directory.fd.get(), name.c_str(), status, AT_SYMLINK_NOFOLLOW);
   if (!found.ok()) {
     if (found.error == ENOENT) {
       return std::nullopt;
@@ -170,12 +214,12 @@ Result<std::optional<std::string>> follow(const FollowedSession& at, const Locat
     return std::nullopt;
   }
   std::array<char, PATH_MAX> buffer{};
-  const auto length = sys::readlinkat(at.directory->fd.get(), at.name.c_str(), buffer.data(), buffer.size());
+  const auto length = sys::readlinkat(directory.fd.get(), name.c_str(), buffer.data(), buffer.size());
   if (!length.ok()) {
     return failure(length.code(), "readlinkat", path());
   }
   const std::string_view target(buffer.data(), static_cast<std::size_t>(length.value));
-  return target.starts_with('/') ? std::string(target) : join(at.directory->path, target);
+  return target.starts_with('/') ? std::string(target) : join(directory.path, target);
 }
 
 Result<void> make_directories(const std::string& path) {
@@ -224,7 +268,14 @@ Result<FollowedSession> follow_to_end(std::string path, const LocateOptions& opt
     if (!at) {
       return at;
     }
-    auto next = follow(*at, options);
+    if (options.may_guess && links == 0 && was_plain(at->given_folder, at->name)) {
+      at->is_guess = true;
+      return at;
+    }
+    auto next = follow(*at->directory, at->name, options);
+    if (links == 0) {
+      remember_plain(at->given_folder, at->name, next && !next->has_value());
+    }
     if (!next) {
       return tl::unexpected(std::move(next).error());
     }
@@ -277,22 +328,20 @@ Result<DirectoryPtr> open_directory(const std::string& path) {
   if (auto open = find_open(remembered, path)) {
     return open;
   }
-  auto fresh = examine(sys::open(AT_FDCWD, path.c_str(), O_PATH | O_DIRECTORY), path, remembered);
+  auto fresh = examine(sys::open(AT_FDCWD, path.c_str(), O_PATH | O_DIRECTORY), path, std::move(remembered.known));
   if (!fresh) {
     return tl::unexpected(std::move(fresh).error());
   }
-  return share(directories, path, std::move(*fresh), std::move(remembered));
+  return share(directories, path, std::move(*fresh));
 }
 
 Result<DirectoryPtr> open_subdirectory(const Directory& parent, const std::string& name) {
   const std::string path = join(parent.path, name);
-  Directories::Remembered nothing;
-  auto fresh = examine(sys::open(parent.fd.get(), name.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW), path, nothing);
+  auto fresh = examine(sys::open(parent.fd.get(), name.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW), path, nullptr);
   if (!fresh) {
     return tl::unexpected(std::move(fresh).error());
   }
-  fresh->path = path;
-  return std::make_shared<const Directory>(std::move(*fresh));
+  return std::make_shared<const Directory>(std::move(fresh->fd), fresh->known->identity, path, fresh->known->traits);
 }
 
 Result<SessionLocation> locate(const std::filesystem::path& session, const LocateOptions& options) {
@@ -300,8 +349,10 @@ Result<SessionLocation> locate(const std::filesystem::path& session, const Locat
   if (!followed) {
     return tl::unexpected(std::move(followed).error());
   }
-  SessionLocation location{
-      {std::move(followed->directory), std::move(followed->name)}, {}, std::move(followed->given_folder)};
+  SessionLocation location{{std::move(followed->directory), std::move(followed->name)},
+                           {},
+                           std::move(followed->given_folder),
+                           followed->is_guess};
   if (options.naming == LockNaming::itself) {
     location.lock = location.session;
     return location;
@@ -326,17 +377,32 @@ Result<SessionLocation> locate(const std::filesystem::path& session, const Locat
   return location;
 }
 
+namespace {
+
+/// Whether the name in the given folder is no link now.
+Result<bool> is_plain_now(const SessionLocation& location, const LocateOptions& options) {
+  auto next = follow(*location.session.directory, location.session.name, options);
+  const bool is_plain = next && !next->has_value();
+  if (!is_plain) {  // who guessed so must not do it again
+    remember_plain(location.given_folder, location.session.name, false);
+  }
+  return next ? Result<bool>(is_plain) : tl::unexpected(std::move(next).error());
+}
+
+}  // namespace
+
+Result<bool> confirm(SessionLocation& location, const LocateOptions& options) {
+  return std::exchange(location.is_guess, false) ? is_plain_now(location, options) : Result<bool>(true);
+}
+
 Result<bool> is_current(const SessionLocation& location, const std::filesystem::path& session,
                         const LocateOptions& options) {
   if (!location.given_folder.empty() && options.lock_directory.empty() &&
       leads_to(location.given_folder, location.session.directory->identity)) {
     // The usual case in two calls: the same folder, and the name in it is no link now either.
-    auto next = follow({location.session.directory, location.session.name, {}}, options);
-    if (!next) {
-      return tl::unexpected(std::move(next).error());
-    }
-    if (!next->has_value()) {
-      return true;
+    auto is_plain = is_plain_now(location, options);
+    if (!is_plain || *is_plain) {
+      return is_plain;
     }
   }
   auto again = locate(session, options);
@@ -352,7 +418,9 @@ Result<bool> is_current(const SessionLocation& location, const std::filesystem::
 }
 
 std::string lock_name_beside(const std::string& session_name) {
-  return session_name + std::string(k_lock_suffix);
+  std::string name;
+  name.reserve(session_name.size() + k_lock_suffix.size());
+  return name.append(session_name).append(k_lock_suffix);
 }
 
 std::string lock_name_in_directory(const std::filesystem::path& canonical_session) {

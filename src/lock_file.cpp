@@ -4,6 +4,7 @@
 #include <cerrno>
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/file.h>
 
 #include "process_probe.hpp"
@@ -302,7 +303,7 @@ Result<void> Candidate::check_inode_identity() {
   return unsupported(place_, "the inode number of an open file there is not that of its name");
 }
 
-FilePublishAttempt directory_gone() {
+PublishAttempt directory_gone() {
   return {PublishOutcome::directory_gone, std::nullopt, std::nullopt};
 }
 
@@ -312,7 +313,7 @@ bool may_mean_removed(const std::error_code& code) {
 }
 
 /// What it means that a candidate could not be given its name. None: try another.
-Result<std::optional<FilePublishAttempt>> judge_naming_failure(const Place& place, int error) {
+Result<std::optional<PublishAttempt>> judge_naming_failure(const Place& place, int error) {
   auto& naming = place.directory->traits->naming;
   const std::error_code code{error, std::system_category()};
   if (may_mean_removed(code) && place.directory->is_removed()) {
@@ -332,8 +333,8 @@ Result<std::optional<FilePublishAttempt>> judge_naming_failure(const Place& plac
 }
 
 /// One candidate. None: it was swept away before it had its name, and another is needed.
-Result<std::optional<FilePublishAttempt>> publish_one(const Place& place, const Publication& publication,
-                                                      SpareFile& spare) {
+Result<std::optional<PublishAttempt>> publish_one(const Place& place, const Publication& publication,
+                                                  SpareFile& spare) {
   const auto& naming = place.directory->traits->naming;
   const Naming naming_before = naming.load();
   Candidate candidate(place, publication);
@@ -351,7 +352,7 @@ Result<std::optional<FilePublishAttempt>> publish_one(const Place& place, const 
   if (error == EEXIST) {
     const auto now = candidate.written();
     candidate.leave(spare);
-    return FilePublishAttempt{PublishOutcome::contended, std::nullopt, now};
+    return PublishAttempt{PublishOutcome::contended, std::nullopt, now};
   }
   if (error != 0) {
     return judge_naming_failure(place, error);
@@ -360,7 +361,7 @@ Result<std::optional<FilePublishAttempt>> publish_one(const Place& place, const 
     return tl::unexpected(std::move(checked).error());
   }
   const auto now = candidate.made();
-  return FilePublishAttempt{PublishOutcome::published, candidate.take(), now};
+  return PublishAttempt{PublishOutcome::published, candidate.take(), now};
 }
 
 /// Reads at most one byte more than a record may have.
@@ -479,7 +480,7 @@ Result<Removal> remove_locked(const Place& place, PinnedFile& pinned,
 
 }  // namespace
 
-Result<FilePublishAttempt> publish_file(const Place& place, const Publication& publication, SpareFile* spare) {
+Result<PublishAttempt> publish_file(const Place& place, const Publication& publication, SpareFile* spare) {
   SpareFile unwanted;
   for (int attempt = 0; attempt < k_candidates_max; ++attempt) {
     auto done = publish_one(place, publication, spare != nullptr ? *spare : unwanted);
@@ -494,22 +495,14 @@ Result<FilePublishAttempt> publish_file(const Place& place, const Publication& p
                  "the unfinished file was removed again and again");
 }
 
-Result<PublishAttempt> publish(const Place& place, const LockRecord& record, mode_t mode, SpareFile* spare) {
-  LockRecord written = record;
-  const Publication publication{mode, record.lock_id.value_or(""), true, [&written](const FileIdentity* witness) {
-                                  written.witness =
+Result<PublishAttempt> publish(const Place& place, LockRecord& record, mode_t mode, SpareFile* spare) {
+  const std::string_view id = record.lock_id ? std::string_view(*record.lock_id) : std::string_view{};
+  const Publication publication{mode, id, true, [&record](const FileIdentity* witness) {
+                                  record.witness =
                                       witness != nullptr ? std::optional(format_witness(*witness)) : std::nullopt;
-                                  return format_lock_record(written);
+                                  return format_lock_record(record);
                                 }};
-  auto attempt = publish_file(place, publication, spare);
-  if (!attempt) {
-    return tl::unexpected(std::move(attempt).error());
-  }
-  PublishAttempt result{attempt->outcome, std::nullopt, attempt->file_system_now};
-  if (attempt->file) {
-    result.lock = PublishedLock{std::move(attempt->file->fd), attempt->file->file, std::move(written)};
-  }
-  return result;
+  return publish_file(place, publication, spare);
 }
 
 Result<std::optional<PinnedFile>> pin_file(const Place& place) {
@@ -657,8 +650,8 @@ std::optional<WallTime> file_system_clock(const Directory& directory) {
   return modification_time(status);
 }
 
-std::string temporary_name(const std::string& name, const std::string& id) {
-  return "." + name + "." + id + std::string(k_temporary_suffix);
+std::string temporary_name(std::string_view name, std::string_view id) {
+  return fmt::format(".{}.{}{}", name, id, k_temporary_suffix);
 }
 
 std::string_view lock_name_of_temporary(std::string_view name) {

@@ -12,6 +12,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include <sessionlock/error.hpp>
 #include <sessionlock/lock_record.hpp>
@@ -30,14 +31,14 @@ inline constexpr std::int64_t k_mark_offset = k_witness_offset + 1;
 /// A file as it is to be published.
 struct Publication {
   mode_t mode{};
-  /// 32 hexadecimal digits that nobody else uses, for the temporary name where one is needed.
-  std::string id{};
+  /// 32 hexadecimal digits that nobody else uses, for the temporary name where one is needed. Lifetime: the caller's.
+  std::string_view id{};
   /// Take the witness before the content is written, where the file system can carry one.
   bool with_witness{false};
   /// Makes the whole content; is told on which file the witness was taken, or null.
   std::function<std::string(const FileIdentity* witness)> content{};
 };
-/// A file that this process made. Closing the descriptor gives a witness up.
+/// A file that this process made. The descriptor carries the witness; closing it gives that up.
 struct PublishedFile {
   sys::Fd fd;
   FileIdentity file;
@@ -48,11 +49,11 @@ enum class PublishOutcome {
   contended,      ///< The name is taken.
   directory_gone  ///< The directory was removed meanwhile: locate it again.
 };
-struct FilePublishAttempt {
+struct PublishAttempt {
   PublishOutcome outcome{};
   /// Where published.
   std::optional<PublishedFile> file{};
-  /// The file system's own clock, from the file just made.
+  /// The file system's own clock, from the file just made; none where a spare was published.
   std::optional<WallTime> file_system_now{};
 };
 /// A nameless file with its witness, left by an attempt that found the name taken. The next attempt at the same place
@@ -66,28 +67,12 @@ struct SpareFile {
 /// Makes a complete file and gives it its name, or finds that the name is taken. Whatever fails leaves nothing behind.
 /// A spare, if one is given, is used up, and left again where the name was taken. Errors:
 /// `Errc::unsupported_file_system`; otherwise the failing call's own.
-[[nodiscard]] Result<FilePublishAttempt> publish_file(const Place& place, const Publication& publication,
-                                                      SpareFile* spare = nullptr);
-
-/// A lock file that this process made and holds. The descriptor carries the witness; closing it gives it up.
-struct PublishedLock {
-  sys::Fd fd;
-  FileIdentity file;
-  LockRecord record;
-};
-
-struct PublishAttempt {
-  using Outcome = PublishOutcome;
-  Outcome outcome{};
-  /// Where published.
-  std::optional<PublishedLock> lock{};
-  /// The file system's own clock, from the file just made; none where a spare was published.
-  std::optional<WallTime> file_system_now{};
-};
+[[nodiscard]] Result<PublishAttempt> publish_file(const Place& place, const Publication& publication,
+                                                  SpareFile* spare = nullptr);
 
 /// Publishes a lock file. The witness is taken, and the record's `witness` filled in, where the file system can carry
 /// one. Errors: as `publish_file`.
-[[nodiscard]] Result<PublishAttempt> publish(const Place& place, const LockRecord& record, mode_t mode,
+[[nodiscard]] Result<PublishAttempt> publish(const Place& place, LockRecord& record, mode_t mode,
                                              SpareFile* spare = nullptr);
 
 /// What lies at a path, pinned: while the descriptor is open, its inode's number cannot be used again, so decisions can
@@ -175,7 +160,7 @@ void mark_waiting(const PinnedLock& pinned, const FileSystemTraits& traits);
 [[nodiscard]] std::optional<WallTime> file_system_clock(const Directory& directory);
 
 /// The name that an unfinished file has where it must have one: `.<name>.<id>.tmp`.
-[[nodiscard]] std::string temporary_name(const std::string& name, const std::string& id);
+[[nodiscard]] std::string temporary_name(std::string_view name, std::string_view id);
 /// The lock name in that of an unfinished lock, which is `.<lock name>.<32 hex digits>.tmp`; empty for any other name.
 /// Lifetime: that of the argument.
 [[nodiscard]] std::string_view lock_name_of_temporary(std::string_view name);

@@ -270,7 +270,7 @@ Result<SessionLock> LockManager::join(const std::filesystem::path& session, std:
     return tl::unexpected(
         Error{Errc::lost, "join", location->lock.path(), std::nullopt, "the lock is not that acquisition any more"});
   }
-  HoldSetup setup{*location, {std::move(lock.fd), lock.file, std::move(lock.record)}, options_};
+  HoldSetup setup{*location, {std::move(lock.fd), lock.file}, std::move(lock.record), options_};
   setup.joined = true;
   auto share = std::make_shared<LockShare>();
   share->hold = std::make_shared<Hold>(std::move(setup));

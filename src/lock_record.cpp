@@ -121,14 +121,23 @@ enum class Field {
   unknown
 };
 
-// In the order of `Field`, which is also the order in the file.
-constexpr std::array<std::string_view, 12> k_field_names{"pid",     "createdAt", "starttime",    "maxHoldMs",
-                                                         "lockId",  "bootId",    "pidNamespace", "timeNamespace",
-                                                         "witness", "host",      "label",        "session"};
+/// How each field's line begins, in the order of `Field`, which is also the order in the file. Whole, because it is
+/// written far more often than it is looked for.
+constexpr std::array<std::string_view, 12> k_line_beginnings{
+    ",\n  \"pid\": ",     ",\n  \"createdAt\": ", ",\n  \"starttime\": ",    ",\n  \"maxHoldMs\": ",
+    ",\n  \"lockId\": ",  ",\n  \"bootId\": ",    ",\n  \"pidNamespace\": ", ",\n  \"timeNamespace\": ",
+    ",\n  \"witness\": ", ",\n  \"host\": ",      ",\n  \"label\": ",        ",\n  \"session\": "};
 
-constexpr std::string_view name_of(Field field) {
-  return k_field_names[static_cast<std::size_t>(field)];
-}
+constexpr std::array<std::string_view, k_line_beginnings.size()> k_field_names = [] {
+  constexpr std::string_view k_before = ",\n  \"";
+  constexpr std::string_view k_after = "\": ";
+  std::array<std::string_view, k_line_beginnings.size()> names;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    const std::string_view line = k_line_beginnings[i];
+    names[i] = line.substr(k_before.size(), line.size() - k_before.size() - k_after.size());
+  }
+  return names;
+}();
 
 template <std::size_t... Index>
 Field field_named(std::string_view name, std::index_sequence<Index...>) {
@@ -431,18 +440,18 @@ class Writer {
   }
 
   std::string finish() {
-    out_ += out_.size() > 1 ? "\n}\n" : "}\n";
+    if (out_.empty()) {
+      return "{}\n";
+    }
+    out_.front() = '{';  // where the first line has its comma
+    out_ += "\n}\n";
     return std::move(out_);
   }
 
  private:
-  void start_line(Field field) {
-    out_ += out_.size() > 1 ? ",\n  \"" : "\n  \"";
-    out_ += name_of(field);
-    out_ += "\": ";
-  }
+  void start_line(Field field) { out_ += k_line_beginnings[static_cast<std::size_t>(field)]; }
 
-  std::string out_{"{"};
+  std::string out_;
 };
 
 }  // namespace

@@ -111,8 +111,8 @@ Result<Claim::Step> Claim::step(const Place& place, const PidRecord& record) {
   if (!id) {
     return tl::unexpected(random_failure(id.error(), path_));
   }
-  auto attempt = publish_file(
-      place, {options_.mode, std::move(*id), false, [&](const FileIdentity*) { return format_pid_record(record); }});
+  auto attempt =
+      publish_file(place, {options_.mode, *id, false, [&](const FileIdentity*) { return format_pid_record(record); }});
   if (!attempt) {
     return tl::unexpected(std::move(attempt).error());
   }

@@ -23,12 +23,12 @@ using std::chrono::milliseconds;
 
 constexpr mode_t k_mode = 0644;
 
-Result<FilePublishAttempt> publish_text(const Place& place, const std::string& text) {
+Result<PublishAttempt> publish_text(const Place& place, const std::string& text) {
   auto id = random_lock_id();
   if (!id) {
     return tl::unexpected(random_failure(id.error(), place.path()));
   }
-  return publish_file(place, {k_mode, std::move(*id), false, [&](const FileIdentity*) { return text; }});
+  return publish_file(place, {k_mode, *id, false, [&](const FileIdentity*) { return text; }});
 }
 
 /// Puts a new file in the place of the one that is there, under that one's `flock`: whoever is about to remove the old

@@ -114,7 +114,8 @@ bool SessionLock::owns() const noexcept {
 }
 
 const std::optional<Inspection>& SessionLock::reclaimed_from() const {
-  return share_ && !share_->nested ? share_->hold->setup().reclaimed_from : nothing<std::optional<Inspection>>();
+  const auto* reclaimed = share_ && !share_->nested ? share_->hold->setup().reclaimed_from.get() : nullptr;
+  return reclaimed != nullptr ? *reclaimed : nothing<std::optional<Inspection>>();
 }
 
 const std::filesystem::path& SessionLock::session_path() const {

@@ -175,7 +175,7 @@ void after_fork_in_parent() noexcept {
   g_forks_waiting.fetch_sub(1);
 }
 
-constexpr std::uint64_t k_settling = ~std::uint64_t{0};
+using detail::k_settling;
 std::atomic<std::uint64_t> g_generations{0};
 /// On its own page, which the kernel empties in a child.
 std::atomic<std::uint64_t>* g_generation = nullptr;
@@ -208,10 +208,15 @@ void install_fork_handling() noexcept {
     g_generation_pid.store(::getpid());
     g_generation->store(g_generations.fetch_add(1) + 1);
     ::pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+    if (g_page_is_wiped) {
+      detail::g_wiped_generation.store(g_generation, std::memory_order_release);
+    }
   });
 }
 
 }  // namespace
+
+std::atomic<const std::atomic<std::uint64_t>*> detail::g_wiped_generation{nullptr};
 
 struct OpenedAccess {
   static Fd adopt(int number) noexcept {
@@ -714,7 +719,7 @@ std::chrono::sys_time<std::chrono::milliseconds> wall_clock() noexcept {
   return std::chrono::floor<std::chrono::milliseconds>(std::chrono::system_clock::now());
 }
 
-std::uint64_t process_generation() noexcept {
+std::uint64_t detail::settle_generation() noexcept {
   install_fork_handling();
   if (!g_page_is_wiped && g_generation_pid.load() != ::getpid()) {
     g_generation->store(0);

@@ -7,6 +7,7 @@
 /// Every descriptor opened here is close-on-exec, numbered 3 or higher, and registered, so that a forked child drops
 /// what it inherited. Thread safety: everything here is safe from any thread.
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -217,7 +218,7 @@ Outcome getrandom(void* buffer, std::size_t size);
 /// with `MADV_WIPEONFORK` (madvise(2), Linux 4.14) reads as empty in a child; where the kernel cannot do that, the pid
 /// decides. Only ever compared with values that this process made or inherited. The first call in a child closes the
 /// descriptors of the library it inherited, so that it keeps no lock of its parent's.
-[[nodiscard]] std::uint64_t process_generation() noexcept;
+[[nodiscard]] inline std::uint64_t process_generation() noexcept;
 /// Async-signal-safe form: 0 in a child in which nobody has called `process_generation` yet.
 [[nodiscard]] std::uint64_t settled_generation() noexcept;
 
@@ -225,6 +226,21 @@ Outcome getrandom(void* buffer, std::size_t size);
 /// known inode only while its number still refers to that inode: programs that become daemons close and reuse numbers
 /// they never opened.
 void remember_inode(int fd, dev_t device, ino_t inode) noexcept;
+
+namespace detail {
+inline constexpr std::uint64_t k_settling = ~std::uint64_t{0};
+/// The number, where the kernel empties it in a child; null before the first use, and where it cannot. 0 or
+/// `k_settling` in it: not known yet.
+extern std::atomic<const std::atomic<std::uint64_t>*> g_wiped_generation;
+[[nodiscard]] std::uint64_t settle_generation() noexcept;
+}  // namespace detail
+
+// Here, because everything that is done once for a process asks for it first.
+inline std::uint64_t process_generation() noexcept {
+  const auto* page = detail::g_wiped_generation.load(std::memory_order_acquire);
+  const std::uint64_t generation = page != nullptr ? page->load(std::memory_order_acquire) : 0;
+  return generation != 0 && generation != detail::k_settling ? generation : detail::settle_generation();
+}
 
 /// The descriptors that are open now through this seam: for tests that look for leaks.
 [[nodiscard]] std::size_t open_descriptor_count() noexcept;

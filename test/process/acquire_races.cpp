@@ -352,6 +352,109 @@ TEST_CASE("a session that becomes aliased while it is locked is refused and let 
   CHECK(LockManager().held().empty());
 }
 
+/// Locks a session once, so that this process knows it for no link.
+void become_known(const fs::path& session) {
+  REQUIRE(try_lock(session).has_value());
+}
+
+TEST_CASE("a session that is known for no link is looked at once, when its lock is there") {
+  // Protects: `may_guess` in `Acquisition::attempt`.
+  const Session session;
+  write_text(session.path, "");
+  become_known(session.path);
+  int looks = 0;
+  bool is_locked = false;
+  const Script script(outermost([&](const sys::CallInfo& info) {
+    is_locked = is_locked || links_lock(info);
+    if (is_call_on(info, sys::Call::fstatat, "s.jsonl")) {
+      CHECK(is_locked);
+      ++looks;
+    }
+    return 0;
+  }));
+  REQUIRE(try_lock(session.path).has_value());
+  CHECK(looks == 1);
+}
+
+TEST_CASE("a session that became a link since it was known is locked where the link leads") {
+  // Protects: `is_current` in `Acquisition::settle`, and that it forgets a wrong guess, which would be made again and
+  // again.
+  const Session session;
+  become_known(session.path);
+  fs::create_symlink("target", session.path);
+  const auto lock = try_lock(session.path);
+  REQUIRE(lock.has_value());
+  CHECK(lock->lock_path() == session.directory / "target.lock");
+  CHECK(names_in(session.directory.path()) == std::vector<std::string>{"s.jsonl", "target.lock"});
+}
+
+TEST_CASE("whoever has the lock of what a session was is not in the way of what it is") {
+  // Protects: `confirm` in `Acquisition::contend`.
+  const Session session;
+  become_known(session.path);
+  plant(session.lock, foreign_record(::getppid()));
+  fs::create_symlink("target", session.path);
+  const auto lock = try_lock(session.path);
+  REQUIRE_MESSAGE(lock.has_value(), (lock ? "" : lock.error().message()));
+  CHECK(lock->lock_path() == session.directory / "target.lock");
+  CHECK(fs::exists(session.lock));
+}
+
+TEST_CASE("a directory that cannot be written to is not in the way of a session that leads out of it by now") {
+  // Protects: that `confirm` in `Acquisition::contend` comes before the error of `publish`.
+  const Session session;
+  become_known(session.path);
+  fs::create_symlink("target", session.path);
+  const Script script([](const sys::CallInfo& info) { return links_lock(info) ? EACCES : 0; });
+  const auto lock = try_lock(session.path);
+  REQUIRE_MESSAGE(lock.has_value(), (lock ? "" : lock.error().message()));
+  CHECK(lock->lock_path() == session.directory / "target.lock");
+}
+
+TEST_CASE("a hold of what a session was is not shared by who acquires what it is") {
+  // Protects: `confirm` in `Acquisition::attempt`.
+  const Session session;
+  AcquireOptions options;
+  options.timeout = 0ms;
+  options.reentrant = true;
+  LockManager manager;
+  const auto before = manager.acquire(session.path, options);
+  REQUIRE(before.has_value());
+  fs::create_symlink("target", session.path);
+  {
+    const auto now = manager.acquire(session.path, options);
+    REQUIRE_MESSAGE(now.has_value(), (now ? "" : now.error().message()));
+    CHECK(now->lock_path() == session.directory / "target.lock");
+  }
+  CHECK(before->verify().has_value());
+  const auto held = manager.held();
+  REQUIRE(held.size() == 1);
+  CHECK(held.front().depth == 1);
+}
+
+TEST_CASE("what became no session since it was known is refused, and leaves no lock") {
+  const Session session;
+  for (const bool is_directory : {true, false}) {
+    write_text(session.path, "");
+    become_known(session.path);
+    if (is_directory) {
+      fs::remove(session.path);
+      fs::create_directory(session.path);
+    } else {
+      fs::create_hard_link(session.path, session.directory / "alias");
+    }
+    const std::error_code expected =
+        is_directory ? std::make_error_code(std::errc::is_a_directory) : make_error_code(Errc::aliased_session);
+    for (int times = 0; times < 2; ++times) {
+      const auto lock = try_lock(session.path);
+      REQUIRE(!lock.has_value());
+      CHECK(lock.error().code == expected);
+      CHECK(!fs::exists(session.lock));
+    }
+    fs::remove_all(session.path);
+  }
+}
+
 TEST_CASE("a directory that is removed before the lock has its name is made again") {
   const Session session;
   const Script script(

@@ -89,15 +89,25 @@ std::vector<Pretence> pretences() {
   };
 }
 
+Result<PublishAttempt> publish_own(const Place& place, SpareFile* spare = nullptr) {
+  LockRecord record = own_record();
+  return publish(place, record, k_mode, spare);
+}
+
+struct PublishedLock : PublishedFile {
+  LockRecord record;
+};
+
 PublishedLock published(const Place& place, mode_t mode = k_mode) {
-  auto attempt = publish(place, own_record(), mode);
+  LockRecord record = own_record();
+  auto attempt = publish(place, record, mode);
   if (!attempt) {
     throw ProcessFailure(attempt.error().message());
   }
-  if (attempt->outcome != PublishAttempt::Outcome::published) {
+  if (attempt->outcome != PublishOutcome::published) {
     throw ProcessFailure("not published");
   }
-  return std::move(*attempt->lock);
+  return {std::move(*attempt->file), std::move(record)};
 }
 
 PinnedLock pinned_at(const Place& place) {
@@ -179,8 +189,8 @@ TEST_CASE("the name is taken exclusively on every kind of file system") {
       plant(directory / "s.lock", "other");
       const auto inode = inode_of(directory / "s.lock");
       const Script script(pretence.answer);
-      const auto attempt = publish(place, own_record(), k_mode);
-      REQUIRE_IN_CHILD(attempt && attempt->outcome == PublishAttempt::Outcome::contended && !attempt->lock);
+      const auto attempt = publish_own(place);
+      REQUIRE_IN_CHILD(attempt && attempt->outcome == PublishOutcome::contended && !attempt->file);
       REQUIRE_IN_CHILD(attempt->file_system_now.has_value());
       REQUIRE_IN_CHILD(inode_of(directory / "s.lock") == inode && read_text(directory / "s.lock") == "other");
       REQUIRE_IN_CHILD(names_in(directory.path()) == std::vector<std::string>{"s.lock"});
@@ -261,7 +271,7 @@ TEST_CASE("without nameless files, hard links and exclusive rename a file system
       const TemporaryDirectory directory;
       const Script script(
           [error](const sys::CallInfo& info) { return is(info, sys::Call::renameat2) ? error : no_hard_links(info); });
-      const auto attempt = publish(place_in(directory.path(), "s.lock"), own_record(), k_mode);
+      const auto attempt = publish_own(place_in(directory.path(), "s.lock"));
       REQUIRE_IN_CHILD(!attempt && attempt.error().code == Errc::unsupported_file_system);
       REQUIRE_IN_CHILD(names_in(directory.path()).empty());
     });
@@ -277,7 +287,7 @@ TEST_CASE("without flock a file system is refused before anything can be seen") 
           REQUIRE_IN_CHILD(!is(info, sys::Call::linkat) && !is(info, sys::Call::renameat2));
           return is(info, sys::Call::flock) ? error : nameless ? 0 : no_nameless_files(info);
         });
-        const auto attempt = publish(place_in(directory.path(), "s.lock"), own_record(), k_mode);
+        const auto attempt = publish_own(place_in(directory.path(), "s.lock"));
         REQUIRE_IN_CHILD(!attempt && attempt.error().code == Errc::unsupported_file_system);
         REQUIRE_IN_CHILD(attempt.error().message().find("flock") != std::string::npos);
         REQUIRE_IN_CHILD(names_in(directory.path()).empty());
@@ -323,10 +333,11 @@ TEST_CASE("a shortage of record locks is an error on a local file system, and no
       const Place place = place_in(directory.path(), "s.lock");
       place.directory->traits->local = local;
       const Script script([](const sys::CallInfo& info) { return is(info, sys::Call::ofd_setlk) ? ENOLCK : 0; });
-      const auto attempt = publish(place, own_record(), k_mode);
+      LockRecord record = own_record();
+      const auto attempt = publish(place, record, k_mode);
       REQUIRE_IN_CHILD(attempt.has_value() == !local);
       if (!local) {
-        REQUIRE_IN_CHILD(!attempt->lock->record.witness);
+        REQUIRE_IN_CHILD(!record.witness);
       } else {
         REQUIRE_IN_CHILD(attempt.error().code == std::error_code(ENOLCK, std::system_category()));
         REQUIRE_IN_CHILD(names_in(directory.path()).empty());
@@ -345,7 +356,7 @@ TEST_CASE("where an open file's inode is not that of its name, the file system i
       }
       return 0;
     }));
-    const auto attempt = publish(place_in(directory.path(), "s.lock"), own_record(), k_mode);
+    const auto attempt = publish_own(place_in(directory.path(), "s.lock"));
     REQUIRE_IN_CHILD(!attempt && attempt.error().code == Errc::unsupported_file_system);
     REQUIRE_IN_CHILD(names_in(directory.path()).empty());
   });
@@ -396,7 +407,7 @@ TEST_CASE("a failure at any step keeps its own name and leaves nothing behind") 
             const int other = nameless ? 0 : no_nameless_files(info);
             return other != 0 ? other : is(info, call) ? error : 0;
           });
-          const auto attempt = publish(place, own_record(), k_mode);
+          const auto attempt = publish_own(place);
           REQUIRE_IN_CHILD(!attempt && attempt.error().code == std::error_code(error, std::system_category()));
           REQUIRE_IN_CHILD(names_in(directory.path()).empty());
           REQUIRE_IN_CHILD(sys::open_descriptor_count() == 1);  // the directory
@@ -416,7 +427,7 @@ TEST_CASE("a full, a crowded and a read-only file system leave no lock behind") 
     return;
   }
   const auto code = [](const TmpfsMount& mount) {
-    const auto attempt = publish(place_in(mount.path(), "s.lock"), own_record(), k_mode);
+    const auto attempt = publish_own(place_in(mount.path(), "s.lock"));
     REQUIRE(!attempt);
     CHECK(!fs::exists(mount / "s.lock"));
     return attempt.error().code;
@@ -444,7 +455,7 @@ TEST_CASE("short writes make a whole record, and a file system that takes nothin
     const auto lock = published(place);
     REQUIRE_IN_CHILD(read_text(directory / "s.lock") == format_lock_record(lock.record));
     most = 0;
-    const auto attempt = publish(place_in(directory.path(), "t.lock"), own_record(), k_mode);
+    const auto attempt = publish_own(place_in(directory.path(), "t.lock"));
     REQUIRE_IN_CHILD(!attempt && attempt.error().code == std::errc::io_error);
     REQUIRE_IN_CHILD(names_in(directory.path()) == std::vector<std::string>{"s.lock"});
   });
@@ -495,7 +506,7 @@ TEST_CASE("a candidate that a sweep took away is replaced by another, a bounded 
           }
           return by_rename ? no_hard_links(info) : no_nameless_files(info);
         }));
-        const auto attempt = publish(place_in(directory.path(), "s.lock"), own_record(), k_mode);
+        const auto attempt = publish_own(place_in(directory.path(), "s.lock"));
         REQUIRE_IN_CHILD(attempt.has_value() == (times < 1000));
         REQUIRE_IN_CHILD(times < 1000 || attempt.error().code == std::errc::no_such_file_or_directory);
         REQUIRE_IN_CHILD(names_in(directory.path()).size() == (times < 1000 ? 1U : 0U));
@@ -514,7 +525,7 @@ TEST_CASE("an attempt that finds the name taken leaves a spare, into which the n
   SpareFile spare;
   const auto contended = publish(place, record, k_mode, &spare);
   REQUIRE(contended.has_value());
-  CHECK(contended->outcome == PublishAttempt::Outcome::contended);
+  CHECK(contended->outcome == PublishOutcome::contended);
   CHECK(contended->file_system_now.has_value());
   REQUIRE(static_cast<bool>(spare.fd));
   CHECK(spare.has_witness);
@@ -525,20 +536,18 @@ TEST_CASE("an attempt that finds the name taken leaves a spare, into which the n
   const Script script([](const sys::CallInfo& info) { return is(info, sys::Call::openat) ? EMFILE : 0; });
   const auto again = publish(place, record, k_mode, &spare);
   REQUIRE(again.has_value());
-  CHECK(again->outcome == PublishAttempt::Outcome::contended);
+  CHECK(again->outcome == PublishOutcome::contended);
   CHECK(*again->file_system_now >= *contended->file_system_now);
   fs::remove(directory / "s.lock");
   const auto published = publish(place, record, k_mode, &spare);
   REQUIRE(published.has_value());
-  REQUIRE(published->outcome == PublishAttempt::Outcome::published);
-  CHECK(published->lock->file == file);
+  REQUIRE(published->outcome == PublishOutcome::published);
+  CHECK(published->file->file == file);
   CHECK(!spare.fd);
   CHECK(!published->file_system_now);  // it was made long ago
   const auto text = read_text(directory / "s.lock");
-  CHECK(text == format_lock_record(published->lock->record));
-  CHECK(published->lock->record.created_at == record.created_at);
-  CHECK(published->lock->record.label == record.label);
-  CHECK(published->lock->record.witness == format_witness(file));
+  CHECK(text == format_lock_record(record));
+  CHECK(record.witness == format_witness(file));
 }
 
 TEST_CASE("nothing with a temporary name is left as a spare") {
@@ -548,9 +557,9 @@ TEST_CASE("nothing with a temporary name is left as a spare") {
     const Place place = place_in(directory.path(), "s.lock");
     plant(directory / "s.lock", "{}");
     SpareFile spare;
-    const auto contended = publish(place, own_record(), k_mode, &spare);
+    const auto contended = publish_own(place, &spare);
     REQUIRE_IN_CHILD(contended.has_value());
-    REQUIRE_IN_CHILD(contended->outcome == PublishAttempt::Outcome::contended);
+    REQUIRE_IN_CHILD(contended->outcome == PublishOutcome::contended);
     REQUIRE_IN_CHILD(!spare.fd);
     REQUIRE_IN_CHILD(names_in(directory.path()).size() == 1);
   });
@@ -569,8 +578,8 @@ TEST_CASE("a directory that is removed before the name is given is told from oth
           }
           return nameless ? 0 : no_nameless_files(info);
         }));
-        const auto attempt = publish(place, own_record(), k_mode);
-        REQUIRE_IN_CHILD(attempt && attempt->outcome == PublishAttempt::Outcome::directory_gone);
+        const auto attempt = publish_own(place);
+        REQUIRE_IN_CHILD(attempt && attempt->outcome == PublishOutcome::directory_gone);
         // And it is no reason to think less of the file system.
         const Naming naming = place.directory->traits->naming.load();
         REQUIRE_IN_CHILD(nameless ? naming == Naming::untried : naming == Naming::temporary_link);

@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 
 #include "duration_text.hpp"
-#include "per_process.hpp"
+#include "lock_id.hpp"
 #include "process_probe.hpp"
 #include "tally.hpp"
 #include "timestamp.hpp"
@@ -33,87 +33,30 @@ constexpr std::chrono::seconds k_report_interval_max{10};
 /// How often a thread in the queue of its process looks whether the session is still the one that it queues for.
 constexpr std::chrono::seconds k_queue_look_interval{1};
 
-/// Random bytes in stock, because asking the kernel for each id's would be a system call more for each lock. A forked
-/// child has a stock of its own.
-class RandomStock {
- public:
-  using Bytes = std::array<std::uint8_t, 16>;
-
-  tl::expected<Bytes, std::error_code> take() {
-    const std::lock_guard lock(mutex_);
-    if (used_ == stock_.size()) {
-      const auto got = sys::getrandom(stock_.data(), sizeof stock_);
-      if (!got.ok() || static_cast<std::size_t>(got.value) != sizeof stock_) {
-        return tl::unexpected(got.code());
-      }
-      used_ = 0;
-    }
-    return stock_[used_++];
-  }
-
- private:
-  std::mutex mutex_;
-  std::array<Bytes, 16> stock_{};  // up to 256 bytes come in one piece (getrandom(2))
-  std::size_t used_{stock_.size()};
-};
-PerProcess<RandomStock> g_random_stock;
-
 std::string timeout_words(std::chrono::milliseconds timeout) {
   return "timeout " + format_limit(std::max(timeout, std::chrono::milliseconds{0}));
 }
 
 }  // namespace
 
-tl::expected<std::string, std::error_code> random_lock_id() {
-  constexpr std::string_view k_digits = "0123456789abcdef";
-  const auto bytes = g_random_stock.get().take();
-  if (!bytes) {
-    return tl::unexpected(bytes.error());
-  }
-  std::string id(2 * bytes->size(), '0');
-  for (std::size_t i = 0; i < bytes->size(); ++i) {
-    id[2 * i] = k_digits[(*bytes)[i] >> 4U];
-    id[2 * i + 1] = k_digits[(*bytes)[i] & 0xfU];
-  }
-  return id;
-}
+namespace {
 
-Error random_failure(const std::error_code& code, const std::filesystem::path& path) {
-  return {code, "getrandom", path, std::nullopt, {}};
-}
-
-Result<LockRecord> make_record(const AcquireOptions& options, const SessionLocation& location, bool with_session) {
-  auto lock_id = random_lock_id();
+Result<RecordSeed> make_seed(const AcquireOptions& options, const SessionLocation& location, bool names_session) {
+  const auto lock_id = random_id();
   if (!lock_id) {
     return tl::unexpected(random_failure(lock_id.error(), location.session.path()));
   }
   const ProcessIdentity& self = this_identity();
-  LockRecord record;
-  record.pid = self.pid;
-  record.created_at = format_rfc3339(sys::wall_clock());
-  record.starttime = self.start_time_ticks;
-  record.max_hold_ms = std::clamp(options.max_hold, std::chrono::milliseconds{1}, k_max_hold_max).count();
-  record.lock_id = std::move(*lock_id);
-  if (!self.boot_id.empty()) {
-    record.boot_id = self.boot_id;
-  }
-  if (self.pid_namespace != 0) {
-    record.pid_namespace = self.pid_namespace;
-    if (self.time_namespace != 0 || this_observer().time_namespaces_absent) {
-      record.time_namespace = self.time_namespace;
-    }
-  }
-  if (!self.host.empty()) {
-    record.host = self.host;
-  }
-  if (!options.label.empty()) {
-    record.label = options.label;
-  }
-  if (with_session) {
-    record.session = location.session.path().string();
-  }
-  return record;
+  return RecordSeed{.owner = &self,
+                    .tells_time_namespace = self.time_namespace != 0 || this_observer().time_namespaces_absent,
+                    .names_session = names_session,
+                    .lock_id = *lock_id,
+                    .created_at = sys::wall_clock(),
+                    .max_hold = std::clamp(options.max_hold, std::chrono::milliseconds{1}, k_max_hold_max),
+                    .label = options.label};
 }
+
+}  // namespace
 
 Acquisition::Acquisition(const std::shared_ptr<const ManagerOptions>& manager, const std::filesystem::path& session,
                          const AcquireOptions& options, LockNaming naming)
@@ -215,24 +158,28 @@ Result<std::optional<SessionLock>> Acquisition::answer(Admission&& admission, co
 
 Result<std::optional<SessionLock>> Acquisition::contend(SessionLocation& location, Turn& turn) {
   give_way(location);
-  std::optional<LockRecord> record;
+  RecordSeed seed;
+  LockRecord record;
   SpareFile spare;
   while (true) {
     if (options_.stop.stop_requested()) {
       return tl::unexpected(give_up(WakeUp::cancelled));
     }
     if (spare.fd) {
-      record->created_at = format_rfc3339(sys::wall_clock());
+      seed.created_at = sys::wall_clock();
+      record.created_at = format_rfc3339(seed.created_at);
     } else {
-      auto made = make_record(options_, location, !manager_->lock_directory.empty());
+      auto made = make_seed(options_, location, !manager_->lock_directory.empty());
       if (!made) {
         return tl::unexpected(std::move(made).error());
       }
-      record = std::move(*made);
+      seed = std::move(*made);
+      record = make_record(seed, location.session);
     }
-    auto published = publish(location.lock, *record, manager_->mode, &spare);
+    auto published = publish(location.lock, record, manager_->mode, &spare);
     if (published && published->outcome == PublishOutcome::published) {
-      return settle(std::move(location), turn, std::move(*published->file), std::move(*record));
+      seed.has_witness = record.witness.has_value();
+      return settle(std::move(location), turn, std::move(*published->file), std::move(seed));
     }
     // What is in the way at a path that leads elsewhere by now is not in our way.
     if (auto confirmed = confirm(location, locate_options(false)); !confirmed || !*confirmed) {
@@ -305,10 +252,10 @@ void Acquisition::give_way(const SessionLocation& location) {
 
 /// The lock file is ours; now the session path must still lead to it.
 Result<std::optional<SessionLock>> Acquisition::settle(SessionLocation&& location, Turn& turn, PublishedFile&& file,
-                                                       LockRecord&& record) {
+                                                       RecordSeed&& seed) {
   waiter_.count_end();
   auto reclaimed_from = reclaimed_from_ ? std::make_unique<const std::optional<Inspection>>(reclaimed_from_) : nullptr;
-  auto hold = std::make_shared<Hold>(HoldSetup{std::move(location), std::move(file), std::move(record), manager_,
+  auto hold = std::make_shared<Hold>(HoldSetup{std::move(location), std::move(file), std::move(seed), nullptr, manager_,
                                                options_.owner, options_.reentrant, false, options_.max_hold,
                                                std::move(reclaimed_from), waiter_.take_remains()});
   turn.hand_to(hold);

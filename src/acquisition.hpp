@@ -18,14 +18,6 @@
 
 namespace sessionlock {
 
-/// 32 random hexadecimal digits, or why there are none.
-[[nodiscard]] tl::expected<std::string, std::error_code> random_lock_id();
-/// The error that there are none, for what has this path.
-[[nodiscard]] Error random_failure(const std::error_code& code, const std::filesystem::path& path);
-/// A new record of this process, complete but for the witness.
-[[nodiscard]] Result<LockRecord> make_record(const AcquireOptions& options, const SessionLocation& location,
-                                             bool with_session);
-
 /// What a wait for a lock needs, whatever it wants in the end: to have it, or only to see it free.
 class Acquisition {
  public:
@@ -58,7 +50,7 @@ class Acquisition {
   [[nodiscard]] Result<std::optional<SessionLock>> contend(SessionLocation& location, Turn& turn);
   void give_way(const SessionLocation& location);
   [[nodiscard]] Result<std::optional<SessionLock>> settle(SessionLocation&& location, Turn& turn, PublishedFile&& file,
-                                                          LockRecord&& record);
+                                                          RecordSeed&& seed);
   [[nodiscard]] Result<Finding> look(const SessionLocation& location, bool take_away);
   [[nodiscard]] Result<Finding> take_away(const SessionLocation& location, PinnedLock& pinned,
                                           const Inspection& inspection, const InspectionContext& context);

@@ -14,9 +14,9 @@
 
 #include <sessionlock/lock_manager.hpp>
 
-#include "acquisition.hpp"
 #include "lock_directory.hpp"
 #include "lock_file.hpp"
+#include "lock_id.hpp"
 #include "process_probe.hpp"
 #include "timestamp.hpp"
 

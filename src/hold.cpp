@@ -75,9 +75,40 @@ Ending HoldCore::try_end() noexcept {
   return !has_ended ? Ending::refused : answer == Step::Answer::done ? Ending::released : Ending::lost;
 }
 
+// --- its record ------------------------------------------------------------------------------------------------------
+
+LockRecord make_record(const RecordSeed& seed, const Place& session) {
+  const ProcessIdentity& owner = *seed.owner;
+  LockRecord record;
+  record.pid = owner.pid;
+  record.created_at = format_rfc3339(seed.created_at);
+  record.starttime = owner.start_time_ticks;
+  record.max_hold_ms = seed.max_hold.count();
+  record.lock_id = to_hex(seed.lock_id);
+  if (!owner.boot_id.empty()) {
+    record.boot_id = owner.boot_id;
+  }
+  if (owner.pid_namespace != 0) {
+    record.pid_namespace = owner.pid_namespace;
+    if (seed.tells_time_namespace) {
+      record.time_namespace = owner.time_namespace;
+    }
+  }
+  if (!owner.host.empty()) {
+    record.host = owner.host;
+  }
+  if (!seed.label.empty()) {
+    record.label = seed.label;
+  }
+  if (seed.names_session) {
+    record.session = session.path().string();
+  }
+  return record;
+}
+
 // --- the hold --------------------------------------------------------------------------------------------------------
 
-Hold::Hold(HoldSetup&& setup) : setup_(std::move(setup)) {
+Hold::Hold(HoldSetup&& setup) : setup_(std::move(setup)), record_(std::move(setup_.record)) {
   core_.fd = setup_.file.fd.get();
   core_.directory = setup_.location.lock.directory->fd.get();
   core_.name = setup_.location.lock.name.c_str();
@@ -140,6 +171,25 @@ const Hold::Paths& Hold::paths() const {
 Hold::WaitingRoom& Hold::waiting_room() {
   std::call_once(waiting_room_made_, [this] { waiting_room_ = std::make_unique<WaitingRoom>(); });
   return *waiting_room_;
+}
+
+LockRecord Hold::copy_record() const {
+  const RecordSeed& seed = setup_.seed;
+  if (seed.owner == nullptr) {
+    return *record_;
+  }
+  LockRecord record = make_record(seed, setup_.location.session);
+  if (seed.has_witness) {
+    record.witness = format_witness(core_.file);
+  }
+  return record;
+}
+
+const LockRecord& Hold::record() const {
+  if (setup_.seed.owner != nullptr) {
+    std::call_once(record_made_, [this] { record_ = std::make_unique<const LockRecord>(copy_record()); });
+  }
+  return *record_;
 }
 
 Error Hold::lost_error() const {

@@ -16,9 +16,11 @@
 
 #include <sessionlock/error.hpp>
 #include <sessionlock/lock_manager.hpp>
+#include <sessionlock/process_identity.hpp>
 #include <sessionlock/session_lock.hpp>
 
 #include "lock_file.hpp"
+#include "lock_id.hpp"
 
 namespace sessionlock {
 
@@ -75,11 +77,29 @@ struct HoldCore {
   [[nodiscard]] bool owns_descriptor() const noexcept { return look_at_descriptor().answer == Step::Answer::done; }
 };
 
+/// What a record of this process says that another of its records does not. A hold keeps this much, because the whole
+/// record takes several times the memory and is seldom asked for.
+struct RecordSeed {
+  /// Lifetime: the process, and a child keeps its parent's. Null: the record is another process's.
+  const ProcessIdentity* owner{nullptr};
+  bool tells_time_namespace{false};
+  bool names_session{false};
+  bool has_witness{false};
+  RandomId lock_id{};
+  WallTime created_at{};
+  std::chrono::milliseconds max_hold{};
+  std::string label{};
+};
+/// The record, but for the witness.
+[[nodiscard]] LockRecord make_record(const RecordSeed& seed, const Place& session);
+
 /// What a hold is made of.
 struct HoldSetup {
   SessionLocation location;
   PublishedFile file;
-  LockRecord record;
+  RecordSeed seed;
+  /// Where it cannot be made of the seed.
+  std::unique_ptr<const LockRecord> record;
   std::shared_ptr<const ManagerOptions> options;
   std::string owner{};
   bool reentrant{false};
@@ -131,7 +151,10 @@ class Hold : public std::enable_shared_from_this<Hold> {
   [[nodiscard]] const SessionLocation& location() const noexcept { return setup_.location; }
   [[nodiscard]] const HoldSetup& setup() const noexcept { return setup_; }
   [[nodiscard]] const FileIdentity& file() const noexcept { return core_.file; }
-  [[nodiscard]] const LockRecord& record() const noexcept { return setup_.record; }
+  /// Kept once it was made.
+  [[nodiscard]] const LockRecord& record() const;
+  /// Kept only where it cannot be made.
+  [[nodiscard]] LockRecord copy_record() const;
   [[nodiscard]] const std::filesystem::path& session_path() const { return paths().session; }
   [[nodiscard]] const std::filesystem::path& lock_path() const { return paths().lock; }
   [[nodiscard]] ThreadToken thread() const noexcept { return thread_; }
@@ -169,8 +192,10 @@ class Hold : public std::enable_shared_from_this<Hold> {
 
   HoldSetup setup_;
   HoldCore core_;
+  mutable std::once_flag record_made_;
   mutable std::once_flag paths_made_;
   std::once_flag waiting_room_made_;
+  mutable std::unique_ptr<const LockRecord> record_;
   mutable std::unique_ptr<const Paths> paths_;
   std::unique_ptr<WaitingRoom> waiting_room_;
   const std::chrono::steady_clock::time_point since_{std::chrono::steady_clock::now()};

@@ -1,5 +1,7 @@
 #include "inspector.hpp"
 
+#include <utility>
+
 #include "classify.hpp"
 #include "timestamp.hpp"
 
@@ -29,7 +31,9 @@ void ask_about_owner(Evidence& evidence, const PinnedLock& pinned, const Observe
 
 }  // namespace
 
-Inspection judge(const PinnedLock& pinned, const Place& place, const InspectionContext& context) {
+namespace {
+
+Evidence gather(const PinnedLock& pinned, const Place& place, const InspectionContext& context) {
   Evidence evidence;
   evidence.now = sys::wall_clock();
   evidence.unreadable = pinned.unreadable;
@@ -44,13 +48,28 @@ Inspection judge(const PinnedLock& pinned, const Place& place, const InspectionC
     evidence.held_here = context.held_here && context.held_here(pinned.file);
     ask_about_owner(evidence, pinned, observer, context);
     if (needs_file_age(pinned.record, context.policy)) {
-      auto now = context.file_system_now ? context.file_system_now : file_system_clock(*place.directory);
+      auto now = context.file_system_now ? context.file_system_now : context.clock(*place.directory);
       evidence.file_age = time_between(now.value_or(evidence.now), pinned.modified);
     }
   }
-  Inspection inspection = classify(pinned.record, evidence, context.policy);
+  return evidence;
+}
+
+Inspection judge_record(LockRecord record, const Evidence& evidence, const Place& place, const StalePolicy& policy) {
+  Inspection inspection = classify(std::move(record), evidence, policy);
   inspection.lock_path = place.path();
   return inspection;
+}
+
+}  // namespace
+
+Inspection judge(const PinnedLock& pinned, const Place& place, const InspectionContext& context) {
+  return judge_record(pinned.record, gather(pinned, place, context), place, context.policy);
+}
+
+Inspection judge(PinnedLock&& pinned, const Place& place, const InspectionContext& context) {
+  const Evidence evidence = gather(pinned, place, context);
+  return judge_record(std::move(pinned.record), evidence, place, context.policy);
 }
 
 Inspection free_lock(const Place& place) {

@@ -24,10 +24,15 @@ struct InspectionContext {
   std::optional<WallTime> file_system_now{};
   /// Asks about a pid; replaced where answers are remembered, as in a sweep.
   std::function<ProcessProbe(pid_t)> probe{probe_process};
+  /// Asked for the time by the lock's file system where a file's age counts and `file_system_now` does not tell;
+  /// replaced likewise.
+  std::function<std::optional<WallTime>(const Directory&)> clock{file_system_clock};
 };
 
 /// The verdict on a pinned lock, with the lock path filled in.
 [[nodiscard]] Inspection judge(const PinnedLock& pinned, const Place& place, const InspectionContext& context);
+/// The same for who needs the record no more.
+[[nodiscard]] Inspection judge(PinnedLock&& pinned, const Place& place, const InspectionContext& context);
 
 /// The inspection of a lock path at which there is nothing.
 [[nodiscard]] Inspection free_lock(const Place& place);

@@ -383,11 +383,14 @@ Result<void> read_content(PinnedFile& pinned, const Place& place, std::size_t ex
       pinned.unreadable = got.code();
       return {};
     }
-    if (got.value == 0) {
+    size += static_cast<std::size_t>(got.value);
+    // As much as the file was said to have, and less than there was room for: asking for its end would tell nothing
+    // new.
+    const bool is_whole = size == expected_size && size < text.size();
+    if (got.value == 0 || is_whole) {
       text.resize(size);
       return {};
     }
-    size += static_cast<std::size_t>(got.value);
   }
   text.resize(k_lock_record_bytes_max);
   pinned.too_long = true;

@@ -270,7 +270,11 @@ Result<SessionLock> LockManager::join(const std::filesystem::path& session, std:
     return tl::unexpected(
         Error{Errc::lost, "join", location->lock.path(), std::nullopt, "the lock is not that acquisition any more"});
   }
-  HoldSetup setup{*location, {std::move(lock.fd), lock.file}, std::move(lock.record), options_};
+  HoldSetup setup;
+  setup.location = std::move(*location);
+  setup.file = {std::move(lock.fd), lock.file};
+  setup.record = std::make_unique<const LockRecord>(std::move(lock.record));
+  setup.options = options_;
   setup.joined = true;
   auto share = std::make_shared<LockShare>();
   share->hold = std::make_shared<Hold>(std::move(setup));

@@ -6,8 +6,8 @@
 
 #include <fcntl.h>
 
-#include "acquisition.hpp"
 #include "lock_file.hpp"
+#include "lock_id.hpp"
 #include "pid_judgement.hpp"
 #include "process_probe.hpp"
 #include "run_once.hpp"

@@ -10,9 +10,9 @@
 #include <fmt/format.h>
 #include <sys/stat.h>
 
-#include "acquisition.hpp"
 #include "lock_directory.hpp"
 #include "lock_file.hpp"
+#include "lock_id.hpp"
 #include "run_once.hpp"
 #include "sentinel_text.hpp"
 

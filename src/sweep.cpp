@@ -1,11 +1,16 @@
 #include <sessionlock/sweep.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <exception>
 #include <iterator>
+#include <mutex>
 #include <string>
 #include <string_view>
+#include <system_error>
+#include <thread>
 #include <unordered_map>
 #include <utility>
 
@@ -24,6 +29,11 @@ namespace {
 /// A lock that others keep replacing between look and act is reported as it was last seen.
 constexpr int k_looks_max = 4;
 constexpr std::size_t k_progress_interval = 64;
+/// How many names a thread takes at a time.
+constexpr std::size_t k_piece = 64;
+/// Fewer are done before another thread has begun.
+constexpr std::size_t k_locks_per_thread_min = 1024;
+constexpr std::size_t k_threads_max = 8;
 constexpr std::chrono::minutes k_temporary_age{10};
 /// How long a file system's clock is remembered. What it says of ages is wrong by no more.
 constexpr std::chrono::seconds k_clock_age_max{1};
@@ -46,41 +56,76 @@ bool comes_before(const std::filesystem::path& a, const std::filesystem::path& b
   return rank(*l) < rank(*r);
 }
 
+std::size_t threads_for(std::size_t locks, unsigned wanted) {
+  if (wanted == 0) {
+    wanted = std::max(std::thread::hardware_concurrency(), 1U);
+  }
+  return std::clamp<std::size_t>(locks / k_locks_per_thread_min, 1, std::min<std::size_t>(wanted, k_threads_max));
+}
+
+/// Threads that do the same thing, and are waited for in any case. Where the machine gives no more of them, fewer.
+class Helpers {
+ public:
+  template <class F>
+  Helpers(std::size_t count, const F& work) {
+    const sys::SignalsBlocked blocked;
+    threads_.reserve(count);
+    try {
+      while (threads_.size() < count) {
+        threads_.emplace_back([this, &work] {
+          try {
+            work();
+          } catch (...) {
+            const std::lock_guard lock(mutex_);
+            failure_ = std::current_exception();
+          }
+        });
+      }
+    } catch (const std::system_error&) {  // EAGAIN (pthread_create(3)): the caller does it all, then
+    }
+  }
+  /// Waits for them. Throws what one of them threw.
+  void finish() {
+    threads_.clear();
+    if (failure_) {
+      std::rethrow_exception(failure_);
+    }
+  }
+
+ private:
+  std::mutex mutex_;
+  std::exception_ptr failure_;
+  std::vector<std::jthread> threads_;  // goes first
+};
+
 /// The names in a directory that matter to a sweep.
 struct Names {
   std::vector<std::string> locks;
   std::vector<std::string> temporary;
 };
 
-/// One sweep under way.
-class Sweep {
- public:
-  explicit Sweep(const SweepOptions& options);
+/// What was found, in the order of the names.
+struct Findings {
+  std::vector<Inspection> locks;
+  std::vector<Error> errors;
+};
 
-  /// Errors: the directory cannot be read. Everything else goes into the report.
-  Result<void> take_in(const DirectoryPtr& directory);
-  /// All directories below, without following symbolic links.
-  void take_in_below(const DirectoryPtr& root);
-  SweepReport finish();
+/// Looks at locks one by one, and takes away what may go. For one thread.
+class Examiner {
+ public:
+  explicit Examiner(const SweepOptions& options);
+
+  void inspect(const Place& place, Findings& findings);
+  void remove_temporary(const Place& place, Findings& findings);
 
  private:
-  [[nodiscard]] Result<Names> list(const Directory& directory) const;
-  [[nodiscard]] std::vector<std::string> list_subdirectories(const Directory& directory);
-  void inspect(const Place& place);
-  [[nodiscard]] Inspection judge_quickly(const PinnedLock& pinned, const Place& place);
   [[nodiscard]] Result<Removal> remove(const Place& place, PinnedLock& pinned, Inspection& inspection) const;
-  void remove_temporary(const Place& place);
   /// The time by the directory's file system, not older than `k_clock_age_max`.
   [[nodiscard]] WallTime clock_of(const Directory& directory);
-  void report(Inspection inspection, const Place& place);
-  void progress();
 
   const SweepOptions& options_;
   InspectionContext first_look_{};
   InspectionContext last_look_{};
-  SweepReport report_{};
-  std::size_t done_{0};
-  std::size_t total_{0};
   // Evidence that is remembered for the first look. It may have changed since, so a removal asks everything again:
   // 1. A dead owner's pid is asked for: gone. 2. Another program is given that pid and makes a lock without a witness.
   // 3. The sweep comes to that lock, remembers "gone", and would take a living owner's lock away.
@@ -92,10 +137,38 @@ class Sweep {
   } clock_{};
 };
 
-Sweep::Sweep(const SweepOptions& options) : options_(options) {
+/// One sweep under way.
+class Sweep {
+ public:
+  explicit Sweep(const SweepOptions& options) : options_(options), examiner_(options) {}
+
+  /// Errors: the directory cannot be read. Everything else goes into the report.
+  Result<void> take_in(const DirectoryPtr& directory);
+  /// All directories below, without following symbolic links.
+  void take_in_below(const DirectoryPtr& root);
+  SweepReport finish();
+
+ private:
+  [[nodiscard]] Result<Names> list(const Directory& directory) const;
+  [[nodiscard]] std::vector<std::string> list_subdirectories(const Directory& directory);
+  void inspect_in_turn(const DirectoryPtr& directory, std::vector<std::string>& names);
+  void inspect_at_once(const DirectoryPtr& directory, const std::vector<std::string>& names, std::size_t threads);
+  void add(Findings&& findings);
+  void progress(std::size_t done);
+
+  const SweepOptions& options_;
+  Examiner examiner_;
+  Findings findings_{};
+  int directories_{0};
+  std::size_t done_{0};
+  std::size_t total_{0};
+};
+
+Examiner::Examiner(const SweepOptions& options) : options_(options) {
   last_look_.policy = options.stale;
   last_look_.held_here = is_held_here;
   first_look_ = last_look_;
+  first_look_.clock = [this](const Directory& directory) { return clock_of(directory); };
   first_look_.probe = [this](pid_t pid) {
     const auto [remembered, is_new] = probes_.try_emplace(pid);
     if (is_new) {
@@ -126,21 +199,78 @@ Result<void> Sweep::take_in(const DirectoryPtr& directory) {
   if (!names) {
     return tl::unexpected(std::move(names).error());
   }
+  ++directories_;
   Place place{directory, {}};
   for (auto& name : names->temporary) {
     place.name = std::move(name);
-    remove_temporary(place);
+    examiner_.remove_temporary(place, findings_);
   }
   total_ += names->locks.size();
-  if (report_.locks.empty()) {
-    report_.locks.reserve(names->locks.size());  // of the first directory only: each time would copy all each time
+  if (findings_.locks.empty()) {
+    findings_.locks.reserve(names->locks.size());  // of the first directory only: each time would copy all each time
   }
-  for (auto& name : names->locks) {
-    place.name = std::move(name);
-    inspect(place);
-    progress();
+  const std::size_t threads = threads_for(names->locks.size(), options_.threads);
+  if (threads > 1) {
+    inspect_at_once(directory, names->locks, threads);
+  } else {
+    inspect_in_turn(directory, names->locks);
   }
   return {};
+}
+
+void Sweep::inspect_in_turn(const DirectoryPtr& directory, std::vector<std::string>& names) {
+  Place place{directory, {}};
+  for (auto& name : names) {
+    place.name = std::move(name);
+    examiner_.inspect(place, findings_);
+    progress(1);
+  }
+}
+
+/// Each thread takes the next few names until none is left. What they find is put together in the order of the names.
+void Sweep::inspect_at_once(const DirectoryPtr& directory, const std::vector<std::string>& names, std::size_t threads) {
+  std::vector<Findings> pieces((names.size() + k_piece - 1) / k_piece);
+  std::atomic<std::size_t> next{0};
+  std::atomic<std::size_t> done{0};
+  // False: none was left.
+  const auto take_piece = [&](Examiner& examiner) {
+    const std::size_t piece = next.fetch_add(1);
+    if (piece >= pieces.size()) {
+      return false;
+    }
+    const std::size_t end = std::min((piece + 1) * k_piece, names.size());
+    pieces[piece].locks.reserve(end - piece * k_piece);
+    for (std::size_t i = piece * k_piece; i < end; ++i) {
+      examiner.inspect({directory, names[i]}, pieces[piece]);
+    }
+    done.fetch_add(end - piece * k_piece);
+    return true;
+  };
+  Helpers helpers(threads - 1, [&] {
+    Examiner examiner(options_);
+    while (take_piece(examiner)) {
+    }
+  });
+  std::size_t told = 0;
+  const auto tell = [&] { progress(done.load() - std::exchange(told, done.load())); };
+  try {
+    while (take_piece(examiner_)) {
+      tell();
+    }
+  } catch (...) {
+    next.store(pieces.size());
+    throw;
+  }
+  helpers.finish();
+  tell();
+  for (Findings& piece : pieces) {
+    add(std::exchange(piece, {}));
+  }
+}
+
+void Sweep::add(Findings&& findings) {
+  std::move(findings.locks.begin(), findings.locks.end(), std::back_inserter(findings_.locks));
+  std::move(findings.errors.begin(), findings.errors.end(), std::back_inserter(findings_.errors));
 }
 
 void Sweep::take_in_below(const DirectoryPtr& root) {
@@ -163,7 +293,7 @@ void Sweep::take_in_below(const DirectoryPtr& root) {
       auto names = list_subdirectories(**entered);
       levels.push_back({std::move(*entered), std::move(names)});
     } else if (!is_gone(done.error())) {
-      report_.errors.push_back(std::move(done).error());
+      findings_.errors.push_back(std::move(done).error());
     }
   }
 }
@@ -180,48 +310,49 @@ std::vector<std::string> Sweep::list_subdirectories(const Directory& directory) 
     }
   }
   if (error && error != boost::system::errc::no_such_file_or_directory) {
-    report_.errors.push_back(
+    findings_.errors.push_back(
         {{error.value(), std::system_category()}, "list directories", directory.path, std::nullopt, {}});
   }
   std::sort(names.rbegin(), names.rend());
   return names;
 }
 
-void Sweep::inspect(const Place& place) {
+void Examiner::inspect(const Place& place, Findings& findings) {
   for (int look = 1;; ++look) {
     auto pinned = pin(place);
     if (!pinned) {
-      report_.errors.push_back(std::move(pinned).error());
+      findings.errors.push_back(std::move(pinned).error());
       return;
     }
     if (!pinned->has_value()) {
       return;
     }
-    Inspection inspection = judge_quickly(**pinned, place);
+    Inspection inspection =
+        options_.remove ? judge(**pinned, place, first_look_) : judge(std::move(**pinned), place, first_look_);
     if (options_.remove && inspection.removable) {
       auto removal = remove(place, **pinned, inspection);
       if (!removal) {
-        report_.errors.push_back(std::move(removal).error());
+        findings.errors.push_back(std::move(removal).error());
       } else if (*removal == Removal::replaced && look < k_looks_max) {
         continue;
       } else {
         inspection.removed = *removal == Removal::removed;
       }
     }
-    report(std::move(inspection), place);
+    if (inspection.record.session) {
+      inspection.session_path = *inspection.record.session;
+    } else if (auto name = session_name_of_lock(place.name); !name.empty()) {
+      inspection.session_path = place.directory->path_of(name);
+    }
+    if (inspection.basis == Basis::unreadable) {
+      findings.errors.push_back({inspection.cause, "read lock", inspection.lock_path, std::nullopt, {}});
+    }
+    findings.locks.push_back(std::move(inspection));
     return;
   }
 }
 
-Inspection Sweep::judge_quickly(const PinnedLock& pinned, const Place& place) {
-  first_look_.file_system_now.reset();
-  if (needs_file_age(pinned.record, first_look_.policy)) {
-    first_look_.file_system_now = clock_of(*place.directory);
-  }
-  return judge(pinned, place, first_look_);
-}
-
-Result<Removal> Sweep::remove(const Place& place, PinnedLock& pinned, Inspection& inspection) const {
+Result<Removal> Examiner::remove(const Place& place, PinnedLock& pinned, Inspection& inspection) const {
   return remove_verified(place, pinned, [&]() -> Result<bool> {
     inspection = judge(pinned, place, last_look_);
     return inspection.removable;
@@ -229,11 +360,11 @@ Result<Removal> Sweep::remove(const Place& place, PinnedLock& pinned, Inspection
 }
 
 /// Its name was made for one publisher and is never used again, so it may go by its name.
-void Sweep::remove_temporary(const Place& place) {
+void Examiner::remove_temporary(const Place& place, Findings& findings) {
   auto pinned = pin(place);
   if (!pinned) {
     if (pinned.error().code != Errc::not_a_lock_file) {
-      report_.errors.push_back(std::move(pinned).error());
+      findings.errors.push_back(std::move(pinned).error());
     }
     return;
   }
@@ -242,7 +373,7 @@ void Sweep::remove_temporary(const Place& place) {
   }
   const PinnedLock& file = **pinned;
   if (file.unreadable) {
-    report_.errors.push_back({file.unreadable, "read temporary file", place.path(), std::nullopt, {}});
+    findings.errors.push_back({file.unreadable, "read temporary file", place.path(), std::nullopt, {}});
     return;
   }
   const WallTime now = clock_of(*place.directory);
@@ -252,11 +383,11 @@ void Sweep::remove_temporary(const Place& place) {
   }
   const auto unlinked = sys::unlinkat(place.directory->fd.get(), place.name.c_str());
   if (!unlinked.ok() && unlinked.error != ENOENT) {
-    report_.errors.push_back({unlinked.code(), "unlinkat", place.path(), std::nullopt, {}});
+    findings.errors.push_back({unlinked.code(), "unlinkat", place.path(), std::nullopt, {}});
   }
 }
 
-WallTime Sweep::clock_of(const Directory& directory) {
+WallTime Examiner::clock_of(const Directory& directory) {
   const auto now = std::chrono::steady_clock::now();
   if (clock_.directory != directory.identity || now - clock_.asked > k_clock_age_max) {
     clock_ = {directory.identity, file_system_clock(directory).value_or(sys::wall_clock()), now};
@@ -264,20 +395,10 @@ WallTime Sweep::clock_of(const Directory& directory) {
   return clock_.time;
 }
 
-void Sweep::report(Inspection inspection, const Place& place) {
-  if (inspection.record.session) {
-    inspection.session_path = *inspection.record.session;
-  } else if (auto name = session_name_of_lock(place.name); !name.empty()) {
-    inspection.session_path = place.directory->path_of(name);
-  }
-  if (inspection.basis == Basis::unreadable) {
-    report_.errors.push_back({inspection.cause, "read lock", inspection.lock_path, std::nullopt, {}});
-  }
-  report_.locks.push_back(std::move(inspection));
-}
-
-void Sweep::progress() {
-  if (++done_ % k_progress_interval == 0 && done_ < total_ && options_.progress) {
+/// The last word, that all is done, is `finish`'s.
+void Sweep::progress(std::size_t done) {
+  const std::size_t before = std::exchange(done_, done_ + done);
+  if (before / k_progress_interval != done_ / k_progress_interval && done_ < total_ && options_.progress) {
     options_.progress(done_, total_);
   }
 }
@@ -285,15 +406,16 @@ void Sweep::progress() {
 SweepReport Sweep::finish() {
   const auto by_path = [](const Inspection& a, const Inspection& b) { return comes_before(a.lock_path, b.lock_path); };
   // One directory is in order already; inspections are large, so they move only where they must.
-  if (!std::is_sorted(report_.locks.begin(), report_.locks.end(), by_path)) {
-    std::sort(report_.locks.begin(), report_.locks.end(), by_path);
+  if (directories_ > 1 && !std::is_sorted(findings_.locks.begin(), findings_.locks.end(), by_path)) {
+    std::sort(findings_.locks.begin(), findings_.locks.end(), by_path);
   }
-  std::copy_if(report_.locks.begin(), report_.locks.end(), std::back_inserter(report_.removed),
+  SweepReport report{std::move(findings_.locks), {}, std::move(findings_.errors)};
+  std::copy_if(report.locks.begin(), report.locks.end(), std::back_inserter(report.removed),
                [](const Inspection& inspection) { return inspection.removed; });
   if (total_ > 0 && options_.progress) {
     options_.progress(done_, total_);
   }
-  return std::move(report_);
+  return report;
 }
 
 }  // namespace

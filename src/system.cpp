@@ -494,6 +494,16 @@ Outcome write_without_signal(int fd, const void* data, std::size_t size) {
   return written;
 }
 
+SignalsBlocked::SignalsBlocked() noexcept {
+  sigset_t all;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before_);
+}
+
+SignalsBlocked::~SignalsBlocked() {
+  ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+}
+
 Outcome pwrite(int fd, const void* data, std::size_t size, std::uint64_t offset) {
   return invoke({Call::pwrite, fd, nullptr, &size},
                 [&]() -> std::int64_t { return ::pwrite(fd, data, size, static_cast<off_t>(offset)); });

@@ -18,6 +18,7 @@
 #include <utility>
 
 #include <poll.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 
@@ -209,6 +210,18 @@ struct [[nodiscard]] Captured {
 /// has not ended by `until`: it is killed then. EFBIG if it wrote more than `bytes_max`.
 Captured capture_output(const char* file, char* const argv[], char* const envp[], std::size_t bytes_max,
                         std::chrono::steady_clock::time_point until);
+/// While it lives, no signal is delivered to this thread, nor ever to a thread that it starts meanwhile: a program's
+/// signals are for its own threads (pthread_sigmask(3)). Not for SIGKILL, SIGSTOP, or what a thread does to itself.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() noexcept;
+  ~SignalsBlocked();
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+
+ private:
+  sigset_t before_{};
+};
 /// Fills the buffer with random bytes (getrandom(2)).
 Outcome getrandom(void* buffer, std::size_t size);
 /// The wall clock.

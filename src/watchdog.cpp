@@ -46,10 +46,11 @@ class Watchdog::Watch {
   std::condition_variable_any wake_;
 };
 
-Watchdog::Watchdog(std::shared_ptr<const ManagerOptions> options)
-    : generation_(sys::process_generation()),
-      thread_(std::make_unique<std::jthread>(
-          [watch = std::make_unique<Watch>(std::move(options))](const std::stop_token& stop) { watch->run(stop); })) {}
+Watchdog::Watchdog(std::shared_ptr<const ManagerOptions> options) : generation_(sys::process_generation()) {
+  const sys::SignalsBlocked blocked;
+  thread_ = std::make_unique<std::jthread>(
+      [watch = std::make_unique<Watch>(std::move(options))](const std::stop_token& stop) { watch->run(stop); });
+}
 
 Watchdog::~Watchdog() {
   if (generation_ != sys::process_generation()) {

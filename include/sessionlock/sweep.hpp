@@ -26,6 +26,9 @@ struct SweepOptions {
   /// Told now and then, and at the end, how far it is; under no lock of the library. In a recursive sweep `total` is
   /// what was found so far, and grows. What it throws ends the sweep and propagates.
   std::function<void(std::size_t done, std::size_t total)> progress{};
+  /// At most so many threads look at a directory with thousands of locks, the calling one included; 0: as many as the
+  /// machine has processors, but not more than 8. They end with the sweep, and take none of the program's signals.
+  unsigned threads{0};
 };
 
 struct SweepReport {

@@ -371,6 +371,39 @@ TEST_CASE("who joins a hold writes under it, and releases nothing") {
   CHECK(read_text(session.path) == "joined");
 }
 
+TEST_CASE(
+    "what a hold says of itself is what its lock file says, in the process that joined it and after a fork, too") {
+  const Session session;
+  for (const bool beside : {true, false}) {
+    ManagerOptions manager_options;
+    if (!beside) {
+      manager_options.lock_directory = session.directory / "locks";
+    }
+    LockManager manager(manager_options);
+    AcquireOptions options;
+    options.label = "nightly \"build\"";
+    options.max_hold = 90s;
+    const auto lock = held(manager.acquire(session.path, options));
+    const LockRecord written = parse_lock_record(read_text(lock.lock_path()));
+    REQUIRE(written.pid == ::getpid());
+    CHECK(written.max_hold_ms == 90'000);
+    CHECK(written.session.has_value() != beside);
+    const auto listed = manager.held();
+    REQUIRE(listed.size() == 1);
+    CHECK(listed.front().record == written);  // before anybody asked the hold
+    CHECK(lock.record() == written);
+    CHECK(&lock.record() == &lock.record());
+    auto child = ChildProcess::run([&](Channel&) {
+      REQUIRE_IN_CHILD(lock.record() == written);
+      LockManager other(manager_options);
+      const auto joined = held(other.join(session.path, *written.lock_id));
+      REQUIRE_IN_CHILD(joined.record() == written);
+      return 0;
+    });
+    CHECK(child.wait().exited_with(0));
+  }
+}
+
 TEST_CASE("links and their targets are one session between processes") {
   const Session session;
   fs::create_directory(session.directory / "real");

@@ -14,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -822,6 +823,35 @@ TEST_CASE("a watchdog reports over-long holds at growing intervals, and leaves t
   }
   CHECK(lock.verify().has_value());
   CHECK(lock.release().has_value());
+}
+
+TEST_CASE("a watchdog takes none of the program's signals") {
+  // Protects: `SignalsBlocked` in `Watchdog::Watchdog`.
+  const auto threads = [] {
+    std::set<std::string> ids;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/task")) {
+      ids.insert(entry.path().filename().native());
+    }
+    return ids;
+  };
+  const auto before = threads();
+  const LockManager manager(watched(OverrunAction::report));
+  int looked_at = 0;
+  for (const std::string& id : threads()) {
+    if (!before.contains(id)) {
+      ++looked_at;
+      const std::string status = read_text("/proc/self/task/" + id + "/status");
+      const auto mask = std::stoull(status.substr(status.find("SigBlk:") + 7), nullptr, 16);
+      for (const int signal : {SIGHUP, SIGINT, SIGTERM, SIGCHLD, SIGUSR1, SIGALRM, SIGRTMIN}) {
+        CAPTURE(signal);
+        CHECK((mask >> static_cast<unsigned>(signal - 1) & 1U) == 1);
+      }
+    }
+  }
+  CHECK(looked_at == 1);
+  sigset_t own;
+  ::pthread_sigmask(SIG_SETMASK, nullptr, &own);
+  CHECK(::sigismember(&own, SIGTERM) == 0);
 }
 
 TEST_CASE("what a watchdog releases is lost to its holder before a byte is written") {

@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <chrono>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <limits>
 #include <string>
@@ -548,6 +549,30 @@ TEST_CASE("an attempt that finds the name taken leaves a spare, into which the n
   const auto text = read_text(directory / "s.lock");
   CHECK(text == format_lock_record(record));
   CHECK(record.witness == format_witness(file));
+}
+
+TEST_CASE("a lock is read at one go, and one that grew since its size was asked for to its end") {
+  // Protects: `is_whole` in `read_content`, both halves.
+  const TemporaryDirectory directory;
+  const Place place = place_in(directory.path(), "s.lock");
+  const std::string begun = "{\"pid\": 41";
+  const std::string rest = "237, \"createdAt\": \"2024-05-06T07:08:09.010Z\", \"label\": \"a long word\"}";
+  for (const bool grows : {false, true}) {
+    fs::remove(directory / "s.lock");
+    plant(directory / "s.lock", grows ? begun : begun + rest);
+    int reads = 0;
+    const Script script([&](const sys::CallInfo& info) {
+      if (is(info, sys::Call::pread) && reads++ == 0 && grows) {
+        std::ofstream(directory / "s.lock", std::ios::app) << rest;
+      }
+      return 0;
+    });
+    const auto pinned = pin(place);
+    REQUIRE((pinned && pinned->has_value()));
+    CHECK((*pinned)->record.pid == 41237);
+    CHECK((*pinned)->record.label == "a long word");
+    CHECK((grows || reads == 1));
+  }
 }
 
 TEST_CASE("nothing with a temporary name is left as a spare") {

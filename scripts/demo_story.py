@@ -88,6 +88,7 @@ class Folder:
 
 folder = Folder()
 waits = {}  # (who, for whom) -> how often
+explained = set()  # the holders that somebody's wait was explained by
 takeovers = []  # who took a dead owner's lock over
 processes = []
 
@@ -108,7 +109,8 @@ def end_all():
 
 
 def listen(name, stream):
-    """Passes on what a writer's --verbose says; of waits for the same holder only the first, the rest is counted."""
+    """Passes on what a writer's --verbose says. Of one's waits for the same holder only the first is shown, and what it says
+    of a holder only once; the rest is counted."""
     for line in stream:
         words = line.strip().removeprefix("sessionlock: ").replace(str(folder.path) + "/", "")
         if words.startswith("took over"):
@@ -119,6 +121,11 @@ def listen(name, stream):
             waits[pair] = waits.get(pair, 0) + 1
             if waits[pair] > 1:
                 continue
+        explanation = re.match(r'Held by pid .* \(label "([^"]*)"\)', words)
+        if explanation:
+            if explanation.group(1) in explained:
+                continue
+            explained.add(explanation.group(1))
         if words.startswith("acquired after") or "(still waiting" in words:
             continue
         stage.quote(name, words)
@@ -269,6 +276,8 @@ def scene_recycled(writers, others):
     dora = start_turn("dora", own_records("dora", 1, records) + 'touch "$SESSIONLOCK_SESSION.dora"; sleep 1000')
     wait_until("dora has written", (folder.path / "story.jsonl.dora").exists)
     kill(dora)
+    # Her program has the lock, too, until the kernel has done away with it.
+    wait_until("nothing of dora is left", lambda: subprocess.run([BINARY, "status", folder.transcript], capture_output=True).returncode == 0)
     stranger = take_pid(dora.pid) if os.environ.get("SESSIONLOCK_DEMO_NAMESPACE") else None
     if stranger:
         stage.tell(
@@ -359,7 +368,7 @@ def story():
         end_turn(turn)
     stage.tell(
         "Now they go on, all three at once and a few records at a time, each through its own `sessionlock append`. From here on "
-        "only the first of many waits for the same holder is shown."
+        "only the first of many waits for the same holder is shown, and each holder is explained once."
     )
     writers = [BusyWriter(name) for name in names]
     wait_until("they have got going", lambda: all(writer.sent >= 200 for writer in writers))

@@ -59,16 +59,24 @@ std::error_code obstacle_in(std::filesystem::path directory) {
   }
 }
 
+/// Without a working directory, which can be removed, a path stays as it is.
+std::filesystem::path absolute_if_possible(const std::filesystem::path& path) {
+  std::error_code none;
+  auto absolute = std::filesystem::absolute(path, none);
+  return none ? path : absolute;
+}
+
 /// Where the lock of a session would be whose directory, or that of its lock, does not exist.
 Inspection free_without_directory(const std::filesystem::path& session, const std::filesystem::path& lock_directory) {
   boost::system::error_code ignored;
-  const auto canonical = boost::filesystem::weakly_canonical(boost::filesystem::path(session.native()), ignored);
+  const auto absolute = absolute_if_possible(session);  // of a relative path Boost makes none
+  const auto canonical = boost::filesystem::weakly_canonical(boost::filesystem::path(absolute.native()), ignored);
   Inspection inspection;
-  inspection.session_path = ignored ? session : std::filesystem::path(canonical.native());
+  inspection.session_path = ignored ? absolute : std::filesystem::path(canonical.native());
   inspection.lock_path =
       lock_directory.empty()
           ? inspection.session_path.parent_path() / lock_name_beside(inspection.session_path.filename().native())
-          : std::filesystem::absolute(lock_directory) / lock_name_in_directory(inspection.session_path);
+          : absolute_if_possible(lock_directory) / lock_name_in_directory(inspection.session_path);
   inspection.cause = obstacle_in(inspection.lock_path.parent_path());
   return inspection;
 }

@@ -687,6 +687,61 @@ TEST_CASE("a full or read-only file system leaves no lock behind, and does not l
   CHECK(not_written.error().code == std::errc::read_only_file_system);
 }
 
+TEST_CASE("directories that cannot be made are named, with what the system says") {
+  std::string why_not;
+  const auto read_only = TmpfsMount::mount("size=16k", &why_not);
+  if (!read_only) {
+    skip_aloud("a tmpfs cannot be mounted: " + why_not);
+    return;
+  }
+  REQUIRE(read_only->remount("ro"));
+  const auto nested = LockManager().acquire(*read_only / "new/folder/s");
+  REQUIRE(!nested);
+  CHECK(nested.error().code == std::errc::read_only_file_system);
+  CHECK(nested.error().message().find((*read_only / "new").string()) != std::string::npos);
+  const Session session;
+  ManagerOptions options;
+  options.lock_directory = *read_only / "locks";
+  const auto elsewhere = LockManager(options).acquire(session.path);
+  REQUIRE(!elsewhere);
+  CHECK(elsewhere.error().code == std::errc::read_only_file_system);
+  CHECK(elsewhere.error().message().find(options.lock_directory.string()) != std::string::npos);
+}
+
+TEST_CASE("a session in directories that are yet to be made is free, also by a relative name") {
+  const Session session;
+  const WorkingDirectory here(session.directory.path());
+  for (const fs::path& name : {fs::path("new/folder/s.jsonl"), session.directory / "new/folder/s.jsonl"}) {
+    const auto free = LockManager().inspect(name);
+    REQUIRE(free.has_value());
+    CHECK(free->state == LockState::free);
+    CHECK(!free->cause);
+    CHECK(free->session_path == session.directory / "new/folder/s.jsonl");
+    CHECK(free->lock_path == session.directory / "new/folder/s.jsonl.lock");
+  }
+  CHECK(LockManager().try_acquire("new/folder/s.jsonl").has_value());
+}
+
+TEST_CASE("in a working directory that was removed nothing is locked, and an acquire would fail") {
+  const TemporaryDirectory directory;
+  auto child = ChildProcess::run([&](Channel&) {
+    fs::create_directory(directory / "gone");
+    fs::current_path(directory / "gone");
+    fs::remove(directory / "gone");
+    ManagerOptions options;
+    for (const char* const lock_directory : {"", "locks"}) {
+      options.lock_directory = lock_directory;
+      const auto free = LockManager(options).inspect("folder/s.jsonl");
+      REQUIRE_IN_CHILD(free.has_value() && free->state == LockState::free);
+      REQUIRE_IN_CHILD(free->session_path == "folder/s.jsonl");
+      REQUIRE_IN_CHILD(free->cause == std::errc::no_such_file_or_directory);
+      REQUIRE_IN_CHILD(!LockManager(options).try_acquire("folder/s.jsonl").has_value());
+    }
+    return 0;
+  });
+  CHECK(child.wait().exited_with(0));
+}
+
 // --- another user ----------------------------------------------------------------------------------------------------
 
 namespace {
@@ -752,6 +807,20 @@ TEST_CASE("another user's lock") {
     CHECK(fs::exists(session.lock));
     check_taken(session, {StaleReason::dead_pid});
   }
+}
+
+TEST_CASE("where another user may not make a session's directory, an inspection says that an acquire would fail") {
+  if (!can_become_second_user()) {
+    skip_aloud("becoming another user needs root");
+    return;
+  }
+  const Session session;
+  fs::permissions(session.directory.path(), fs::perms(0755));
+  CHECK(as_second_user(session, [] {
+          const auto free = LockManager().inspect("new/folder/s.jsonl");
+          REQUIRE_IN_CHILD(free.has_value() && free->state == LockState::free);
+          REQUIRE_IN_CHILD(free->cause == std::errc::permission_denied);
+        }).exited_with(0));
 }
 
 // --- words -----------------------------------------------------------------------------------------------------------

@@ -76,7 +76,6 @@ class Scratch {
     }
   }
 
-  [[nodiscard]] const Directory& directory() const { return *directory_; }
   [[nodiscard]] int fd() const { return directory_->fd.get(); }
   [[nodiscard]] std::filesystem::path path() const { return path_.native(); }
 

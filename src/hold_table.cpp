@@ -363,10 +363,7 @@ void register_for_cleanup(HoldCore& core) {
 }
 
 void unregister_from_cleanup(HoldCore& core) noexcept {
-  Slot* slot = std::exchange(core.slot, nullptr);
-  if (slot == nullptr) {
-    return;
-  }
+  Slot* const slot = std::exchange(core.slot, nullptr);
   if (core.generation != sys::process_generation()) {
     slot->store(0);  // in a child, where no handler of the parent's threads goes on working
     return;

@@ -60,18 +60,14 @@ class Walk {
     if ((c == ']' && expect == Expect::value_or_end) || (c == '}' && expect == Expect::key_or_end)) {
       return close(c, expect);
     }
-    switch (expect) {
-      case Expect::value:
-      case Expect::value_or_end:
-        return read_value(c, expect);
-      case Expect::key:
-      case Expect::key_or_end:
-        expect = Expect::value;
-        return c == '"' && read_string() && skip_space() && text_[at_++] == ':';
-      case Expect::nothing_or_more:
-        return c == ',' ? read_comma(expect) : close(c, expect);
+    if (expect == Expect::value || expect == Expect::value_or_end) {
+      return read_value(c, expect);
     }
-    return false;
+    if (expect == Expect::key || expect == Expect::key_or_end) {
+      expect = Expect::value;
+      return c == '"' && read_string() && skip_space() && text_[at_++] == ':';
+    }
+    return c == ',' ? read_comma(expect) : close(c, expect);
   }
 
   bool read_value(char c, Expect& expect) {

@@ -79,9 +79,8 @@ std::vector<Member> members_of(std::string_view inside) {
     const std::size_t end = end_of(inside, at, ",");
     const std::string_view text = trim(inside.substr(at, end - at));
     const std::size_t colon = end_of(text, 0, ":");
-    if (colon < text.size()) {
-      members.push_back({text_of(trim(text.substr(0, colon))).value_or(""), trim(text.substr(colon + 1)), text});
-    }
+    members.push_back(
+        {text_of(trim(text.substr(0, colon))).value_or(""), trim(text.substr(std::min(colon + 1, text.size()))), text});
     at = end + 1;
   }
   return members;
@@ -92,7 +91,7 @@ template <class Integer>
 std::optional<Integer> plain_number(std::string_view text) {
   Integer value{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  const bool whole = error == std::errc{} && end == text.data() + text.size() && !text.empty();
+  const bool whole = error == std::errc{} && end == text.data() + text.size();
   if (!whole || text.front() == '-' || (text.front() == '0' && text.size() > 1)) {
     return std::nullopt;
   }

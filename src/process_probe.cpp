@@ -259,8 +259,9 @@ void read_namespaces(int proc, Snapshot& snapshot) {
 
 std::string read_host_name() {
   std::array<char, 256> name{};
-  // A name that was cut need not end in a null character (gethostname(2)).
-  return ::gethostname(name.data(), name.size() - 1) == 0 ? std::string(name.data()) : std::string();
+  // A name that was cut need not end in a null character (gethostname(2)); one that cannot be had stays empty.
+  (void)::gethostname(name.data(), name.size() - 1);
+  return name.data();
 }
 
 std::unique_ptr<Snapshot> take_snapshot(std::uint64_t generation) {

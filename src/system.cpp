@@ -43,18 +43,14 @@ std::atomic<Interceptor*> g_interceptor{nullptr};
 template <class F>
 Outcome invoke(CallInfo info, F&& call) {
   for (int attempt = 0;; ++attempt) {
-    if (auto* interceptor = g_interceptor.load(std::memory_order_acquire); interceptor != nullptr) {
-      if (const int error = interceptor->before(info); error != 0) {
-        if (error == EINTR && attempt < k_interruptions_max) {
-          continue;
-        }
-        return {-1, error};
-      }
+    auto* const interceptor = g_interceptor.load(std::memory_order_acquire);
+    Outcome outcome{-1, interceptor != nullptr ? interceptor->before(info) : 0};
+    if (outcome.error == 0) {
+      outcome.value = call();
+      outcome.error = outcome.value < 0 ? errno : 0;
     }
-    const auto value = call();
-    const int error = value < 0 ? errno : 0;
-    if (error != EINTR || attempt >= k_interruptions_max) {
-      return {value, error};
+    if (outcome.error != EINTR || attempt >= k_interruptions_max) {
+      return outcome;
     }
   }
 }
@@ -259,8 +255,9 @@ Opened open_with(const CallInfo& info, F&& call) {
 template <class F>
 Opened open_nameless(const CallInfo& info, F&& call) {
   Opened opened = open_with(info, std::forward<F>(call));
-  struct stat status {};
-  if (opened.ok() && ::fstat(opened.fd.get(), &status) == 0) {
+  if (opened.ok()) {
+    struct stat status {};  // with the inode 0, which is none, if it could not be asked
+    (void)::fstat(opened.fd.get(), &status);
     remember_inode(opened.fd.get(), status.st_dev, status.st_ino);
   }
   return opened;
@@ -686,11 +683,10 @@ int reap(pid_t child, std::chrono::steady_clock::time_point until) {
   int error = 0;
   while (true) {
     int status = 0;
-    const pid_t reaped = ::waitpid(child, &status, WNOHANG);
-    if (reaped != 0 && (reaped > 0 || errno != EINTR)) {
+    if (::waitpid(child, &status, WNOHANG) != 0) {  // without waiting it is not interrupted either
       return error;
     }
-    if (reaped == 0 && error == 0 && std::chrono::steady_clock::now() >= until) {
+    if (error == 0 && std::chrono::steady_clock::now() >= until) {
       ::kill(child, SIGKILL);  // ours and not reaped, so the pid is still its own
       error = ETIMEDOUT;
     }

@@ -4,8 +4,11 @@
 
 #include <cerrno>
 #include <filesystem>
+#include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include <doctest/doctest.h>
 #include <fcntl.h>
@@ -35,6 +38,28 @@ void on_mounted(const char* type, const char* options, const std::function<void(
     return;
   }
   CHECK(run.ended.exited_with(0));
+}
+
+/// Fails the n-th of the calls on what has a name like this; 0: all of them.
+Answer failing_once(sys::Call call, std::string_view name, int error, int number) {
+  return [=, seen = std::make_shared<int>(0)](const sys::CallInfo& info) {
+    const bool is_meant =
+        info.call == call &&
+        (name.empty() || (info.path != nullptr && std::string_view(info.path).find(name) != name.npos));
+    return is_meant && (++*seen == number || number == 0) ? error : 0;
+  };
+}
+
+/// What is found with some call failing, in a process that remembers nothing of the file system.
+void check_with(const Answer& answer, const std::function<void(const Result<FileSystemCheck>&)>& judge) {
+  const TemporaryDirectory directory;
+  auto child = ChildProcess::run([&](Channel&) {
+    const Script script(answer);
+    judge(check_file_system(directory.path()));
+    return 0;
+  });
+  CHECK(child.wait().exited_with(0));
+  CHECK(names_in(directory.path()).empty());
 }
 
 bool advises(const FileSystemCheck& check, std::string_view words) {
@@ -122,6 +147,88 @@ TEST_CASE("each ability that is missing is found missing, and only that") {
   }
 }
 
+TEST_CASE("an ability that shows only in one of several calls is found missing, and only that") {
+  struct Missing {
+    sys::Call call;
+    const char* name;
+    int error;
+    int number;
+    bool FileSystemCheck::*ability;
+  };
+  constexpr Missing k_missing[] = {
+      {sys::Call::fstatat, "file", ENOENT, 1, &FileSystemCheck::stable_inodes},
+      {sys::Call::linkat, "link", EPERM, 1, &FileSystemCheck::exclusive_link},
+      {sys::Call::renameat2, "renamed", EINVAL, 1, &FileSystemCheck::exclusive_rename},
+      {sys::Call::flock, "", ENOLCK, 2, &FileSystemCheck::flock},
+      {sys::Call::ofd_getlk, "", EINVAL, 1, &FileSystemCheck::record_locks},
+      {sys::Call::linkat, "nameless", ENOENT, 1, nullptr},  // older kernels: then by way of /proc
+  };
+  for (const Missing& missing : k_missing) {
+    CAPTURE(sys::to_string(missing.call));
+    CAPTURE(missing.name);
+    check_with(failing_once(missing.call, missing.name, missing.error, missing.number), [&](const auto& check) {
+      REQUIRE_IN_CHILD(check.has_value());
+      for (const auto ability :
+           {&FileSystemCheck::nameless_files, &FileSystemCheck::exclusive_link, &FileSystemCheck::exclusive_rename,
+            &FileSystemCheck::flock, &FileSystemCheck::record_locks, &FileSystemCheck::stable_inodes,
+            &FileSystemCheck::inotify}) {
+        REQUIRE_IN_CHILD((*check).*ability == (ability != missing.ability));
+      }
+    });
+  }
+}
+
+TEST_CASE("where flock and record locks stand in each other's way there is no witness, and the advice says so") {
+  constexpr int k_flock_beside_record_lock = 4;
+  check_with(failing_once(sys::Call::flock, "", EWOULDBLOCK, k_flock_beside_record_lock), [](const auto& check) {
+    REQUIRE_IN_CHILD(check.has_value());
+    REQUIRE_IN_CHILD(check->flock && check->record_locks && !check->independent_locks);
+    REQUIRE_IN_CHILD(check->safety == LockSafety::limited && advises(*check, "carry no witness"));
+  });
+}
+
+TEST_CASE("an event that does not come, or cannot be had, is no shortage of the user's, and waiters poll") {
+  for (const auto& [call, error] :
+       {std::pair{sys::Call::poll, ENOMEM}, std::pair{sys::Call::inotify_add_watch, EACCES}}) {
+    check_with(failing_once(call, "", error, 0), [](const auto& check) {
+      REQUIRE_IN_CHILD(check.has_value());
+      REQUIRE_IN_CHILD(!check->inotify && check->safety == LockSafety::safe);
+      REQUIRE_IN_CHILD(advises(*check, "raises no event") && !advises(*check, "inotify instances"));
+    });
+  }
+}
+
+TEST_CASE("where times cannot be told they count as coarse") {
+  check_with(failing_once(sys::Call::futimens, "", EPERM, 0), [](const auto& check) {
+    REQUIRE_IN_CHILD(check.has_value());
+    REQUIRE_IN_CHILD(!check->time_step && check->safety == LockSafety::safe);
+    REQUIRE_IN_CHILD(advises(*check, "Times are coarse"));
+  });
+}
+
+TEST_CASE("a file system on which a lock can be had, but not used or given back, is unsafe") {
+  for (const Answer& fault :
+       {failing_once(sys::Call::flock, "", EIO, 1), failing_once(sys::Call::unlinkat, "session.lock", EIO, 0)}) {
+    bool is_held = false;
+    const auto once_it_is_held = [&](const sys::CallInfo& info) {
+      is_held = is_held || is_about(info, sys::Call::linkat, "session.lock");
+      return is_held ? fault(info) : 0;
+    };
+    check_with(once_it_is_held, [](const auto& check) {
+      REQUIRE_IN_CHILD(check.has_value());
+      REQUIRE_IN_CHILD(check->safety == LockSafety::unsafe && advises(*check, "--lock-directory"));
+      REQUIRE_IN_CHILD(check->refusal.has_value() && check->refusal->code == std::errc::io_error);
+    });
+  }
+}
+
+TEST_CASE("each safety has a word") {
+  CHECK(to_string(LockSafety::safe) == "safe");
+  CHECK(to_string(LockSafety::limited) == "limited");
+  CHECK(to_string(LockSafety::unsafe) == "unsafe");
+  CHECK(to_string(static_cast<LockSafety>(77)) == "unknown");
+}
+
 TEST_CASE("without nameless files locks are safe all the same") {
   const TemporaryDirectory directory;
   auto child = ChildProcess::run([&](Channel&) {
@@ -161,5 +268,30 @@ TEST_CASE("a shortage is an error under its own name, and leaves nothing behind"
     REQUIRE(!check);
     CHECK(check.error().code == std::error_code(error, std::system_category()));
     CHECK(names_in(directory.path()).empty());
+  }
+}
+
+TEST_CASE("a shortage at any step is an error under its own name, and leaves nothing behind") {
+  struct Step {
+    sys::Call call;
+    const char* name;
+    int error;
+    int number;
+  };
+  constexpr Step k_steps[] = {
+      {sys::Call::getrandom, "", EIO, 1},      {sys::Call::openat, ".sessionlock-doctor-", EMFILE, 1},
+      {sys::Call::fstatfs, "", EIO, 1},        {sys::Call::fstatfs, "", EIO, 2},
+      {sys::Call::openat, ".", ENOSPC, 2},  // the nameless file
+      {sys::Call::openat, "other", EMFILE, 1}, {sys::Call::unlinkat, "file", EIO, 1},
+  };
+  for (const Step& step : k_steps) {
+    CAPTURE(sys::to_string(step.call));
+    CAPTURE(step.name);
+    CAPTURE(step.number);
+    check_with(failing_once(step.call, step.name, step.error, step.number), [&](const auto& check) {
+      REQUIRE_IN_CHILD(!check);
+      REQUIRE_IN_CHILD(check.error().code == std::error_code(step.error, std::system_category()));
+      REQUIRE_IN_CHILD(!check.error().operation.empty() && !check.error().path.empty());
+    });
   }
 }

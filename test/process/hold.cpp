@@ -93,6 +93,35 @@ TEST_CASE("a double release is harmless, also to whoever has the lock by then") 
   CHECK(code_of(first.verify()) == Errc::lost);
 }
 
+TEST_CASE("a handle that has no lock, or none any more, says so and shows nothing") {
+  const Session session;
+  auto released = held(try_lock(session.path));
+  REQUIRE(released.release().has_value());
+  SessionLock none;
+  char* const arguments[] = {nullptr};
+  for (SessionLock* const lock : {&none, &released}) {
+    CHECK(!lock->owns());
+    CHECK(lock->release().has_value());
+    CHECK(code_of(lock->verify()) == Errc::lost);
+    CHECK(code_of(lock->guarded([] {})) == Errc::lost);
+    CHECK(code_of(lock->spawn_with("true", arguments, environ)) == Errc::lost);
+    CHECK(!lock->reclaimed_from().has_value());
+  }
+  CHECK(none.session_path().empty());
+  CHECK(none.lock_path().empty());
+  CHECK(none.record() == LockRecord{});
+  CHECK(released.session_path() == session.path);
+}
+
+TEST_CASE("a handle that is moved to itself keeps its lock") {
+  const Session session;
+  auto lock = held(try_lock(session.path));
+  SessionLock& same = lock;
+  lock = std::move(same);
+  CHECK(lock.owns());
+  CHECK(lock.verify().has_value());
+}
+
 TEST_CASE("a release never deletes a successor's lock") {
   // Protects: `names_inode` in `try_enter_guard`, under the `flock` (trap 6).
   const Session session;
@@ -307,6 +336,45 @@ TEST_CASE("a re-entrant lock outlives all but the last release") {
   CHECK(!fs::exists(session.lock));
 }
 
+TEST_CASE("a share that is given up tells that the lock was lost, though others still share it") {
+  const Session session;
+  LockManager manager;
+  auto outer = held(manager.acquire(session.path, reentrant()));
+  auto inner = held(manager.acquire(session.path, reentrant()));
+  fs::remove(session.lock);
+  CHECK(code_of(outer.verify()) == Errc::lost);
+  CHECK(code_of(inner.release()) == Errc::lost);
+  CHECK(code_of(outer.release()) == Errc::lost);
+  CHECK(!outer.owns());
+}
+
+TEST_CASE("threads with one token share the lock that the first of them waits for") {
+  const Session session;
+  auto holder = holder_of(session.path);
+  AcquireOptions options = reentrant("token");
+  options.timeout = std::chrono::milliseconds::max();
+  std::atomic<int> contending{0};
+  ManagerOptions observed;
+  observed.observer = [&](const Event& event) { contending += event.kind == EventKind::contended ? 1 : 0; };
+  LockManager manager(observed);
+  std::vector<SessionLock> locks(2);
+  std::vector<std::thread> threads;
+  for (auto& lock : locks) {
+    threads.emplace_back([&] { lock = value_or_throw(manager.acquire(session.path, options)); });
+  }
+  wait_until("both wait", [&] { return contending == 2; });
+  CHECK(manager.held().empty());  // nobody has it yet
+  holder.tell("release");
+  for (auto& thread : threads) {
+    thread.join();
+  }
+  REQUIRE(manager.held().size() == 1);
+  CHECK(manager.held().front().depth == 2);
+  CHECK(locks[0].record() == locks[1].record());
+  CHECK(locks[0].release().has_value());
+  CHECK(locks[1].verify().has_value());
+}
+
 TEST_CASE("only the thread that acquired, or an equal token, shares a re-entrant lock") {
   const Session session;
   const auto in_another_thread = [&](const AcquireOptions& options) {
@@ -402,6 +470,55 @@ TEST_CASE(
     });
     CHECK(child.wait().exited_with(0));
   }
+}
+
+TEST_CASE("who joined a hold is told when the same file is another's by now, and trouble in reading is not that") {
+  const Session session;
+  LockManager manager;
+  const auto lock = held(manager.try_acquire(session.path));
+  const auto joined = held(LockManager().join(session.path, lock.record().lock_id.value()));
+  const std::string text = read_text(session.lock);
+  {
+    const Script script(failing(sys::Call::pread, EIO));
+    CHECK(code_of(joined.guarded([] {})) == std::errc::io_error);
+    CHECK(code_of(joined.verify()) == std::errc::io_error);
+  }
+  CHECK(is_unguarded(session.lock));
+  CHECK(joined.verify().has_value());
+  LockRecord successor = lock.record();
+  successor.lock_id = std::string(32, 'f');
+  write_text(session.lock, format_lock_record(successor));
+  bool ran = false;
+  CHECK(code_of(joined.guarded([&] { ran = true; })) == Errc::lost);
+  CHECK(!ran);
+  CHECK(is_unguarded(session.lock));
+  write_text(session.lock, text);
+  CHECK(code_of(joined.verify()) == Errc::lost);  // lost is final
+}
+
+TEST_CASE("a hold that has no lock id cannot be joined") {
+  const Session session;
+  plant(session.lock, foreign_record(::getpid(), start_of(::getpid())));
+  CHECK(code_of(LockManager().join(session.path, "")) == Errc::lost);
+  CHECK(code_of(LockManager().join(session.path, std::to_string(::getpid()))) == Errc::lost);
+}
+
+TEST_CASE("a child that drops what it inherited of a joined hold ends nothing") {
+  const Session session;
+  LockManager manager;
+  const auto lock = held(manager.try_acquire(session.path));
+  std::optional<SessionLock> joined = held(LockManager().join(session.path, lock.record().lock_id.value()));
+  CHECK(joined
+            ->guarded([&] {
+              auto child = ChildProcess::run([&](Channel&) {
+                joined.reset();
+                return is_unguarded(session.lock) ? 1 : 0;
+              });
+              CHECK(child.wait().exited_with(0));
+            })
+            .has_value());
+  CHECK(joined->verify().has_value());
+  CHECK(is_unguarded(session.lock));
 }
 
 TEST_CASE("links and their targets are one session between processes") {
@@ -575,7 +692,7 @@ TEST_CASE("threads of one process write one at a time, and a release waits for t
   CHECK(!overlapped);
 }
 
-TEST_CASE("a guarded write that cannot have the flock names who has it, and can be tried again") {
+TEST_CASE("who cannot write, or release, for a while is told who is in the way, and can try again") {
   const Session session;
   auto lock = held(try_lock(session.path));
   auto stranger = ChildProcess::run([&](Channel& parent) {
@@ -586,7 +703,30 @@ TEST_CASE("a guarded write that cannot have the flock names who has it, and can 
     return 0;
   });
   stranger.expect("locked");
+  // At the same time, because both take as long: what another thread of this process writes is waited for no longer.
+  const Session other_session;
+  auto other_lock = held(try_lock(other_session.path));
+  std::promise<void> writing;
+  std::promise<void> refused_meanwhile;
+  std::thread writer([&] {
+    CHECK(other_lock
+              .guarded([&] {
+                writing.set_value();
+                refused_meanwhile.get_future().wait();
+              })
+              .has_value());
+  });
+  std::thread releaser([&] {
+    writing.get_future().wait();
+    const auto released = other_lock.release();
+    CHECK(code_of(released) == Errc::timed_out);
+    CHECK(released.error().message().find("another thread of this process") != std::string::npos);
+    refused_meanwhile.set_value();
+  });
   const auto refused = lock.guarded([] {});
+  releaser.join();
+  writer.join();
+  CHECK(other_lock.release().has_value());
   CHECK(code_of(refused) == Errc::timed_out);
   CHECK(refused.error().message().find("pid " + std::to_string(stranger.pid())) != std::string::npos);
   (void)stranger.kill();
@@ -654,6 +794,25 @@ TEST_CASE("a lock inside a guarded write cannot be forced away, and the pid to k
   CHECK(refused.error().detail.find("pid " + std::to_string(holder.pid())) != std::string::npos);
   holder.tell("go on");
   CHECK(holder.wait().exited_with(0));
+}
+
+TEST_CASE("a lock whose flock nobody here can be seen to have is busy all the same") {
+  const Session session;
+  const auto owner = idle_process();
+  plant(session.lock, foreign_record(owner.pid()));
+  const Script script(failing(sys::Call::flock, EWOULDBLOCK));
+  const auto refused = LockManager().force_release(session.path, std::to_string(owner.pid()), true);
+  CHECK(code_of(refused) == Errc::locked);
+  CHECK(refused.error().detail == "a guarded write is under way");
+}
+
+TEST_CASE("a lock that names nobody cannot be named to be forced away") {
+  const Session session;
+  plant(session.lock, "{}");
+  const auto refused = LockManager().force_release(session.path, "1", true);
+  CHECK(code_of(refused) == Errc::lost);
+  CHECK(refused.error().detail == "the lock names neither an acquisition nor a pid");
+  CHECK(fs::exists(session.lock));
 }
 
 TEST_CASE("without force, age alone does not take a lock whose owner may be alive") {
@@ -768,6 +927,41 @@ TEST_CASE("a program that was given the lock keeps it when its starter is killed
   CHECK(LockManager().acquire(session.path, options).has_value());
 }
 
+TEST_CASE("a program can be given the lock inside a guarded write") {
+  const Session session;
+  const auto lock = held(try_lock(session.path));
+  char name[] = "true";
+  char* const arguments[] = {name, nullptr};
+  Result<pid_t> program = 0;
+  CHECK(lock.guarded([&] { program = lock.spawn_with("true", arguments, environ); }).has_value());
+  REQUIRE(program.has_value());
+  int status = -1;
+  CHECK(::waitpid(*program, &status, 0) == *program);
+  CHECK(status == 0);
+  CHECK(is_unguarded(session.lock));
+}
+
+TEST_CASE("no program is started under a lock whose descriptor is not the lock's any more, or cannot be asked") {
+  const Session session;
+  const auto ran = session.directory / "ran";
+  std::string words[] = {"touch", ran.string()};
+  char* const arguments[] = {words[0].data(), words[1].data(), nullptr};
+  auto child = ChildProcess::run([&](Channel&) {
+    const auto lock = held(try_lock(session.path));
+    {
+      const Script script(failing(sys::Call::fstat, EIO));
+      REQUIRE_IN_CHILD(code_of(lock.spawn_with("touch", arguments, environ)) == std::errc::io_error);
+    }
+    for (int fd = 3; fd < 256; ++fd) {  // as a program that becomes a daemon
+      ::close(fd);
+    }
+    REQUIRE_IN_CHILD(code_of(lock.spawn_with("touch", arguments, environ)) == std::errc::bad_file_descriptor);
+    return 0;
+  });
+  CHECK(child.wait().exited_with(0));
+  CHECK(!fs::exists(ran));
+}
+
 // --- the end of the process ------------------------------------------------------------------------------------------
 
 namespace {
@@ -844,6 +1038,23 @@ TEST_CASE("a session can be acquired again after clean-up at exit") {
   const auto ran = run_command({"/proc/self/exe", "-tc=(at exit)*", "--no-skip"}, {}, options);
   CHECK_MESSAGE(ran.ended.exited_with(7), ran.out);
   CHECK(!fs::exists(session.lock));
+}
+
+TEST_CASE("a manager that is moved takes its options and its watchdog along") {
+  const Session session;
+  std::atomic<int> overruns{0};
+  ManagerOptions options;
+  options.watchdog_interval = 1ms;
+  options.observer = [&](const Event& event) { overruns += event.kind == EventKind::overrun ? 1 : 0; };
+  LockManager first(options);
+  LockManager second(std::move(first));
+  LockManager manager;
+  manager = std::move(second);
+  AcquireOptions brief;
+  brief.max_hold = 0ms;
+  auto lock = held(manager.try_acquire(session.path, brief));
+  wait_until("the watchdog tells of it", [&] { return overruns > 0; });
+  CHECK(lock.release().has_value());
 }
 
 TEST_CASE("handles outlive their manager") {

@@ -620,6 +620,21 @@ TEST_CASE("a signal that ends no process releases nothing, even if it was asked 
   CHECK(!fs::exists(session.lock));
 }
 
+TEST_CASE("a signal that stops a process, cannot be caught or is none keeps its action, whatever was asked for") {
+  auto child = ChildProcess::run([](Channel&) {
+    ManagerOptions options;
+    options.cleanup_signals = {SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGKILL, 0, 4711, SIGUSR1};
+    const LockManager manager(options);
+    for (const int signal : {SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGKILL, SIGUSR1}) {
+      struct sigaction action {};
+      REQUIRE_IN_CHILD(::sigaction(signal, nullptr, &action) == 0);
+      REQUIRE_IN_CHILD((action.sa_handler == SIG_DFL) == (signal != SIGUSR1));
+    }
+    return 0;
+  });
+  CHECK(child.wait().exited_with(0));
+}
+
 TEST_CASE("a second signal during the clean-up is harmless") {
   const Session session;
   for (const bool from_outside : {false, true}) {

@@ -1,10 +1,12 @@
 // PID files between real processes: who survives, who is told what, and what is never taken away or signalled.
 
 #include <array>
+#include <cerrno>
 #include <csignal>
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -272,6 +274,104 @@ TEST_CASE("a dying process does not delete its successor's file") {
   CHECK(successor->file->touch().has_value());
 }
 
+TEST_CASE("a claim in whose place another is put goes, and one that is put in its own place stays") {
+  const TemporaryDirectory directory;
+  const auto first = directory / "first.pid";
+  const auto second = directory / "second.pid";
+  PidFile file = std::move(*value_or_throw(PidFile::claim(first)).file);
+  PidFile other = std::move(*value_or_throw(PidFile::claim(second)).file);
+  file = std::move(other);
+  CHECK_FALSE(std::filesystem::exists(first));
+  CHECK(file.path() == second);
+  PidFile& same = file;
+  file = std::move(same);
+  CHECK(file.owns());
+  CHECK(std::filesystem::exists(second));
+  // What is left of the one that was moved owns nothing, and says so.
+  CHECK_FALSE(other.owns());
+  CHECK(other.release().has_value());
+  CHECK(other.touch().error().code == Errc::lost);
+  CHECK(other.path().empty());
+  CHECK(other.record() == PidRecord{});
+}
+
+TEST_CASE("a claim that cannot be meant is refused, and leaves nothing") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  PidFileOptions text;
+  text.format = PidFileFormat::colon;
+  text.extra_fields = "\"port\": 4711";  // there is no place for it
+  CHECK(PidFile::claim(path, text).error().code == Errc::invalid_argument);
+  PidFileOptions nobody;
+  nobody.owner = this_process();
+  nobody.owner->pid = 0;
+  CHECK(PidFile::claim(path, nobody).error().code == Errc::invalid_argument);
+  std::filesystem::create_directory(directory / "d");
+  for (const char* name : {"", ".", "..", "d/", "d/.", "d/.."}) {
+    CAPTURE(name);
+    CHECK(PidFile::claim(directory.path() / name).error().code == Errc::invalid_argument);
+  }
+  std::filesystem::remove(directory / "d");
+  CHECK(PidFile::claim(directory / std::string("a\0b", 3)).error().code == Errc::invalid_argument);
+  CHECK(names_in(directory.path()).empty());
+}
+
+TEST_CASE("a claim for a process whose start is not known has no token") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  PidFileOptions options;
+  options.owner = this_process();
+  options.owner->start_time_ticks.reset();
+  const auto claim = PidFile::claim(path, options);
+  REQUIRE(claim);
+  CHECK(read_text(path) == "{\"pid\": " + std::to_string(::getpid()) + "}\n");
+  const auto found = inspect_pid_file(path);
+  CHECK(found->state == PidFileState::alive);
+  CHECK(found->unverified);
+}
+
+TEST_CASE("without random numbers there is no claim") {
+  const TemporaryDirectory directory;
+  auto child = ChildProcess::run([&](Channel&) {  // which has none in stock
+    const Script script(failing(sys::Call::getrandom, EIO));
+    REQUIRE_IN_CHILD(PidFile::claim(directory / "serve.pid").error().code == std::errc::io_error);
+    return 0;
+  });
+  CHECK(child.wait().exited_with(0));
+  CHECK(names_in(directory.path()).empty());
+}
+
+TEST_CASE("a file that somebody removes in the middle of its release is released") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  auto claim = PidFile::claim(path);
+  REQUIRE(claim);
+  const Script script([&](const sys::CallInfo& info) {
+    if (is_about(info, sys::Call::unlinkat, "serve.pid")) {
+      std::filesystem::remove(path);
+    }
+    return 0;
+  });
+  CHECK(claim->file->release().has_value());
+  CHECK_FALSE(claim->file->owns());
+}
+
+TEST_CASE("a touch that fails is reported, and the file stays its owner's") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  auto claim = PidFile::claim(path);
+  REQUIRE(claim);
+  {
+    const Script script(failing(sys::Call::futimens, EROFS));
+    const auto touched = claim->file->touch();
+    CHECK(touched.error().code == std::errc::read_only_file_system);
+    CHECK(touched.error().path == path);
+  }
+  make_older(path, 1h);
+  CHECK(claim->file->touch().has_value());
+  CHECK(std::filesystem::last_write_time(path) > std::filesystem::file_time_type::clock::now() - 30min);
+}
+
 TEST_CASE("a forked child neither removes nor releases its parent's file") {
   const TemporaryDirectory directory;
   const auto path = directory / "serve.pid";
@@ -363,6 +463,7 @@ TEST_CASE("a file is removed if it is one's own or a dead owner's, never a live 
   const auto path = directory / "serve.pid";
   CHECK(remove_pid_file(path)->found.state == PidFileState::missing);
   CHECK(remove_pid_file(directory / "none" / "serve.pid")->found.state == PidFileState::missing);
+  CHECK(inspect_pid_file(directory / "none" / "serve.pid")->state == PidFileState::missing);
   write_text(path, colon_record(::getpid()));
   CHECK(remove_pid_file(path, false)->removed);
   auto other = idle_process();
@@ -375,6 +476,18 @@ TEST_CASE("a file is removed if it is one's own or a dead owner's, never a live 
   // Our own pid is not enough: it may have been another's before.
   write_text(path, colon_record(::getpid(), 1));
   CHECK(remove_pid_file(path, false).error().code == Errc::locked);
+}
+
+TEST_CASE("a file that names nobody is removed once it is no claim in progress, and not as one's own") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  write_text(path, "garbage");
+  CHECK(remove_pid_file(path).error().code == Errc::locked);
+  make_older(path, 1h);
+  CHECK(remove_pid_file(path, false).error().code == Errc::locked);
+  CHECK(std::filesystem::exists(path));
+  CHECK(remove_pid_file(path)->removed);
+  CHECK_FALSE(std::filesystem::exists(path));
 }
 
 TEST_CASE("a file that tells only our pid is our own where such files are trusted") {

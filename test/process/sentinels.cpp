@@ -1,10 +1,13 @@
 // Stopping sentinels on real files and by the real clock.
 
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <filesystem>
 #include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include <doctest/doctest.h>
 #include <sys/stat.h>
@@ -166,5 +169,63 @@ TEST_CASE("a set that fails leaves what was there, and nothing else") {
     CHECK(sentinel.set(2h).error().code == std::errc::no_space_on_device);
     CHECK(read_text(sentinel.path()) == before);
     CHECK(names_in(directory.path()).size() == 1);
+  }
+}
+
+TEST_CASE("a sentinel that is cleared while it is set again stands") {
+  const TemporaryDirectory directory;
+  const Sentinel sentinel(directory / "stopping");
+  REQUIRE(sentinel.set(1h));
+  bool is_cleared = false;
+  {
+    const Script script([&](const sys::CallInfo& info) {
+      if (is_about(info, sys::Call::openat, "stopping") && !is_cleared) {
+        is_cleared = std::filesystem::remove(directory / "stopping");
+      }
+      return 0;
+    });
+    CHECK(sentinel.set(2h).has_value());
+  }
+  CHECK(is_cleared);
+  CHECK(sentinel.active().value());
+  CHECK(names_in(directory.path()) == std::vector<std::string>{"stopping"});
+}
+
+TEST_CASE("a sentinel that is made to stand longer while it is looked at is not removed") {
+  const TemporaryDirectory directory;
+  const Sentinel sentinel(directory / "stopping");
+  write_text(sentinel.path(), expiring_in(-1h));
+  {
+    bool is_rewritten = false;
+    const Script script([&](const sys::CallInfo& info) {
+      if (info.call == sys::Call::flock && !std::exchange(is_rewritten, true)) {
+        write_text(sentinel.path(), expiring_in(1h));
+      }
+      return 0;
+    });
+    CHECK(sentinel.active().has_value());
+    CHECK(is_rewritten);
+  }
+  CHECK(sentinel.active().value());
+}
+
+TEST_CASE("without random numbers no sentinel is set") {
+  const TemporaryDirectory directory;
+  auto child = ChildProcess::run([&](Channel&) {  // which has none in stock
+    const Script script(failing(sys::Call::getrandom, EIO));
+    const auto set = Sentinel(directory / "stopping").set(1h);
+    REQUIRE_IN_CHILD(!set && set.error().code == std::errc::io_error);
+    return 0;
+  });
+  CHECK(child.wait().exited_with(0));
+  CHECK(names_in(directory.path()).empty());
+}
+
+TEST_CASE("a sentinel's path that names no file is refused") {
+  for (const char* path : {"", ".", "..", "/", "/tmp/.."}) {
+    CAPTURE(path);
+    CHECK(Sentinel(path).set(1h).error().code == Errc::invalid_argument);
+    CHECK(Sentinel(path).active().error().code == Errc::invalid_argument);
+    CHECK(Sentinel(path).clear().error().code == Errc::invalid_argument);
   }
 }

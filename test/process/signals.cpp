@@ -252,6 +252,15 @@ TEST_CASE("our own shortage of descriptors is an error, and nobody is signalled"
   CHECK(is_running(child));
 }
 
+TEST_CASE("whichever way a kernel says that a pid is no process, it is gone and nobody is signalled") {
+  auto child = sleeper();
+  for (const int error : {ESRCH, EINVAL, ENOENT}) {
+    const Script script(failing(sys::Call::pidfd_open, error));
+    CHECK(signal_process(recorded(child), SIGTERM)->outcome == SignalOutcome::gone);
+  }
+  CHECK(is_running(child));
+}
+
 TEST_CASE("stop asks, waits and is content with a process that ends by itself") {
   auto child = sleeper();
   const auto report = stop_process(recorded(child), k_patience);
@@ -276,6 +285,55 @@ TEST_CASE("stop kills who ignores SIGTERM, after the grace") {
     CHECK(report->outcome == SignalOutcome::signalled);
     CHECK(child.wait().killed_by(SIGKILL));
   }
+}
+
+TEST_CASE("stop is content with a process that ends just when it is looked at for the second time") {
+  auto child = sleeper(SIGTERM);
+  const auto identity = recorded(child);
+  int looks = 0;
+  const Script script([&](const sys::CallInfo& info) {
+    if (info.call == sys::Call::kill && ++looks == 2) {
+      (void)child.kill();
+    }
+    return 0;
+  });
+  const auto report = stop_process(identity, 10ms);
+  REQUIRE(report);
+  CHECK(report->outcome == SignalOutcome::signalled);
+  CHECK(looks == 2);
+}
+
+TEST_CASE("stop that cannot go on after the grace says why, and kills nobody it did not look at") {
+  struct Trouble {
+    sys::Call call;
+    int number;
+    int error;
+  };
+  // Whether it has ended is asked before SIGTERM, at the end of the grace, and before SIGKILL.
+  for (const Trouble& trouble : {Trouble{sys::Call::poll, 2, ENOMEM}, Trouble{sys::Call::poll, 3, ENOMEM},
+                                 Trouble{sys::Call::pidfd_send_signal, 2, EPERM}}) {
+    CAPTURE(sys::to_string(trouble.call));
+    CAPTURE(trouble.number);
+    auto child = sleeper(SIGTERM);
+    int calls = 0;
+    const Script script([&](const sys::CallInfo& info) {
+      return info.call == trouble.call && ++calls == trouble.number ? trouble.error : 0;
+    });
+    const auto report = stop_process(recorded(child), 10ms);
+    REQUIRE(!report);
+    CHECK(report.error().code == std::error_code(trouble.error, std::system_category()));
+    CHECK(report.error().detail == "pid " + std::to_string(child.pid()));
+    CHECK(is_running(child));
+  }
+}
+
+TEST_CASE("each outcome has a word") {
+  CHECK(to_string(SignalOutcome::signalled) == "signalled");
+  CHECK(to_string(SignalOutcome::gone) == "gone");
+  CHECK(to_string(SignalOutcome::recycled) == "recycled");
+  CHECK(to_string(SignalOutcome::unverifiable) == "unverifiable");
+  CHECK(to_string(SignalOutcome::refused) == "refused");
+  CHECK(to_string(static_cast<SignalOutcome>(77)) == "?");
 }
 
 TEST_CASE("stop never kills who cannot be verified, whatever it was allowed") {

@@ -100,8 +100,21 @@ TEST_CASE(
   CHECK(max_hold_for(k_max_hold_max - 1ms, 2ms) == k_max_hold_max);
   CHECK(max_hold_for(k_max_hold_max) == k_max_hold_max);
   CHECK(max_hold_for(milliseconds::max()) == k_max_hold_max);
+  CHECK(max_hold_for(1s, milliseconds::max()) == k_max_hold_max);
   CHECK(max_hold_for(milliseconds::max(), milliseconds::max(), milliseconds::max()) == k_max_hold_max);
   CHECK(max_hold_for(milliseconds::min(), milliseconds::min()) == 5min);
   CHECK(max_hold_for(1s, 1s, milliseconds::max()) == k_max_hold_max);
   CHECK(k_max_hold_max.count() == 2'147'000'000);
+}
+
+TEST_CASE("each kind of event has a word") {
+  CHECK(to_string(EventKind::acquired) == "acquired");
+  CHECK(to_string(EventKind::contended) == "contended");
+  CHECK(to_string(EventKind::waiting) == "waiting");
+  CHECK(to_string(EventKind::released) == "released");
+  CHECK(to_string(EventKind::lost) == "lost");
+  CHECK(to_string(EventKind::overrun) == "overrun");
+  CHECK(to_string(EventKind::release_failed) == "release-failed");
+  CHECK(to_string(EventKind::degraded) == "degraded");
+  CHECK(to_string(static_cast<EventKind>(77)) == "?");
 }

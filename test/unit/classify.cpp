@@ -483,6 +483,28 @@ TEST_CASE("an mtime limit makes the file's age needed, and tells when it will be
   CHECK(classify(own_record(), evidence, policy).state == LockState::stale);
 }
 
+TEST_CASE(
+    "a limit by the file's age counts beside the one that holds anyway, and not where nothing may be taken away") {
+  StalePolicy policy;
+  policy.stale_mtime = 60s;
+  Evidence evidence;
+  evidence.now = k_now;
+  evidence.file_age = 10s;
+  const Inspection nobody = classify({}, evidence, policy);
+  CHECK(time_until_removable(nobody, policy) == 20s + 1ms);
+  policy.stale_mtime = 15s;
+  CHECK(time_until_removable(nobody, policy) == 5s + 1ms);
+  policy.malformed_grace = milliseconds::max();
+  CHECK(time_until_removable(nobody, policy) == 5s + 1ms);
+  policy.malformed_grace = 30s;
+  policy.stale_mtime = milliseconds::max();
+  CHECK(time_until_removable(nobody, policy) == 20s + 1ms);
+  policy.stale_mtime = 15s;
+  evidence.held_here = true;
+  const Inspection own = classify({}, evidence, policy);
+  CHECK_FALSE(time_until_removable(own, policy));
+}
+
 TEST_CASE("every verdict is explained in one sentence on one line") {
   CHECK(survey().not_explained == 0);
   CHECK(Inspection{}.explanation() == "Not locked: there is no lock file; an acquire would succeed at once.");
@@ -1006,6 +1028,37 @@ TEST_CASE("an explanation of a lock that names nobody tells how old the file is 
   CHECK(classify({}, evidence, {}).explanation() ==
         "Held by nobody that can be named (the file is 12s old): the file has no usable pid, but may be a lock that is "
         "being written; an acquire would wait until it is complete or has been like this for too long.");
+}
+
+TEST_CASE("an explanation of a lock that names nobody tells its label, where it has one") {
+  LockRecord record;
+  record.label = "nightly";
+  const std::string words = classify(record, {}, {}).explanation();
+  CHECK(words.find("nobody that can be named (label \"nightly\")") != std::string::npos);
+}
+
+TEST_CASE("an explanation of a lock that could be taken over says what would keep an acquire from it") {
+  LockRecord record = foreign_record();
+  Evidence evidence = running(Comparison::foreign);
+  evidence.pid = PidProbe::gone;
+  Inspection stale = classify(record, evidence, {});
+  REQUIRE(stale.removable);
+  stale.cause = {EACCES, std::system_category()};
+  CHECK(stale.explanation().find("; but an acquire would fail: Permission denied.") != std::string::npos);
+  Inspection free;
+  free.cause = {EROFS, std::system_category()};
+  CHECK(free.explanation() == "Not locked: there is no lock file; but an acquire would fail: Read-only file system.");
+}
+
+TEST_CASE("what comes from elsewhere and has no name here is still told in words") {
+  CHECK(to_string(static_cast<StaleReason>(77)) == "unknown");
+  CHECK(to_string(static_cast<LockState>(77)) == "unknown");
+  CHECK(to_string(static_cast<OwnerState>(77)) == "unknown");
+  Inspection odd;
+  odd.state = static_cast<LockState>(77);
+  odd.owner = static_cast<OwnerState>(77);
+  odd.basis = static_cast<Basis>(77);
+  CHECK(odd.explanation() == ": the evidence is unknown; what an acquire would do is unknown.");
 }
 
 TEST_CASE("an explanation of an unreadable lock names the cause") {

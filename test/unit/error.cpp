@@ -69,6 +69,13 @@ TEST_CASE("what is unknown of a holder is left out") {
   CHECK(error.message() == "session file locked (timeout 500ms): unknown /path/x.jsonl");
 }
 
+TEST_CASE("contention without any path ends with what is known of the holder") {
+  Error error = contention();
+  error.path.clear();
+  error.holder->lock_path.clear();
+  CHECK(error.message() == "session file locked (timeout 500ms): pid=41237 alive age=12s label=\"nightly\"");
+}
+
 TEST_CASE("a holder's state is told in a word") {
   Error error = contention();
   error.holder->record.label.reset();

@@ -111,6 +111,13 @@ TEST_CASE("anything else is not JSON") {
   }
 }
 
+TEST_CASE("an escape that ends with the text, or escapes a null character, is none") {
+  CHECK(json_escapes_are_valid(R"(a\\b\u00e9)"));
+  CHECK_FALSE(json_escapes_are_valid("a\\"));
+  CHECK_FALSE(json_escapes_are_valid("a\\\0"sv));
+  CHECK_FALSE(json_escapes_are_valid("a\\\0b"sv));
+}
+
 TEST_CASE("no prefix of a value other than a number is JSON") {
   const std::string text = R"({"k":[1,2.5e3,{"x":"a\u00e9\"b"},[],{}],"l":true,"m":null})";
   REQUIRE(is_json_value(text));

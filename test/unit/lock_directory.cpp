@@ -2,13 +2,16 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdint>
 #include <cstdlib>
 #include <filesystem>
+#include <memory>
 #include <string>
 
 #include <doctest/doctest.h>
 #include <sys/mount.h>
 
+#include "file_system_traits.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
 #include "script.hpp"
@@ -404,4 +407,26 @@ TEST_CASE("without /proc a directory's canonical path is found all the same") {
                : 0;
   });
   CHECK(located(directory / "link/s").session.path() == directory / "d/s");
+}
+
+TEST_CASE("a file system without a name here is told by its number") {
+  CHECK(file_system_name(0xef53) == "ext4");
+  CHECK(file_system_name(0x1234abcd) == "0x1234abcd");
+  CHECK(is_local_file_system(0xef53));
+  CHECK(!is_local_file_system(0x1234abcd));
+}
+
+TEST_CASE("what was found out about file systems is forgotten when there are too many, and found out again") {
+  sys::FileSystem file_system;
+  file_system.type = 0xef53;
+  const std::weak_ptr<FileSystemTraits> first = traits_of(0, file_system);
+  CHECK(traits_of(0, file_system) == first.lock());
+  std::size_t remembered = 0;
+  for (std::uint64_t device = 1; !first.expired() && device < 100'000; ++device) {
+    CHECK(traits_of(device, file_system)->local);
+    ++remembered;
+  }
+  CHECK(first.expired());
+  CHECK(remembered > 100);
+  CHECK(traits_of(0, file_system)->local);
 }

@@ -1,6 +1,10 @@
+#include <iterator>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -181,4 +185,31 @@ TEST_CASE("a token that cannot be read now is the caller's policy, alive by defa
 
 TEST_CASE("tokens of different providers cannot be compared") {
   CHECK(state_of(record_of(7, "Fri Nov 20 03:31:48 2026"), Liveness::alive, "5") == PidFileState::unknown);
+}
+
+TEST_CASE("without a token the form with a space is the plain one") {
+  PidRecord record = record_of(41237);
+  record.format = PidFileFormat::space;
+  CHECK(format_pid_record(record) == "41237\n");
+}
+
+TEST_CASE("each state has a word, and an explanation of its own") {
+  constexpr std::pair<PidFileState, std::string_view> k_words[] = {{PidFileState::missing, "missing"},
+                                                                   {PidFileState::alive, "alive"},
+                                                                   {PidFileState::stale, "stale"},
+                                                                   {PidFileState::invalid, "invalid"},
+                                                                   {PidFileState::unknown, "unknown"}};
+  std::set<std::string> explanations;
+  for (const auto& [state, word] : k_words) {
+    CHECK(to_string(state) == word);
+    PidFileInspection found;
+    found.state = state;
+    found.record = record_of(7);
+    explanations.insert(found.explanation());
+  }
+  CHECK(explanations.size() == std::size(k_words));
+  PidFileInspection odd;
+  odd.state = static_cast<PidFileState>(77);
+  CHECK(to_string(odd.state) == "unknown");
+  CHECK(odd.explanation().starts_with("Unknown: nothing that can be seen from here tells whether nobody "));
 }

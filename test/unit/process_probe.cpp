@@ -181,3 +181,13 @@ TEST_CASE("a descriptor link has room for every number") {
   CHECK(descriptor_link(-1).data() == "/proc/thread-self/fd/-1"sv);
   CHECK(descriptor_link(std::numeric_limits<int>::min()).data() == "/proc/thread-self/fd/-1"sv);
 }
+
+TEST_CASE("a stat line with something between name and state, or a state that is no letter, is malformed") {
+  REQUIRE(parse_proc_stat(stat_line("sh")));
+  std::string line = stat_line("sh");
+  CHECK_FALSE(parse_proc_stat(line.insert(line.find(')') + 1, "x")));
+  for (const std::string_view state : {"@", "[", "`", "{", "SS", ""}) {
+    CAPTURE(state);
+    CHECK_FALSE(parse_proc_stat(with_field(3, state)));
+  }
+}

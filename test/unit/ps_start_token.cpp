@@ -47,7 +47,8 @@ TEST_CASE("what ps prints of a start is taken word by word, and nothing else is 
   CHECK(parse_lstart("  Sun Nov  1 03:31:48 2026  \n") == "Sun Nov 1 03:31:48 2026");
   for (const char* text :
        {"", "\n", "STARTED\n", "Fr Nov 20 03:31:48 2026", "Fri Okt 20 03:31:48 2026", "Fri Nov 20 03:31 2026",
-        "Fri Nov 20 03:31:48 26", "Fri Nov 20 03:31:48 2026 UTC", "20 Nov 2026 03:31:48", "Fri Nov x 03:31:48 2026"}) {
+        "Fri Nov 20 03:31:48 26", "Fri Nov 20 03:31:48 2026 UTC", "20 Nov 2026 03:31:48", "Fri Nov x 03:31:48 2026",
+        "Fri Nov / 03:31:48 2026", "Fri Nov 2: 03:31:48 2026"}) {
     CAPTURE(text);
     CHECK_FALSE(parse_lstart(text));
   }
@@ -100,6 +101,46 @@ TEST_CASE("a ps that is missing, or floods us, gives no token") {
   CHECK_FALSE(ps_start_token(::getpid(), {(directory / "none").c_str(), k_patience}));
   const std::string flood = script(directory, "exec yes Fri Nov 20 03:31:48 2026\n");
   CHECK_FALSE(ps_start_token(::getpid(), {flood.c_str(), k_patience}));
+}
+
+TEST_CASE("a ps whose output ends before it does gives a token, once it has ended") {
+  const TemporaryDirectory directory;
+  const std::string silent_end = script(directory, "echo Fri Nov 20 03:31:48 2026\nexec >&-\nsleep 0.02\n");
+  CHECK(ps_start_token(::getpid(), {silent_end.c_str(), k_patience}) == "Fri Nov 20 03:31:48 2026");
+}
+
+TEST_CASE("without a PATH ps is looked for where the system has its programs") {
+  if (!has_ps()) {
+    return;
+  }
+  const auto plain = ps_start_token(::getpid());
+  auto elsewhere = ChildProcess::run([pid = ::getpid(), plain](Channel&) {
+    ::unsetenv("PATH");
+    REQUIRE_IN_CHILD(ps_start_token(pid) == plain);
+    return 0;
+  });
+  CHECK(elsewhere.wait().exited_with(0));
+}
+
+TEST_CASE("no token is not remembered") {
+  CHECK_FALSE(remembered_ps_start_token(2'000'000'000));
+  CHECK_FALSE(remembered_ps_start_token(2'000'000'000));
+}
+
+TEST_CASE("only so many answers of ps are remembered, the newest among them") {
+  StartTokenMemory memory;
+  const auto now = std::chrono::steady_clock::now();
+  constexpr pid_t k_many = 10'000;
+  pid_t remembered = 0;
+  for (pid_t pid = 1; pid <= k_many; ++pid) {
+    memory.store(pid, "token", now);
+    CHECK(memory.find(pid, now) == "token");
+  }
+  for (pid_t pid = 1; pid <= k_many; ++pid) {
+    remembered += memory.find(pid, now) ? 1 : 0;
+  }
+  CHECK(remembered > 0);
+  CHECK(remembered <= 256);
 }
 
 TEST_CASE("an answer of ps is remembered for a moment only") {

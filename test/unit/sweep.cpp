@@ -148,6 +148,57 @@ TEST_CASE("locks are sorted by path") {
                        [](const Inspection& a, const Inspection& b) { return a.lock_path < b.lock_path; }));
 }
 
+TEST_CASE("a lock whose path begins with another's comes after it, and after what lies in a directory of that name") {
+  TemporaryDirectory directory;
+  for (const auto* name : {"a.lock.lock", "a.lock", "a.lockx.lock"}) {
+    write_text(directory / name, live_record());
+  }
+  fs::create_directory(directory / "a.lock.lock.d");
+  write_text(directory / "a.lock.lock.d" / "z.lock", live_record());
+  const auto report = must(sweep(directory.path(), {.remove = false, .recursive = true, .suffix = ".lock"}));
+  CHECK(names(report.locks) == Names{"a.lock", "a.lock.lock", "z.lock", "a.lockx.lock"});
+}
+
+TEST_CASE("a lock whose name is the suffix alone belongs to no session") {
+  TemporaryDirectory directory;
+  write_text(directory / ".lock", live_record());
+  const auto report = must(sweep(directory.path(), {.remove = false, .suffix = ".lock"}));
+  REQUIRE(names(report.locks) == Names{".lock"});
+  CHECK(report.locks.front().session_path.empty());
+}
+
+TEST_CASE("a directory that goes while it is swept is an empty report") {
+  TemporaryDirectory directory;
+  fs::create_directory(directory / "going");
+  const Script script([&](const sys::CallInfo& info) {
+    if (info.call == sys::Call::getdents64) {
+      fs::remove(directory / "going");
+    }
+    return 0;
+  });
+  const auto report = must(sweep(directory / "going", {.recursive = true}));
+  CHECK(report.locks.empty());
+  CHECK(report.errors.empty());
+}
+
+TEST_CASE("a directory whose path leads to a file by the time its subdirectories are listed is an error") {
+  TemporaryDirectory directory;
+  fs::create_directory(directory / "d");
+  write_text(directory / "d" / "a.jsonl.lock", dead_record());
+  const Script script([&](const sys::CallInfo& info) {
+    if (info.call == sys::Call::getdents64 && !is_there(directory / "moved")) {
+      fs::rename(directory / "d", directory / "moved");
+      write_text(directory / "d", "");
+    }
+    return 0;
+  });
+  const auto report = must(sweep(directory / "d", {.recursive = true}));
+  CHECK(names(report.removed) == Names{"a.jsonl.lock"});
+  REQUIRE(report.errors.size() == 1);
+  CHECK(report.errors[0].code == std::errc::not_a_directory);
+  CHECK(report.errors[0].path == directory / "d");
+}
+
 TEST_CASE("a missing directory is an empty report") {
   TemporaryDirectory directory;
   const auto report = must(sweep(directory / "none" / "such", {.recursive = true}));
@@ -661,6 +712,24 @@ TEST_CASE("unfinished locks that nobody will finish are removed") {
   }
 }
 
+TEST_CASE("an unfinished lock that goes by itself is no error") {
+  TemporaryDirectory directory;
+  const auto path = directory / ".a.jsonl.lock.0123456789abcdef0123456789abcdef.tmp";
+  for (const auto call : {sys::Call::openat, sys::Call::unlinkat}) {
+    write_text(path, "");
+    make_old(path, std::chrono::minutes{11});
+    bool was_there = false;
+    const Script script([&](const sys::CallInfo& info) {
+      if (is_about(info, call, ".tmp")) {
+        was_there = fs::remove(path) || was_there;
+      }
+      return 0;
+    });
+    CHECK(must(sweep(directory.path())).errors.empty());
+    CHECK(was_there);
+  }
+}
+
 TEST_CASE("an unfinished lock goes also where locks cannot be asked about") {
   TemporaryDirectory directory;
   const auto path = directory / ".a.jsonl.lock.0123456789abcdef0123456789abcdef.tmp";
@@ -686,6 +755,16 @@ TEST_CASE("progress is told now and then, and at the end") {
   }};
   CHECK(must(sweep(directory.path(), options)).removed.size() == 150);
   CHECK(told == std::vector<std::pair<std::size_t, std::size_t>>{{64, 150}, {128, 150}, {150, 150}});
+}
+
+TEST_CASE("the end is told once") {
+  TemporaryDirectory directory;
+  for (int i = 0; i < 64; ++i) {
+    write_text(directory / (std::to_string(i) + ".jsonl.lock"), live_record());
+  }
+  int told = 0;
+  CHECK(must(sweep(directory.path(), {.progress = [&](std::size_t, std::size_t) { ++told; }})).locks.size() == 64);
+  CHECK(told == 1);
 }
 
 TEST_CASE("what progress throws ends the sweep and propagates") {

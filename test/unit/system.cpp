@@ -5,7 +5,9 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <climits>
 #include <csignal>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -18,15 +20,21 @@
 
 #include <doctest/doctest.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "per_process.hpp"
 #include "process.hpp"
 #include "script.hpp"
 
@@ -74,6 +82,24 @@ bool holds_in_child(const Way& way, const std::function<bool()>& body) {
   while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
   return child > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+/// Lets this process, and what it becomes, not have pages that are emptied in a child. False if it has them all the
+/// same.
+bool refuse_wiped_pages() {
+  // The advice is the third argument, whose lower half comes first on the machines this is built for.
+  constexpr unsigned k_advice = offsetof(seccomp_data, args) + 2 * sizeof(std::uint64_t);
+  std::array<sock_filter, 6> program{
+      {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+       BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_madvise, 0, 3), BPF_STMT(BPF_LD | BPF_W | BPF_ABS, k_advice),
+       BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, MADV_WIPEONFORK, 0, 1),
+       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)}};
+  sock_fprog filter{program.size(), program.data()};
+  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) != 0) {
+    return false;
+  }
+  void* const page = ::mmap(nullptr, 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return page != MAP_FAILED && ::madvise(page, 1, MADV_WIPEONFORK) != 0 && errno == EINVAL;
 }
 
 }  // namespace
@@ -174,7 +200,58 @@ TEST_CASE("a descriptor that is abandoned is not closed, and another of ours wit
     REQUIRE(newer.fd.get() == number);
     opened.fd.abandon();
     CHECK(sys::open_descriptor_count() == count);
+    opened.fd.abandon();  // it has none any more
+    CHECK(sys::open_descriptor_count() == count);
   }
+  SUBCASE("a child has another with the number") {
+    CHECK(holds_in_child(k_ways[0], [&] {
+      const auto own = open_new(directory, "b");
+      const bool same_number = own.fd.get() == number;
+      opened.fd.abandon();
+      return same_number && sys::open_descriptor_count() == 1;
+    }));
+  }
+}
+
+TEST_CASE("a descriptor that is moved to itself stays what it is") {
+  const TemporaryDirectory directory;
+  auto opened = open_new(directory, "a");
+  const int number = opened.fd.get();
+  sys::Fd& same = opened.fd;
+  opened.fd = std::move(same);
+  CHECK(opened.fd.get() == number);
+  CHECK(is_open(number));
+}
+
+TEST_CASE("a number beyond what is kept track of is nobody's") {
+  const auto count = sys::open_descriptor_count();
+  for (const int number : {-1, 1 << 20, INT_MAX}) {
+    sys::remember_inode(number, 1, 1);
+  }
+  CHECK(sys::open_descriptor_count() == count);
+}
+
+TEST_CASE("two threads that are first at the same moment get the same state, and what the slower one made goes") {
+  static std::atomic<int> made{0};
+  static std::atomic<int> gone{0};
+  struct State {
+    State() {
+      ++made;
+      test::wait_until("both threads are making one", [] { return made == 2; });
+    }
+    ~State() { ++gone; }
+    State(const State&) = delete;
+    State& operator=(const State&) = delete;
+  };
+  static PerProcess<State> state;
+  State* of_other = nullptr;
+  std::thread other([&] { of_other = &state.get(); });
+  State* const own = &state.get();
+  other.join();
+  CHECK(own == of_other);
+  CHECK(own == &state.get());
+  CHECK(made == 2);
+  CHECK(gone == 1);
 }
 
 TEST_CASE("what is no file is not closed under a number that a file has by now") {
@@ -314,6 +391,21 @@ TEST_CASE("the settled generation is 0 in a child until somebody asks") {
   }
 }
 
+TEST_CASE("forks are told apart where the kernel cannot empty a page in a child") {
+  // What this program says of forks, once more in a process whose kernel refuses that, as before Linux 4.14.
+  auto child = ChildProcess::run([](Channel&) {
+    REQUIRE_IN_CHILD(refuse_wiped_pages());
+    const int nothing = ::open("/dev/null", O_WRONLY | O_CLOEXEC);
+    ::dup2(nothing, STDOUT_FILENO);
+    ::execl("/proc/self/exe", "system",
+            "-tc=a forked child drops*,a child that opens*,an inherited descriptor*,the generation differs*,"
+            "the settled generation*,a number that was closed*",
+            nullptr);
+    return 127;
+  });
+  CHECK(child.wait().exited_with(0));
+}
+
 TEST_CASE("a number that was closed behind our back and reused is not closed in a child") {
   const TemporaryDirectory directory;
   for (const auto& way : k_ways) {
@@ -393,6 +485,7 @@ TEST_CASE("an interceptor can make each call fail, and the call is not made") {
   const std::string second = (directory / "second").string();
   struct stat status {};
   sys::FileSystem file_system;
+  sys::DirectoryIdentity identity;
   char buffer[8] = {};
   char name[] = "true";
   char* const argv[] = {name, nullptr};
@@ -400,6 +493,9 @@ TEST_CASE("an interceptor can make each call fail, and the call is not made") {
       {sys::Call::openat, [&] { return sys::open(AT_FDCWD, second.c_str(), O_CREAT | O_RDWR, 0600).error; }},
       {sys::Call::fstat, [&] { return sys::fstat(fd, status).error; }},
       {sys::Call::fstatat, [&] { return sys::fstatat(AT_FDCWD, path.c_str(), status, 0).error; }},
+      {sys::Call::getdents64, [&] { return sys::read_names(fd, [](std::string_view) {}).error; }},
+      {sys::Call::faccessat, [&] { return sys::faccessat(AT_FDCWD, path.c_str(), R_OK).error; }},
+      {sys::Call::statx, [&] { return sys::identify_directory(fd, identity).error; }},
       {sys::Call::fstatfs, [&] { return sys::fstatfs(fd, file_system).error; }},
       {sys::Call::linkat, [&] { return sys::linkat(AT_FDCWD, path.c_str(), AT_FDCWD, second.c_str(), 0).error; }},
       {sys::Call::unlinkat, [&] { return sys::unlinkat(AT_FDCWD, path.c_str()).error; }},
@@ -441,8 +537,10 @@ TEST_CASE("an interceptor can make each call fail, and the call is not made") {
     CHECK(entry.second() == EIO);
     CHECK(asked == 1);
   }
+  CHECK(calls.size() == static_cast<std::size_t>(sys::Call::getrandom) + 1);  // the last one
   CHECK(names.size() == calls.size());
   CHECK(names.count("?") == 0);
+  CHECK(sys::to_string(static_cast<sys::Call>(calls.size())) == "?");
   CHECK(test::read_text(path).empty());
   CHECK(std::filesystem::exists(path));
   CHECK_FALSE(std::filesystem::exists(second));
@@ -490,6 +588,7 @@ TEST_CASE("a failed call tells its errno") {
   const auto opened = sys::open(AT_FDCWD, "/nowhere/at/all", O_RDONLY);
   CHECK_FALSE(opened.ok());
   CHECK(opened.error == ENOENT);
+  CHECK(sys::ofd_get_lock(-1, F_RDLCK, 0).error == EBADF);
 }
 
 TEST_CASE("a locked byte is seen through another open description, and only as what it is") {
@@ -602,6 +701,90 @@ TEST_CASE("a watched inode tells that it lost its name") {
   CHECK(event.wd == watch.value);
 }
 
+TEST_CASE("the output of a program that cannot be waited for or read tells why, and the program is gone") {
+  std::array<std::string, 3> words{"sh", "-c", "echo word; exec sleep 1000"};
+  char* const argv[] = {words[0].data(), words[1].data(), words[2].data(), nullptr};
+  const auto end = std::chrono::steady_clock::now() + test::k_patience;
+  for (const auto& [call, error] : {std::pair{sys::Call::poll, ENOMEM}, std::pair{sys::Call::read, EIO}}) {
+    const Script script(test::failing(call, error));
+    CHECK(sys::capture_output("sh", argv, environ, 100, end).error == error);
+    CHECK(::waitpid(-1, nullptr, WNOHANG) < 0);
+    CHECK(errno == ECHILD);
+  }
+}
+
+TEST_CASE("a pipe of which only one end can be had is none, and nothing of it stays") {
+  auto child = ChildProcess::run([](Channel&) {
+    char name[] = "true";
+    char* const argv[] = {name, nullptr};
+    // Ends that come to lie at 0 and 1 are moved up, where there is room for one of them only.
+    ::close(0);
+    ::close(1);
+    const int room = ::fcntl(2, F_DUPFD_CLOEXEC, 3);
+    ::close(room);
+    const std::size_t count = sys::open_descriptor_count();
+    const rlimit one_more{static_cast<rlim_t>(room) + 1, static_cast<rlim_t>(room) + 1};
+    REQUIRE_IN_CHILD(::setrlimit(RLIMIT_NOFILE, &one_more) == 0);
+    REQUIRE_IN_CHILD(sys::capture_output("true", argv, environ, 1, {}).error == EMFILE);
+    REQUIRE_IN_CHILD(!is_open(0) && !is_open(1) && !is_open(room));
+    REQUIRE_IN_CHILD(sys::open_descriptor_count() == count);
+    const rlimit none{1, 1};
+    REQUIRE_IN_CHILD(::setrlimit(RLIMIT_NOFILE, &none) == 0);
+    REQUIRE_IN_CHILD(sys::capture_output("true", argv, environ, 1, {}).error == EMFILE);
+    return 0;
+  });
+  CHECK(child.wait().exited_with(0));
+}
+
+TEST_CASE("a signal of the file-size limit that was pending before a write is pending after it") {
+  const TemporaryDirectory directory;
+  for (const bool was_pending : {false, true}) {
+    CAPTURE(was_pending);
+    auto child = ChildProcess::run([&](Channel&) {
+      const auto opened = open_new(directory, "file");
+      const rlimit nothing{0, 0};
+      sigset_t limit;
+      ::sigemptyset(&limit);
+      ::sigaddset(&limit, SIGXFSZ);
+      REQUIRE_IN_CHILD(::pthread_sigmask(SIG_BLOCK, &limit, nullptr) == 0);
+      REQUIRE_IN_CHILD(::setrlimit(RLIMIT_FSIZE, &nothing) == 0);
+      if (was_pending) {
+        ::raise(SIGXFSZ);
+      }
+      REQUIRE_IN_CHILD(sys::write_without_signal(opened.fd.get(), "x", 1).error == EFBIG);
+      sigset_t pending;
+      ::sigpending(&pending);
+      REQUIRE_IN_CHILD((::sigismember(&pending, SIGXFSZ) == 1) == was_pending);
+      return 0;
+    });
+    CHECK(child.wait().exited_with(0));
+  }
+}
+
+TEST_CASE("a number that another device's file of the same inode has by now is not closed") {
+  const auto one = test::TmpfsMount::mount("size=64k");
+  std::string why_not;
+  const auto other = test::TmpfsMount::mount("size=64k", &why_not);
+  if (!one || !other) {
+    test::skip_aloud("mounting is not allowed here: " + why_not);
+    return;
+  }
+  auto ours = sys::open(AT_FDCWD, (*one / "file").c_str(), O_RDWR | O_CREAT, 0600);
+  const int number = ours.fd.get();
+  remember(number);
+  const int foreign = ::open((*other / "file").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  struct stat our_status {};
+  struct stat foreign_status {};
+  REQUIRE(::fstat(number, &our_status) == 0);
+  REQUIRE(::fstat(foreign, &foreign_status) == 0);
+  REQUIRE(our_status.st_ino == foreign_status.st_ino);  // each tmpfs counts from the same number on
+  REQUIRE(::dup2(foreign, number) == number);
+  ours.fd.reset();
+  CHECK(is_open(number));
+  ::close(number);
+  ::close(foreign);
+}
+
 TEST_CASE("a spawned program inherits exactly the descriptor it is given") {
   const TemporaryDirectory directory;
   const auto given = open_new(directory, "given");
@@ -617,4 +800,5 @@ TEST_CASE("a spawned program inherits exactly the descriptor it is given") {
   CHECK(status == 0);
   CHECK((::fcntl(given.fd.get(), F_GETFD) & FD_CLOEXEC) != 0);
   CHECK(sys::spawn_with_descriptor(given.fd.get(), "/nowhere/at/all", argv, environ).error == ENOENT);
+  CHECK(sys::spawn_with_descriptor(-1, "sh", argv, environ).error == EBADF);
 }

@@ -408,6 +408,39 @@ TEST_CASE("a torn line longer than any record is moved without being held in mem
   CHECK(longest < 1'000'000);
 }
 
+TEST_CASE("a transcript that is cut while its end is looked for is left alone, and that is said") {
+  Session session("0\n{\"torn");
+  auto transcript = session.open();
+  const Script script([&](const sys::CallInfo& info) {
+    if (info.call == sys::Call::pread) {
+      fs::resize_file(session.path, 0);
+    }
+    return 0;
+  });
+  const Error error = failed(transcript.append("1"));
+  CHECK(error.code == std::errc::io_error);
+  CHECK(error.detail == "somebody cut it meanwhile");
+  CHECK(session.text().empty());
+  CHECK(!fs::exists(session.torn_path));
+}
+
+TEST_CASE("a torn line stays where it is when the end of the file for torn lines cannot be read") {
+  Session session("0\n{\"torn");
+  write_text(session.torn_path, "before\n");
+  auto transcript = session.open();
+  {
+    int last_bytes = 0;
+    const Script script([&](const sys::CallInfo& info) {  // the last byte of the one file, then of the other
+      return info.call == sys::Call::pread && *info.length == 1 && ++last_bytes == 2 ? EIO : 0;
+    });
+    const Error error = failed(transcript.append("1"));
+    CHECK(error.code == std::errc::io_error);
+    CHECK(error.path == session.torn_path);
+  }
+  CHECK(session.text() == "0\n{\"torn");
+  CHECK(session.torn() == "before\n");
+}
+
 TEST_CASE("torn lines collect one below the other") {
   Session session("{\"a");
   auto transcript = session.open();
@@ -601,6 +634,23 @@ TEST_CASE("a failed append takes no other program's bytes along") {
     CHECK(error.detail == "4 bytes of it stay: others have written behind them");
   }
   CHECK(session.text() == "0\n{\"n\"[\"other\"]\n");
+}
+
+TEST_CASE("what cannot be looked at is not cut back") {
+  Session session("0\n");
+  auto transcript = session.open();
+  {
+    int writes = 0;
+    const Script script([&](const sys::CallInfo& info) {
+      if (info.call == sys::Call::write) {
+        *info.length = std::min<std::size_t>(*info.length, 4);
+        return ++writes == 2 ? ENOSPC : 0;
+      }
+      return writes == 2 && info.call == sys::Call::fstat ? EIO : 0;
+    });
+    CHECK(failed(transcript.append(R"({"n":2})")).code == std::errc::no_space_on_device);
+  }
+  CHECK(session.text() == "0\n{\"n\"");
 }
 
 TEST_CASE("what cannot be cut back is said, and repaired by the next append") {

@@ -47,15 +47,24 @@ std::filesystem::path fill(const std::filesystem::path& parent, int count) {
   return folder;
 }
 
-void dry_run(benchmark::State& state, const std::filesystem::path& parent, int count) {
+void look_with(unsigned threads, benchmark::State& state, const std::filesystem::path& parent, int count) {
   const auto folder = fill(parent, count);
   SweepOptions options;
   options.remove = false;
+  options.threads = threads;
   for (auto _ : state) {
     const SweepReport report = require_value(sweep(folder, options));
     require(report.locks.size() == static_cast<std::size_t>(count) && report.errors.empty(), "the report");
   }
   state.SetItemsProcessed(state.iterations() * count);
+}
+
+void dry_run(benchmark::State& state, const std::filesystem::path& parent, int count) {
+  look_with(SweepOptions{}.threads, state, parent, count);
+}
+
+void dry_run_alone(benchmark::State& state, const std::filesystem::path& parent, int count) {
+  look_with(1, state, parent, count);
 }
 
 void list_and_read(benchmark::State& state, const std::filesystem::path& parent, int count) {
@@ -92,12 +101,16 @@ void register_sweep(const Places& places) {
   for (const int count : counts) {
     const std::string row = "sweep/" + std::to_string(count);
     const auto add = [&](const std::string& name, void (*run)(benchmark::State&, const std::filesystem::path&, int)) {
-      benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
-        run(state, parent, count);
-      })->Unit(benchmark::kMillisecond);
+      benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) { run(state, parent, count); })
+          ->Unit(benchmark::kMillisecond)
+          ->UseRealTime();
     };
     add(row, dry_run);
     add(row + "@list_and_read", list_and_read);
+    if (count == 10000) {
+      add("sweep_alone/10000", dry_run_alone);
+      add("sweep_alone/10000@list_and_read", list_and_read);
+    }
   }
 }
 

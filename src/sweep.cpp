@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <chrono>
 #include <exception>
+#include <functional>
 #include <iterator>
 #include <mutex>
 #include <string>
@@ -66,15 +67,14 @@ std::size_t threads_for(std::size_t locks, unsigned wanted) {
 /// Threads that do the same thing, and are waited for in any case. Where the machine gives no more of them, fewer.
 class Helpers {
  public:
-  template <class F>
-  Helpers(std::size_t count, const F& work) {
+  Helpers(std::size_t count, std::function<void()> work) : work_(std::move(work)) {
     const sys::SignalsBlocked blocked;
     threads_.reserve(count);
     try {
       while (threads_.size() < count) {
-        threads_.emplace_back([this, &work] {
+        threads_.emplace_back([this] {
           try {
-            work();
+            work_();
           } catch (...) {
             const std::lock_guard lock(mutex_);
             failure_ = std::current_exception();
@@ -93,6 +93,7 @@ class Helpers {
   }
 
  private:
+  const std::function<void()> work_;
   std::mutex mutex_;
   std::exception_ptr failure_;
   std::vector<std::jthread> threads_;  // goes first

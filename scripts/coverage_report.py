@@ -2,7 +2,7 @@
 
 Usage: coverage_report.py EXPORT_JSON SOURCE_ROOT LINES_WANTED BRANCHES_WANTED [--uncovered]
 
-EXPORT_JSON is what `llvm-cov export` says of the library. Its own sums are not used: they count a lambda's lines
+EXPORT_JSON is what `llvm-cov export` says of any number of programs. Its own sums are not used: they count a lambda's lines
 twice, comments as lines, and of a template only the best instantiation. Here a line is one with a word of code on it, run if
 anything on it ran; a branch is one outcome of one condition at one place of the source, taken if any instantiation in any
 program took it. A condition that the compiler knows (`while (true)`) is none.

@@ -170,7 +170,7 @@ bool json_escapes_are_valid(std::string_view body) {
         return false;
       }
       i += 6;
-    } else if (escape != '\0' && std::string_view{"\"\\/bfnrt"}.find(escape) != std::string_view::npos) {
+    } else if (std::string_view{"\"\\/bfnrt"}.find(escape) != std::string_view::npos) {
       i += 2;
     } else {
       return false;

@@ -2,6 +2,7 @@
 
 #include <sessionlock/lock_manager.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -519,6 +520,16 @@ TEST_CASE("a child that drops what it inherited of a joined hold ends nothing") 
             .has_value());
   CHECK(joined->verify().has_value());
   CHECK(is_unguarded(session.lock));
+  auto child = ChildProcess::run([&](Channel&) {
+    std::vector<int> own;  // the numbers that the handle had are the child's own now
+    for (int i = 0; i < 16; ++i) {
+      own.push_back(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+    }
+    joined.reset();
+    return std::all_of(own.begin(), own.end(), [](int fd) { return ::fcntl(fd, F_GETFD) >= 0; }) ? 0 : 1;
+  });
+  CHECK(child.wait().exited_with(0));
+  CHECK(joined->verify().has_value());
 }
 
 TEST_CASE("links and their targets are one session between processes") {
@@ -1046,10 +1057,12 @@ TEST_CASE("a manager that is moved takes its options and its watchdog along") {
   ManagerOptions options;
   options.watchdog_interval = 1ms;
   options.observer = [&](const Event& event) { overruns += event.kind == EventKind::overrun ? 1 : 0; };
-  LockManager first(options);
-  LockManager second(std::move(first));
   LockManager manager;
-  manager = std::move(second);
+  {
+    LockManager first(options);
+    LockManager second(std::move(first));
+    manager = std::move(second);
+  }
   AcquireOptions brief;
   brief.max_hold = 0ms;
   auto lock = held(manager.try_acquire(session.path, brief));

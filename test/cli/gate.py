@@ -27,10 +27,11 @@ class Case(command.Case):
         return int(children[0]) if children else None
 
     def lose(self, *options):
-        """A caller that has seen that another is inside."""
+        """A caller that waits for another, because it has found it inside."""
         loser = self.start("gate", *options, self.gate, "--", "touch", "ran-twice")
-        looked = lambda: any(os.path.basename(link) == self.gate.name for link in self.open_files(loser))
-        wait_until("it waits", lambda: looked() or loser.poll() is not None)
+        # To have the file open is not enough: who finds it gone before it is judged is the next to enter.
+        waits = lambda: any("inotify" in link for link in self.open_files(loser))
+        wait_until("it waits", lambda: waits() or loser.poll() is not None)
         self.assertIsNone(loser.poll())
         return loser
 

@@ -200,6 +200,15 @@ std::string format_witness(const FileIdentity& file) {
   return {text.data(), text.size()};
 }
 
+void relate(Evidence& evidence, const LockRecord& record, const Observer& observer) {
+  evidence.comparison = compare(record, observer);
+  if (record.boot_id && !observer.boot_id.empty()) {
+    evidence.same_boot = *record.boot_id == observer.boot_id;
+    evidence.other_boot = !evidence.same_boot;
+  }
+  evidence.own_pid = evidence.comparison != Comparison::none && record.pid == observer.pid;
+}
+
 bool needs_file_age(const LockRecord& record, const StalePolicy& policy) {
   return policy.stale_mtime || !record.pid || !record.created_at || !parse_rfc3339(*record.created_at);
 }

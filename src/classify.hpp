@@ -86,6 +86,10 @@ struct Evidence {
   WallTime now{};
 };
 
+/// What follows from who wrote the record and who looks, before anybody is asked about the owner's process: the
+/// comparison, the boots, and whether the pid is the observer's own.
+void relate(Evidence& evidence, const LockRecord& record, const Observer& observer);
+
 /// Whether a verdict on this record can depend on the file's age, which costs something to find out.
 [[nodiscard]] bool needs_file_age(const LockRecord& record, const StalePolicy& policy = {});
 

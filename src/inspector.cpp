@@ -12,13 +12,8 @@ namespace {
 void ask_about_owner(Evidence& evidence, const PinnedLock& pinned, const Observer& observer,
                      const InspectionContext& context) {
   const LockRecord& record = pinned.record;
-  evidence.comparison = compare(record, observer);
-  if (record.boot_id && !observer.boot_id.empty()) {
-    evidence.same_boot = *record.boot_id == observer.boot_id;
-    evidence.other_boot = !evidence.same_boot;
-  }
+  relate(evidence, record, observer);
   if (record.pid && evidence.comparison != Comparison::none) {
-    evidence.own_pid = *record.pid == observer.pid;
     const ProcessProbe probe = context.probe(*record.pid);
     evidence.pid = probe.pid;
     evidence.observed_start_ticks = probe.start_time_ticks;

@@ -14,6 +14,8 @@ using namespace sessionlock;
 using sessionlock::test::Channel;
 using sessionlock::test::ChildProcess;
 using sessionlock::test::failing;
+using sessionlock::test::idle_process;
+using sessionlock::test::is_call_on;
 using sessionlock::test::Script;
 
 namespace {
@@ -24,15 +26,7 @@ struct Fault {
 };
 
 bool opens(const sys::CallInfo& info, std::string_view path) {
-  return info.call == sys::Call::openat && info.path != nullptr && std::string_view(info.path).ends_with(path);
-}
-
-ChildProcess sleeper() {
-  return ChildProcess::run([](Channel& parent) {
-    parent.tell("here");
-    (void)parent.hear();
-    return 0;
-  });
+  return is_call_on(info, sys::Call::openat, path);
 }
 
 }  // namespace
@@ -76,8 +70,7 @@ TEST_CASE("a /proc that cannot be read makes nobody dead and the start time unkn
 }
 
 TEST_CASE("a process that dies between kill and stat is gone") {
-  auto child = sleeper();
-  child.expect("here");
+  auto child = idle_process();
   const std::string path = std::to_string(child.pid()) + "/stat";
   bool met = false;
   const Script script([&](const sys::CallInfo& info) {
@@ -93,8 +86,7 @@ TEST_CASE("a process that dies between kill and stat is gone") {
 }
 
 TEST_CASE("a process that dies between opening and reading its stat is gone") {
-  auto child = sleeper();
-  child.expect("here");
+  auto child = idle_process();
   const std::string path = std::to_string(child.pid()) + "/stat";
   bool opened = false;
   bool met = false;
@@ -112,8 +104,7 @@ TEST_CASE("a process that dies between opening and reading its stat is gone") {
 }
 
 TEST_CASE("a stat that is hidden although kill answers makes nobody gone") {
-  auto child = sleeper();
-  child.expect("here");
+  auto child = idle_process();
   const std::string path = std::to_string(child.pid()) + "/stat";
   const Script script([&](const sys::CallInfo& info) { return opens(info, path) ? ENOENT : 0; });
   const auto probe = probe_process(child.pid());

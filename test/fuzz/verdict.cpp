@@ -117,13 +117,8 @@ Evidence any_evidence(Input& input, const LockRecord& record) {
   evidence.witness = judge_witness(record, query, k_file, observer, evidence.local_file_system);
   FUZZ_CHECK((query == sessionlock::WitnessQuery::write_locked) == (evidence.witness == WitnessState::held));
   FUZZ_CHECK(evidence.witness != WitnessState::free || (record.witness && evidence.local_file_system));
-  evidence.comparison = compare(record, observer);
-  if (record.boot_id && !observer.boot_id.empty()) {
-    evidence.same_boot = *record.boot_id == observer.boot_id;
-    evidence.other_boot = !evidence.same_boot;
-  }
+  relate(evidence, record, observer);
   if (record.pid && evidence.comparison != Comparison::none) {
-    evidence.own_pid = *record.pid == observer.pid;
     evidence.pid = PidProbe{input.byte() % 3};
     const unsigned start = input.byte() % 4;
     if (evidence.pid == PidProbe::exists && start > 0) {

@@ -34,12 +34,6 @@ constexpr StalePolicy k_greedy{0ms, 0ms, AgedUnverified::reclaim, UnknownOwner::
 constexpr std::chrono::seconds k_ten_years{10LL * 365 * 24 * 3600};
 constexpr std::string_view k_another_boot = "00000000-0000-4000-8000-000000000000";
 
-struct Session {
-  TemporaryDirectory directory{};
-  fs::path path = directory / "s.jsonl";
-  fs::path lock = directory / "s.jsonl.lock";
-};
-
 using Reasons = std::vector<StaleReason>;
 
 /// The lock is taken over at the first try, for these reasons.

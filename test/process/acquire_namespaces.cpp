@@ -39,12 +39,6 @@ const Namespaces k_new_pids{CLONE_NEWPID | CLONE_NEWNS};
 const Namespaces k_new_pids_old_proc{CLONE_NEWPID | CLONE_NEWNS, false};
 const Namespaces k_new_time{CLONE_NEWTIME, true, 1h};
 
-struct Session {
-  TemporaryDirectory directory{};
-  fs::path path = directory / "s.jsonl";
-  fs::path lock = directory / "s.jsonl.lock";
-};
-
 /// True, and says so aloud, where the machine does not have these namespaces.
 bool is_refused(const Namespaces& namespaces) {
   const auto trial = run_in_namespaces(namespaces, [](Channel&) { return 0; });

@@ -32,12 +32,6 @@ namespace {
 
 constexpr std::string_view k_lock_name = "s.jsonl.lock";
 
-struct Session {
-  TemporaryDirectory directory{};
-  fs::path path = directory / "s.jsonl";
-  fs::path lock = directory / "s.jsonl.lock";
-};
-
 bool opens_lock(const sys::CallInfo& info) {
   return is_call_on(info, sys::Call::openat, k_lock_name);
 }

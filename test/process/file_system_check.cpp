@@ -211,7 +211,7 @@ TEST_CASE("a file system on which a lock can be had, but not used or given back,
        {failing_once(sys::Call::flock, "", EIO, 1), failing_once(sys::Call::unlinkat, "session.lock", EIO, 0)}) {
     bool is_held = false;
     const auto once_it_is_held = [&](const sys::CallInfo& info) {
-      is_held = is_held || is_about(info, sys::Call::linkat, "session.lock");
+      is_held = is_held || is_call_on(info, sys::Call::linkat, "session.lock");
       return is_held ? fault(info) : 0;
     };
     check_with(once_it_is_held, [](const auto& check) {

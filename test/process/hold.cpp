@@ -37,12 +37,6 @@ using namespace std::chrono_literals;
 
 namespace {
 
-struct Session {
-  TemporaryDirectory directory{};
-  fs::path path = directory / "s.jsonl";
-  fs::path lock = directory / "s.jsonl.lock";
-};
-
 AcquireOptions reentrant(std::string owner = {}) {
   AcquireOptions options;
   options.timeout = 0ms;
@@ -51,22 +45,12 @@ AcquireOptions reentrant(std::string owner = {}) {
   return options;
 }
 
-SessionLock held(Result<SessionLock> lock) {
-  REQUIRE_MESSAGE(lock.has_value(), (lock ? "" : lock.error().message()));
-  return std::move(*lock);
-}
-
 /// Whether nobody has the `flock` of a file.
 bool is_unguarded(const fs::path& path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   const bool locked = fd >= 0 && ::flock(fd, LOCK_EX | LOCK_NB) == 0;
   ::close(fd);
   return locked;
-}
-
-template <class T>
-std::error_code code_of(const Result<T>& result) {
-  return result ? std::error_code() : result.error().code;
 }
 
 }  // namespace
@@ -843,75 +827,29 @@ TEST_CASE("without force, age alone does not take a lock whose owner may be aliv
 
 // --- forks -----------------------------------------------------------------------------------------------------------
 
-TEST_CASE("a forked child neither has nor loses its parent's lock") {
-  const Session session;
-  auto lock = held(try_lock(session.path));
-  CHECK(ChildProcess::run_to_exit([&](Channel&) {
-          bool ran = false;
-          REQUIRE_IN_CHILD(!lock.owns());
-          REQUIRE_IN_CHILD(code_of(lock.verify()) == Errc::lost);
-          REQUIRE_IN_CHILD(code_of(lock.guarded([&] { ran = true; })) == Errc::lost && !ran);
-          REQUIRE_IN_CHILD(LockManager().held().empty());
-          REQUIRE_IN_CHILD(code_of(try_lock(session.path)) == Errc::locked);
-          REQUIRE_IN_CHILD(try_lock(session.directory / "own").has_value());
-          REQUIRE_IN_CHILD(code_of(lock.release()) == Errc::lost);
-          lock = SessionLock();
-          return 0;
-        })
-            .wait()
-            .exited_with(0));
-  CHECK(fs::exists(session.lock));
-  CHECK(lock.verify().has_value());
-  CHECK(LockManager().held().size() == 1);
-}
-
-TEST_CASE("a forked child does not keep its dead parent's lock") {
-  // Protects: the descriptors that a child closes at the fork (trap 12).
-  const Session session;
-  auto parent_process = ChildProcess::run([&](Channel& parent) -> int {
-    const auto lock = held(try_lock(session.path));
-    const pid_t child = ::fork();
-    if (child == 0) {
-      parent.tell(std::to_string(::getpid()));  // not before the fork is over on its side
-    }
-    while (true) {
-      ::pause();
-    }
-  });
-  const pid_t child = static_cast<pid_t>(std::stoi(*parent_process.hear()));
-  (void)parent_process.kill();
-  REQUIRE(::kill(child, 0) == 0);
-  const auto lock = try_lock(session.path);
-  ::kill(child, SIGKILL);
-  REQUIRE(lock.has_value());
-  CHECK(lock->reclaimed_from()->reasons.front() == StaleReason::dead_pid);
-}
-
 TEST_CASE("a child that was forked inside a guarded write does not end it") {
   // Protects: `is_inherited` in `Hold::leave_guard`: an unlock there would be the parent's (trap 12).
   const Session session;
   const auto lock = held(try_lock(session.path));
-  pid_t (*fork_here)() = ::fork;
-  SUBCASE("by fork, whose handler closes what the child has of the lock") {}
-  SUBCASE("by _Fork, which runs no handlers") {
-    fork_here = ::_Fork;
-  }
-  pid_t child = -1;
-  const auto written = lock.guarded([&] {
-    child = fork_here();
-    if (child > 0) {
-      int status = 0;
-      REQUIRE(::waitpid(child, &status, 0) == child);
-      CHECK(WIFEXITED(status));
-      CHECK(!is_unguarded(session.lock));
+  for (const ForkWay& way : k_fork_ways) {
+    CAPTURE(way.name);
+    pid_t child = -1;
+    const auto written = lock.guarded([&] {
+      child = way.fork();
+      if (child > 0) {
+        int status = 0;
+        REQUIRE(::waitpid(child, &status, 0) == child);
+        CHECK(WIFEXITED(status));
+        CHECK(!is_unguarded(session.lock));
+      }
+    });
+    if (child == 0) {
+      ::_exit(0);
     }
-  });
-  if (child == 0) {
-    ::_exit(0);
+    CHECK(written.has_value());
+    CHECK(is_unguarded(session.lock));
+    CHECK(lock.verify().has_value());
   }
-  CHECK(written.has_value());
-  CHECK(is_unguarded(session.lock));
-  CHECK(lock.verify().has_value());
 }
 
 TEST_CASE("a program that was given the lock keeps it when its starter is killed, until it ends") {

@@ -33,16 +33,6 @@ using namespace sessionlock::test;
 
 namespace {
 
-ChildProcess sleeper() {
-  auto child = ChildProcess::run([](Channel& parent) {
-    parent.tell("here");
-    (void)parent.hear();
-    return 0;
-  });
-  child.expect("here");
-  return child;
-}
-
 /// Ends the main thread of a child, as pthread_exit(3) in `main` does, while `rest` runs on in another thread. (The
 /// call itself would unwind through what started the child.)
 [[noreturn]] void end_main_thread(std::function<int()> rest) {
@@ -115,7 +105,7 @@ TEST_CASE("a process of another user, whom we may not signal, is alive") {
 }
 
 TEST_CASE("a zombie is dead") {
-  auto child = sleeper();
+  auto child = idle_process();
   const auto start = process_start_time(child.pid());
   CHECK(is_pid_alive(child.pid()));
   child.send_signal(SIGKILL);
@@ -130,14 +120,14 @@ TEST_CASE("a zombie is dead") {
 }
 
 TEST_CASE("a process that was reaped is dead") {
-  auto child = sleeper();
+  auto child = idle_process();
   child.kill();
   CHECK_FALSE(is_pid_alive(child.pid()));
   CHECK_FALSE(process_start_time(child.pid()));
 }
 
 TEST_CASE("a stopped process is alive") {
-  auto child = sleeper();
+  auto child = idle_process();
   const auto before = identify(child.pid());
   child.stop();
   CHECK(is_pid_alive(child.pid()));
@@ -219,14 +209,14 @@ TEST_CASE("a command name with spaces and parentheses does not hide the start ti
 
 TEST_CASE("a recycled pid is alive, but another process") {
   check_in({CLONE_NEWPID | CLONE_NEWNS}, [](Channel&) {
-    auto first = sleeper();
+    auto first = idle_process();
     const pid_t pid = first.pid();
     const auto recorded = identify(pid);
     first.kill();
     REQUIRE_IN_CHILD(!is_pid_alive(pid));
     let_a_tick_pass();
     REQUIRE_IN_CHILD(choose_next_pid(pid));
-    auto second = sleeper();
+    auto second = idle_process();
     REQUIRE_IN_CHILD(second.pid() == pid);
     REQUIRE_IN_CHILD(is_pid_alive(pid));
     REQUIRE_IN_CHILD(same_process(recorded.value(), identify(pid).value()) == Match::different);
@@ -264,7 +254,7 @@ TEST_CASE("with the /proc of an outer PID namespace start times are unknown, and
     REQUIRE_IN_CHILD(self.pid_namespace != 0 && self.pid_namespace != outer.pid_namespace);
     REQUIRE_IN_CHILD(same_process(self, outer) == Match::unknown);
     REQUIRE_IN_CHILD(!process_start_time(1) && !process_start_time(outer.pid));
-    auto child = sleeper();
+    auto child = idle_process();
     REQUIRE_IN_CHILD(is_pid_alive(child.pid()));
     REQUIRE_IN_CHILD(!identify(child.pid())->start_time_ticks);
     child.kill();
@@ -423,7 +413,7 @@ TEST_CASE("without /proc start times are unknown and liveness alone decides") {
     const Observer& observer = this_observer();
     REQUIRE_IN_CHILD(observer.pid == ::getpid() && !observer.start_time_ticks && observer.boot_id.empty());
     REQUIRE_IN_CHILD(observer.pid_namespace == 0 && observer.time_namespace == 0 && !observer.time_namespaces_absent);
-    auto child = sleeper();
+    auto child = idle_process();
     REQUIRE_IN_CHILD(is_pid_alive(child.pid()) && !process_start_time(child.pid()));
     REQUIRE_IN_CHILD(identify(child.pid()).has_value());
     REQUIRE_IN_CHILD(!boot_time_seconds() && !flock_holder({1, 2}));

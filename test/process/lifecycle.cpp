@@ -2,7 +2,6 @@
 // what a watchdog does.
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -12,7 +11,6 @@
 #include <functional>
 #include <iterator>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <set>
 #include <sstream>
@@ -27,7 +25,6 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -35,6 +32,7 @@
 #include <sessionlock/lock_manager.hpp>
 #include <sessionlock/transcript.hpp>
 
+#include "events.hpp"
 #include "exit_race.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
@@ -47,85 +45,6 @@ using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 
 namespace {
-
-struct Session {
-  TemporaryDirectory directory{};
-  fs::path path = directory / "s.jsonl";
-  fs::path lock = directory / "s.jsonl.lock";
-};
-
-SessionLock held(Result<SessionLock> lock) {
-  if (!lock) {
-    throw std::runtime_error(lock.error().message());
-  }
-  return std::move(*lock);
-}
-
-template <class T>
-std::error_code code_of(const Result<T>& result) {
-  return result ? std::error_code() : result.error().code;
-}
-
-pid_t raw_clone() {
-  return static_cast<pid_t>(::syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, nullptr));
-}
-
-/// The ways to fork: with the handlers of pthread_atfork(3) and without.
-struct Way {
-  const char* name;
-  pid_t (*fork)();
-};
-constexpr std::array<Way, 3> k_ways{{{"fork", ::fork}, {"_Fork", ::_Fork}, {"clone", raw_clone}}};
-
-/// A child that a process made in some way runs `body`; its exit code.
-int exit_code_in(const Way& way, const std::function<int()>& body) {
-  const pid_t child = way.fork();
-  if (child == 0) {
-    ::_exit(body());
-  }
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-/// What an observer was told.
-class Events {
- public:
-  explicit Events(ManagerOptions options = {}) : options_(std::move(options)) {
-    options_.observer = [this](const Event& event) {
-      const std::lock_guard lock(mutex_);
-      events_.push_back(event);
-    };
-  }
-  [[nodiscard]] const ManagerOptions& options() const { return options_; }
-  [[nodiscard]] std::vector<Event> all() const {
-    const std::lock_guard lock(mutex_);
-    return events_;
-  }
-  [[nodiscard]] std::vector<Event> of(EventKind kind) const {
-    std::vector<Event> found;
-    const auto events = all();
-    std::copy_if(events.begin(), events.end(), std::back_inserter(found),
-                 [kind](const Event& event) { return event.kind == kind; });
-    return found;
-  }
-  [[nodiscard]] std::vector<EventKind> kinds() const {
-    std::vector<EventKind> kinds;
-    for (const auto& event : all()) {
-      kinds.push_back(event.kind);
-    }
-    return kinds;
-  }
-  void wait_for(EventKind kind, std::size_t count = 1) const {
-    wait_until(to_string(kind), [&] { return of(kind).size() >= count; });
-  }
-
- private:
-  ManagerOptions options_;
-  mutable std::mutex mutex_;
-  std::vector<Event> events_;
-};
 
 AcquireOptions held_at_most(std::chrono::milliseconds max_hold) {
   AcquireOptions options;
@@ -170,7 +89,7 @@ std::size_t count_in(std::string_view text, std::string_view part) {
 
 TEST_CASE("in a child every call on an inherited handle answers lost and touches nothing") {
   const Session session;
-  for (const Way& way : k_ways) {
+  for (const ForkWay& way : k_fork_ways) {
     CAPTURE(way.name);
     auto lock = held(try_lock(session.path));
     const auto inode = inode_of(session.lock);
@@ -187,6 +106,7 @@ TEST_CASE("in a child every call on an inherited handle answers lost and touches
             wrong += lock.session_path() == session.path ? 0 : 1;
             wrong += LockManager().held().empty() ? 0 : 1;
             wrong += code_of(try_lock(session.path)) == Errc::locked ? 0 : 1;
+            wrong += try_lock(session.directory / "own").has_value() ? 0 : 1;
             auto moved = std::move(lock);
             wrong += code_of(moved.release()) == Errc::lost ? 0 : 1;
             return wrong;
@@ -194,13 +114,14 @@ TEST_CASE("in a child every call on an inherited handle answers lost and touches
     CHECK(inode_of(session.lock) == inode);
     CHECK(lock.verify().has_value());
     CHECK(lock.guarded([] {}).has_value());
+    CHECK(LockManager().held().size() == 1);
     CHECK(lock.release().has_value());
   }
 }
 
 TEST_CASE("a child that lives on does not keep its dead parent's lock") {
   // With the handlers of pthread_atfork at once, without them from its first call of the library on.
-  for (const Way& way : k_ways) {
+  for (const ForkWay& way : k_fork_ways) {
     CAPTURE(way.name);
     const Session session;
     auto parent_process = ChildProcess::run([&](Channel& parent) -> int {
@@ -269,7 +190,7 @@ TEST_CASE("forks in the middle of other threads' locking neither hang nor harm")
     }
     const auto lock = held(try_lock(session.path));
     for (int i = 0; i < 40; ++i) {
-      const int wrong = exit_code_in(k_ways[0], [&] {
+      const int wrong = exit_code_in(k_fork_ways[0], [&] {
         const bool inherited = code_of(lock.verify()) == Errc::lost;
         const bool own = try_lock(session.directory / "child.jsonl").has_value();
         return inherited && own ? 0 : 1;
@@ -458,10 +379,7 @@ TEST_CASE("a program that is given the lock gets this one descriptor and no othe
 TEST_CASE("an exit in one thread never lets a successor in under another thread's guarded write") {
   // Protects: the phase of a hold. With `flock` alone both threads have it, and they overlap. Many more rounds are in
   // test/stress/exits.cpp.
-  const auto figures = exit_while_writing(k_exits);
-  CHECK(figures.overlaps == 0);
-  CHECK(figures.failures == 0);
-  CHECK(figures.left > 0);
+  exit_while_writing(k_exits).check();
 }
 
 TEST_CASE("an exit releases what is idle, in whatever thread it is called") {
@@ -483,10 +401,11 @@ TEST_CASE("an exit releases what is idle, in whatever thread it is called") {
 
 TEST_CASE("a child that exits releases nothing of its parent's, and its own") {
   const Session session;
-  const auto lock = held(try_lock(session.path));
+  auto lock = held(try_lock(session.path));
   auto child = ChildProcess::run_to_exit([&](Channel&) {
     static const auto* const own = new SessionLock(held(try_lock(session.directory / "own.jsonl")));
     REQUIRE_IN_CHILD(own->owns());
+    lock = SessionLock();
     return 0;
   });
   CHECK(child.wait().exited_with(0));
@@ -767,7 +686,7 @@ TEST_CASE("a signal that ends a child releases nothing of its parent's") {
   auto parent_process = ChildProcess::run([&](Channel& parent) {
     begin_as_a_program();
     const auto lock = held(LockManager(cleaning_up()).try_acquire(session.path));
-    for (const Way& way : k_ways) {
+    for (const ForkWay& way : k_fork_ways) {
       const pid_t child = way.fork();
       if (child == 0) {
         ::raise(SIGTERM);
@@ -1122,7 +1041,7 @@ TEST_CASE("the process's counters count") {
       lock = SessionLock();
     }
     REQUIRE_IN_CHILD(counters().release_failures == 1);
-    REQUIRE_IN_CHILD(exit_code_in(k_ways[0], [] { return static_cast<int>(counters().acquisitions); }) == 0);
+    REQUIRE_IN_CHILD(exit_code_in(k_fork_ways[0], [] { return static_cast<int>(counters().acquisitions); }) == 0);
     return 0;
   });
   CHECK(child.wait().exited_with(0));

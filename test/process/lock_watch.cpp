@@ -92,12 +92,6 @@ class Watch {
   std::thread thread_;
 };
 
-struct Session {
-  TemporaryDirectory directory{};
-  fs::path path = directory / "s.jsonl";
-  fs::path lock = directory / "s.jsonl.lock";
-};
-
 /// The event is of this kind, of this session, and of this process.
 void check_event(const LockEvent& event, Kind kind, const Session& session, std::optional<pid_t> pid) {
   CHECK(to_string(event.kind) == to_string(kind));

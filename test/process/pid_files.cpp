@@ -347,7 +347,7 @@ TEST_CASE("a file that somebody removes in the middle of its release is released
   auto claim = PidFile::claim(path);
   REQUIRE(claim);
   const Script script([&](const sys::CallInfo& info) {
-    if (is_about(info, sys::Call::unlinkat, "serve.pid")) {
+    if (is_call_on(info, sys::Call::unlinkat, "serve.pid")) {
       std::filesystem::remove(path);
     }
     return 0;

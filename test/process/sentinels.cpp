@@ -179,7 +179,7 @@ TEST_CASE("a sentinel that is cleared while it is set again stands") {
   bool is_cleared = false;
   {
     const Script script([&](const sys::CallInfo& info) {
-      if (is_about(info, sys::Call::openat, "stopping") && !is_cleared) {
+      if (is_call_on(info, sys::Call::openat, "stopping") && !is_cleared) {
         is_cleared = std::filesystem::remove(directory / "stopping");
       }
       return 0;

@@ -9,9 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <memory>
-#include <mutex>
 #include <new>
 #include <optional>
 #include <set>
@@ -32,6 +30,7 @@
 #include <sessionlock/lock_manager.hpp>
 #include <sessionlock/process_identity.hpp>
 
+#include "events.hpp"
 #include "fairness.hpp"
 #include "lock_file.hpp"
 #include "lock_tools.hpp"
@@ -47,54 +46,11 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
-struct Session {
-  TemporaryDirectory directory{};
-  fs::path path = directory / "s.jsonl";
-  fs::path lock = directory / "s.jsonl.lock";
-};
-
 AcquireOptions waiting_for(std::chrono::milliseconds timeout) {
   AcquireOptions options;
   options.timeout = timeout;
   return options;
 }
-
-SessionLock held(Result<SessionLock> lock) {
-  REQUIRE_MESSAGE(lock.has_value(), (lock ? "" : lock.error().message()));
-  return std::move(*lock);
-}
-
-template <class T>
-std::error_code code_of(const Result<T>& result) {
-  return result ? std::error_code() : result.error().code;
-}
-
-/// What an observer was told, by kind.
-class Events {
- public:
-  [[nodiscard]] ManagerOptions options() {
-    ManagerOptions options;
-    options.observer = [this](const Event& event) {
-      const std::lock_guard lock(mutex_);
-      events_.push_back(event);
-    };
-    return options;
-  }
-  [[nodiscard]] std::vector<Event> of(EventKind kind) const {
-    const std::lock_guard lock(mutex_);
-    std::vector<Event> found;
-    std::copy_if(events_.begin(), events_.end(), std::back_inserter(found),
-                 [kind](const Event& event) { return event.kind == kind; });
-    return found;
-  }
-  void wait_for(EventKind kind, std::size_t count = 1) const {
-    wait_until(to_string(kind), [&] { return of(kind).size() >= count; });
-  }
-
- private:
-  mutable std::mutex mutex_;
-  std::vector<Event> events_;
-};
 
 /// Numbers that several processes count in.
 template <std::size_t size>
@@ -166,19 +122,11 @@ class AcquiringThread {
 
 TEST_CASE("a release at any moment between look and sleep is not missed") {
   // The long form is test/stress/wake_ups.cpp.
-  const auto figures = release_at_every_call(150);
-  CHECK(figures.ended_by_timer == 0);
-  CHECK(figures.failures == 0);
-  CHECK(figures.before_sleep > 0);
-  CHECK(figures.at_sleep > 0);
+  release_at_every_call(150).check();
 }
 
 TEST_CASE("the owner's death at any moment between look and sleep is not missed") {
-  const auto figures = kill_at_every_call(60);
-  CHECK(figures.ended_by_timer == 0);
-  CHECK(figures.failures == 0);
-  CHECK(figures.before_sleep > 0);
-  CHECK(figures.at_sleep > 0);
+  kill_at_every_call(60).check();
 }
 
 TEST_CASE("a release and a death end a wait by their events") {

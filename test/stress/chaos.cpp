@@ -73,7 +73,7 @@ constexpr auto k_timeout = 40s;
 
 // --- what all processes share ----------------------------------------------------------------------------------------
 
-struct Session {
+struct SharedSession {
   /// Who is inside a guarded write, as a token; 0 for nobody.
   std::atomic<std::uint64_t> inside{0};
   std::atomic<std::uint64_t> next_record{0};
@@ -89,7 +89,7 @@ struct Slot {
 };
 
 struct World {
-  std::array<Session, k_sessions> sessions{};
+  std::array<SharedSession, k_sessions> sessions{};
   std::array<Slot, k_slots> slots{};
   std::atomic<bool> is_over{false};
   std::atomic<std::uint64_t> acquisitions{0}, foreign_acquisitions{0}, refusals{0}, records{0}, lost{0}, forced{0},
@@ -166,7 +166,7 @@ class Actor {
   [[nodiscard]] fs::path lock_of(std::size_t number) const { return session(number).native() + ".lock"; }
 
   // The oracle: who enters finds nobody, or somebody who was killed there; who leaves is still the one inside.
-  void enter(Session& at) {
+  void enter(SharedSession& at) {
     const std::uint64_t before = at.inside.exchange(token_);
     if (before == 0) {
       return;
@@ -176,7 +176,7 @@ class Actor {
       world_.complain("two were inside at once");
     }
   }
-  void leave(Session& at) {
+  void leave(SharedSession& at) {
     std::uint64_t expected = token_;
     if (!at.inside.compare_exchange_strong(expected, 0)) {
       world_.complain("somebody came in while another was inside");
@@ -266,7 +266,7 @@ void Actor::use(std::size_t number) {
 }
 
 void Actor::write(std::size_t number, const SessionLock& lock) {
-  Session& at = world_.sessions[number];
+  SharedSession& at = world_.sessions[number];
   const std::string id = lock.record().lock_id.value_or("");
   const auto written = lock.guarded([&]() -> Result<void> {
     enter(at);
@@ -285,7 +285,7 @@ void Actor::write(std::size_t number, const SessionLock& lock) {
 }
 
 Result<void> Actor::append(std::size_t number, const SessionLock& lock) {
-  Session& at = world_.sessions[number];
+  SharedSession& at = world_.sessions[number];
   const std::uint64_t record = at.next_record.fetch_add(1);
   if (record >= k_records_max) {
     return {};
@@ -672,7 +672,7 @@ void Director::judge_session(std::size_t number) {
     world_.complain("at the end it cannot be acquired: " + lock.error().message());
     return;
   }
-  const Session& at = world_.sessions[number];
+  const SharedSession& at = world_.sessions[number];
   std::vector<std::uint8_t> seen(std::min(at.next_record.load(), k_records_max));
   std::ifstream file(path);
   for (std::string line; std::getline(file, line);) {

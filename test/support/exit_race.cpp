@@ -2,12 +2,12 @@
 
 #include <chrono>
 #include <cstdlib>
-#include <filesystem>
 #include <iostream>
 #include <string>
 #include <string_view>
 #include <thread>
 
+#include <doctest/doctest.h>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -19,19 +19,12 @@
 namespace sessionlock::test {
 namespace {
 
-namespace fs = std::filesystem;
 using namespace std::chrono_literals;
 
 /// Long enough for a successor to come in between, short enough for many writes before the end.
 constexpr auto k_write_time = 150us;
 constexpr auto k_after_clean_up = 2ms;
 constexpr int k_exit_times = 40;
-
-struct Session {
-  TemporaryDirectory directory{};
-  fs::path path = directory / "s.jsonl";
-  fs::path lock = directory / "s.jsonl.lock";
-};
 
 void write_bytes(int fd, std::string_view text) {
   if (::write(fd, text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
@@ -84,6 +77,12 @@ bool is_in_order(const std::string& text) {
 }
 
 }  // namespace
+
+void ExitFigures::check() const {
+  CHECK(overlaps == 0);
+  CHECK(failures == 0);
+  CHECK(left > 0);
+}
 
 ExitFigures exit_while_writing(int rounds) {
   ExitFigures figures;

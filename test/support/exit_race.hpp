@@ -16,6 +16,8 @@ struct ExitFigures {
   std::uint64_t overlaps{};
   /// Successors that did not get the lock. Is to be zero.
   std::uint64_t failures{};
+  /// Nobody got in, and some exits met a guarded write; complaints are doctest failures.
+  void check() const;
 };
 
 /// In each round a process writes in one thread, by guarded writes one after the other, and calls exit(3) in another;

@@ -25,10 +25,6 @@ thread_local bool t_inside = false;
 
 }  // namespace
 
-bool is_call_on(const sys::CallInfo& info, sys::Call call, std::string_view path_end) {
-  return info.call == call && info.path != nullptr && std::string_view(info.path).ends_with(path_end);
-}
-
 Answer outermost(Answer answer) {
   return [answer = std::move(answer)](const sys::CallInfo& info) {
     if (std::exchange(t_inside, true)) {
@@ -38,6 +34,10 @@ Answer outermost(Answer answer) {
     t_inside = false;
     return error;
   };
+}
+
+SessionLock held(Result<SessionLock> lock) {
+  return value_or_throw(std::move(lock));
 }
 
 Place place_in(const std::filesystem::path& directory, const std::string& name) {
@@ -136,16 +136,6 @@ ChildProcess holder_of(const std::filesystem::path& session, const AcquireOption
     return 0;
   });
   child.expect("held");
-  return child;
-}
-
-ChildProcess idle_process() {
-  auto child = ChildProcess::run([](Channel& parent) {
-    parent.tell("here");
-    (void)parent.hear();
-    return 0;
-  });
-  child.expect("here");
   return child;
 }
 

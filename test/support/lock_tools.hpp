@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <vector>
 
 #include <sys/types.h>
@@ -23,10 +24,24 @@
 
 namespace sessionlock::test {
 
-/// Whether a call is about a path that ends so.
-[[nodiscard]] bool is_call_on(const sys::CallInfo& info, sys::Call call, std::string_view path_end);
 /// A script whose own calls of the library go through unasked.
 [[nodiscard]] Answer outermost(Answer answer);
+
+/// A session that nobody has yet, in a directory of its own.
+struct Session {
+  TemporaryDirectory directory{};
+  std::filesystem::path path = directory / "s.jsonl";
+  std::filesystem::path lock = directory / "s.jsonl.lock";
+};
+
+/// The lock that a call is to have got; throws what it got instead.
+[[nodiscard]] SessionLock held(Result<SessionLock> lock);
+
+/// What went wrong; no code where nothing did.
+template <class T>
+[[nodiscard]] std::error_code code_of(const Result<T>& result) {
+  return result ? std::error_code() : result.error().code;
+}
 
 /// A name in a directory that is there.
 [[nodiscard]] Place place_in(const std::filesystem::path& directory, const std::string& name);
@@ -77,9 +92,6 @@ class WorkingDirectory {
 /// A child that holds a session's lock. It lets go when it hears "release" or nothing more, and then says "released".
 /// It is dead, or stopped, or whatever else is done to it, with the lock in its hands.
 [[nodiscard]] ChildProcess holder_of(const std::filesystem::path& session, const AcquireOptions& options = {});
-
-/// A child that does nothing until the test is over with it.
-[[nodiscard]] ChildProcess idle_process();
 
 /// When a process started, as JSON; throws if that cannot be told.
 [[nodiscard]] std::string start_of(pid_t pid);

@@ -488,6 +488,40 @@ Ended ChildProcess::kill() {
   return wait();
 }
 
+ChildProcess idle_process() {
+  auto child = ChildProcess::run([](Channel& parent) {
+    parent.tell("here");
+    (void)parent.hear();
+    return 0;
+  });
+  child.expect("here");
+  return child;
+}
+
+namespace {
+
+pid_t raw_clone() {
+  return static_cast<pid_t>(::syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, nullptr));
+}
+
+}  // namespace
+
+const std::array<ForkWay, 3> k_fork_ways{{{"fork", ::fork}, {"_Fork", ::_Fork}, {"clone", raw_clone}}};
+
+int exit_code_in(const ForkWay& way, const std::function<int()>& body) {
+  const pid_t child = way.fork();
+  if (child == 0) {
+    ::_exit(body());
+  }
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0) {
+    if (errno != EINTR) {
+      return -1;
+    }
+  }
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
 CommandResult run_command(const std::vector<std::string>& command, std::string_view input, const ExecOptions& options) {
   PreparedExec prepared(command, options);
   // Files in memory: unlike with pipes neither side can block the other.

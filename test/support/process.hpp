@@ -20,6 +20,7 @@
 ///     child.tell("go");
 ///     CHECK(child.wait().exited_with(0));
 
+#include <array>
 #include <chrono>
 #include <csignal>
 #include <cstdint>
@@ -145,6 +146,19 @@ class ChildProcess {
   Channel channel_{};
   std::optional<Ended> ended_{};
 };
+
+/// A child that does nothing until the test is over with it.
+[[nodiscard]] ChildProcess idle_process();
+
+/// A way to fork: with the handlers of pthread_atfork(3) or without.
+struct ForkWay {
+  const char* name;
+  pid_t (*fork)();
+};
+/// fork(3), `_Fork` and the bare system call.
+extern const std::array<ForkWay, 3> k_fork_ways;
+/// A child that is made in this way runs `body`; its exit code, -1 if a signal ended it.
+[[nodiscard]] int exit_code_in(const ForkWay& way, const std::function<int()>& body);
 
 /// What a command wrote and how it ended.
 struct CommandResult {

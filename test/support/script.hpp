@@ -34,8 +34,8 @@ inline Answer failing(sys::Call call, int error) {
 }
 
 /// Whether a call is about a path that ends so.
-inline bool is_about(const sys::CallInfo& info, sys::Call call, std::string_view end) {
-  return info.call == call && info.path != nullptr && std::string_view(info.path).ends_with(end);
+inline bool is_call_on(const sys::CallInfo& info, sys::Call call, std::string_view path_end) {
+  return info.call == call && info.path != nullptr && std::string_view(info.path).ends_with(path_end);
 }
 
 }  // namespace sessionlock::test

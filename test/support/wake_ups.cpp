@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <chrono>
-#include <filesystem>
 #include <functional>
 #include <iostream>
 #include <memory>
@@ -12,6 +11,7 @@
 #include <thread>
 #include <utility>
 
+#include <doctest/doctest.h>
 #include <sessionlock/counters.hpp>
 #include <sessionlock/lock_manager.hpp>
 
@@ -22,16 +22,10 @@
 namespace sessionlock::test {
 namespace {
 
-namespace fs = std::filesystem;
 using namespace std::chrono_literals;
 
 /// A few more than an acquire makes between its first look and its sleep.
 constexpr int k_calls = 48;
-
-struct Session {
-  TemporaryDirectory directory{};
-  fs::path path = directory / "s.jsonl";
-};
 
 /// A child that acquires and releases as it is told.
 ChildProcess obedient_holder(const Session& session) {
@@ -79,6 +73,13 @@ void acquire_with_injection(const Session& session, int call, const std::functio
 }
 
 }  // namespace
+
+void WakeUpFigures::check() const {
+  CHECK(ended_by_timer == 0);
+  CHECK(failures == 0);
+  CHECK(before_sleep > 0);
+  CHECK(at_sleep > 0);
+}
 
 WakeUpFigures release_at_every_call(int rounds) {
   const Session session;

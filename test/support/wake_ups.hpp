@@ -16,6 +16,8 @@ struct WakeUpFigures {
   std::uint64_t ended_by_timer{};
   /// Acquires that failed. Is to be zero.
   std::uint64_t failures{};
+  /// None was missed, and both kinds of round took place; complaints are doctest failures.
+  void check() const;
 };
 
 /// Another process releases the lock just before one of the system calls with which this one looks at it and begins to

@@ -923,6 +923,42 @@ TEST_CASE("a kernel without time namespaces has time namespace 0, and knows it")
   CHECK(compare(record, observer()) == Comparison::none);
 }
 
+TEST_CASE("boots are the same or not where both are known") {
+  const auto related = [](const LockRecord& record, const Observer& observer) {
+    Evidence evidence;
+    relate(evidence, record, observer);
+    return evidence;
+  };
+  CHECK(related(own_record(), observer()).same_boot);
+  CHECK_FALSE(related(own_record(), observer()).other_boot);
+  LockRecord record = own_record();
+  record.boot_id = "another";
+  CHECK_FALSE(related(record, observer()).same_boot);
+  CHECK(related(record, observer()).other_boot);
+  Observer unknowing = observer();
+  unknowing.boot_id = {};
+  for (const Evidence& evidence : {related(foreign_record(), observer()), related(own_record(), unknowing)}) {
+    CHECK_FALSE(evidence.same_boot);
+    CHECK_FALSE(evidence.other_boot);
+  }
+}
+
+TEST_CASE("a pid is the observer's own only where pids can be compared") {
+  const auto own_pid = [](LockRecord record, std::optional<pid_t> pid) {
+    record.pid = pid;
+    Evidence evidence;
+    relate(evidence, record, observer());
+    return evidence.own_pid;
+  };
+  CHECK(own_pid(own_record(), observer().pid));
+  CHECK(own_pid(foreign_record(), observer().pid));
+  CHECK_FALSE(own_pid(own_record(), observer().pid + 1));
+  CHECK_FALSE(own_pid(own_record(), std::nullopt));
+  LockRecord elsewhere = own_record();
+  elsewhere.pid_namespace = 1;
+  CHECK_FALSE(own_pid(elsewhere, observer().pid));
+}
+
 // --- Witness --------------------------------------------------------------------------------------------------------
 
 TEST_CASE("a write lock on the witness byte counts whatever the record says") {

@@ -256,7 +256,7 @@ TEST_CASE("a directory that turns into a symbolic link meanwhile is not followed
   fs::create_directory(directory / "below");
   {
     const Script script([&](const sys::CallInfo& info) {
-      if (is_about(info, sys::Call::openat, "below")) {
+      if (is_call_on(info, sys::Call::openat, "below")) {
         fs::remove(directory / "below");
         fs::create_directory_symlink(elsewhere.path(), directory / "below");
       }
@@ -276,7 +276,7 @@ TEST_CASE("a directory that vanishes meanwhile ends nothing") {
   write_text(directory / "_a" / "a.jsonl.lock", live_record());
   write_text(directory / "b" / "b.jsonl.lock", live_record());
   const Script script([&](const sys::CallInfo& info) {
-    if (is_about(info, sys::Call::openat, "_a")) {
+    if (is_call_on(info, sys::Call::openat, "_a")) {
       fs::remove_all(directory / "_a");
     }
     return 0;
@@ -292,7 +292,7 @@ TEST_CASE("a directory that cannot be read is an error, and the others are swept
     fs::create_directory(directory / name);
     write_text(directory / name / "x.jsonl.lock", dead_record());
   }
-  const Script script([](const sys::CallInfo& info) { return is_about(info, sys::Call::openat, "_b") ? EACCES : 0; });
+  const Script script([](const sys::CallInfo& info) { return is_call_on(info, sys::Call::openat, "_b") ? EACCES : 0; });
   const auto report = must(sweep(directory.path(), {.recursive = true}));
   CHECK(report.removed.size() == 2);
   REQUIRE(report.errors.size() == 1);
@@ -477,7 +477,7 @@ TEST_CASE("a lock that cannot be read is listed, kept, and an error") {
   write_text(directory / "a.jsonl.lock", dead_record());
   write_text(directory / "b.jsonl.lock", dead_record());
   const Script script(
-      [](const sys::CallInfo& info) { return is_about(info, sys::Call::openat, "a.jsonl.lock") ? EACCES : 0; });
+      [](const sys::CallInfo& info) { return is_call_on(info, sys::Call::openat, "a.jsonl.lock") ? EACCES : 0; });
   const auto report = must(sweep(directory.path()));
   CHECK(names(report.locks) == Names{"a.jsonl.lock", "b.jsonl.lock"});
   CHECK(report.locks[0].basis == Basis::unreadable);
@@ -493,7 +493,7 @@ TEST_CASE("a lock that cannot be removed is kept, and an error") {
   write_text(directory / "a.jsonl.lock", dead_record());
   write_text(directory / "b.jsonl.lock", dead_record());
   const Script script(
-      [](const sys::CallInfo& info) { return is_about(info, sys::Call::unlinkat, "a.jsonl.lock") ? EPERM : 0; });
+      [](const sys::CallInfo& info) { return is_call_on(info, sys::Call::unlinkat, "a.jsonl.lock") ? EPERM : 0; });
   const auto report = must(sweep(directory.path()));
   CHECK(report.locks.size() == 2);
   CHECK_FALSE(report.locks[0].removed);
@@ -510,7 +510,7 @@ TEST_CASE("a lock that vanishes between listing and opening is not reported") {
   write_text(directory / "a.jsonl.lock", dead_record());
   write_text(directory / "b.jsonl.lock", dead_record());
   const Script script([&](const sys::CallInfo& info) {
-    if (is_about(info, sys::Call::openat, "a.jsonl.lock")) {
+    if (is_call_on(info, sys::Call::openat, "a.jsonl.lock")) {
       fs::remove(directory / "a.jsonl.lock");
     }
     return 0;
@@ -720,7 +720,7 @@ TEST_CASE("an unfinished lock that goes by itself is no error") {
     make_old(path, std::chrono::minutes{11});
     bool was_there = false;
     const Script script([&](const sys::CallInfo& info) {
-      if (is_about(info, call, ".tmp")) {
+      if (is_call_on(info, call, ".tmp")) {
         was_there = fs::remove(path) || was_there;
       }
       return 0;
@@ -808,7 +808,7 @@ class Threads {
       ::pthread_sigmask(SIG_SETMASK, nullptr, &blocked);
       takes_signals = takes_signals || ::sigismember(&blocked, SIGTERM) == 0 || ::sigismember(&blocked, SIGUSR1) == 0;
       others = true;
-    } else if (must_wait && is_about(info, sys::Call::openat, ".jsonl.lock")) {
+    } else if (must_wait && is_call_on(info, sys::Call::openat, ".jsonl.lock")) {
       wait_until("another thread takes part", [this] { return others.load(); });
     }
     return 0;

@@ -42,6 +42,9 @@ using namespace sessionlock;
 using namespace std::string_view_literals;
 using sessionlock::test::Channel;
 using sessionlock::test::ChildProcess;
+using sessionlock::test::exit_code_in;
+using sessionlock::test::ForkWay;
+using sessionlock::test::k_fork_ways;
 using sessionlock::test::Script;
 using sessionlock::test::TemporaryDirectory;
 
@@ -61,27 +64,9 @@ void remember(int fd) {
   sys::remember_inode(fd, status.st_dev, status.st_ino);
 }
 
-pid_t raw_clone() {
-  return static_cast<pid_t>(::syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, nullptr));
-}
-
-/// The ways to fork: with the handlers of pthread_atfork(3) and without.
-struct Way {
-  const char* name;
-  pid_t (*fork)();
-};
-constexpr std::array<Way, 3> k_ways{{{"fork", ::fork}, {"_Fork", ::_Fork}, {"clone", raw_clone}}};
-
 /// Runs `body` in a child made that way; whether it returned true.
-bool holds_in_child(const Way& way, const std::function<bool()>& body) {
-  const pid_t child = way.fork();
-  if (child == 0) {
-    ::_exit(body() ? 0 : 1);
-  }
-  int status = -1;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  return child > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+bool holds_in_child(const ForkWay& way, const std::function<bool()>& body) {
+  return exit_code_in(way, [&] { return body() ? 0 : 1; }) == 0;
 }
 
 /// Lets this process, and what it becomes, not have pages that are emptied in a child. False if it has them all the
@@ -179,7 +164,7 @@ TEST_CASE("of two descriptors of ours that had one number the older closes nothi
   older.fd.reset();
   CHECK(is_open(number));
   CHECK(sys::open_descriptor_count() == count);
-  CHECK(holds_in_child(k_ways[0], [number] { return !is_open(number); }));
+  CHECK(holds_in_child(k_fork_ways[0], [number] { return !is_open(number); }));
 }
 
 TEST_CASE("a descriptor that is abandoned is not closed, and another of ours with its number stays registered") {
@@ -204,7 +189,7 @@ TEST_CASE("a descriptor that is abandoned is not closed, and another of ours wit
     CHECK(sys::open_descriptor_count() == count);
   }
   SUBCASE("a child has another with the number") {
-    CHECK(holds_in_child(k_ways[0], [&] {
+    CHECK(holds_in_child(k_fork_ways[0], [&] {
       const auto own = open_new(directory, "b");
       const bool same_number = own.fd.get() == number;
       opened.fd.abandon();
@@ -282,7 +267,7 @@ TEST_CASE("a child made without fork handlers can fork, whatever the parent's ot
       return test::read_text(task.path() / "stat").find(") S ") != std::string::npos;
     });
   });
-  for (const auto& way : {k_ways[1], k_ways[2]}) {
+  for (const auto& way : {k_fork_ways[1], k_fork_ways[2]}) {
     CAPTURE(way.name);
     CHECK(holds_in_child(way, [] {
       ::alarm(static_cast<unsigned>(test::k_patience.count()));
@@ -301,7 +286,7 @@ TEST_CASE("a child made without fork handlers can fork, whatever the parent's ot
 
 TEST_CASE("an inherited descriptor object closes nothing in a child, where its number may be in use again") {
   const TemporaryDirectory directory;
-  for (const auto& way : k_ways) {
+  for (const auto& way : k_fork_ways) {
     CAPTURE(way.name);
     auto opened = open_new(directory, "ours");
     const int number = opened.fd.get();
@@ -322,7 +307,7 @@ TEST_CASE("a forked child drops what it inherited") {
   const auto plain = open_new(directory, "plain");
   const auto remembered = open_new(directory, "remembered");
   remember(remembered.fd.get());
-  for (const auto& way : k_ways) {
+  for (const auto& way : k_fork_ways) {
     CAPTURE(way.name);
     CHECK(holds_in_child(way, [&] {
       (void)sys::process_generation();
@@ -331,13 +316,13 @@ TEST_CASE("a forked child drops what it inherited") {
     CHECK(is_open(plain.fd.get()));
     CHECK(is_open(remembered.fd.get()));
   }
-  CHECK(holds_in_child(k_ways[0], [&] { return !is_open(plain.fd.get()); }));  // without calling anything
+  CHECK(holds_in_child(k_fork_ways[0], [&] { return !is_open(plain.fd.get()); }));  // without calling anything
 }
 
 TEST_CASE("a child that opens something drops what it inherited first") {
   const TemporaryDirectory directory;
   const auto inherited = open_new(directory, "inherited");
-  for (const auto& way : k_ways) {
+  for (const auto& way : k_fork_ways) {
     CAPTURE(way.name);
     CHECK(holds_in_child(way, [&] {
       const auto own = open_new(directory, "own");
@@ -369,13 +354,13 @@ TEST_CASE("the generation differs on both sides of every fork") {
   const std::uint64_t own = sys::process_generation();
   CHECK(own == sys::process_generation());
   CHECK(own == sys::settled_generation());
-  for (const auto& way : k_ways) {
+  for (const auto& way : k_fork_ways) {
     CAPTURE(way.name);
     CHECK(holds_in_child(way, [own] {
       const std::uint64_t in_child = sys::process_generation();
       return in_child != own && in_child != 0 && in_child == sys::process_generation() &&
              in_child == sys::settled_generation() &&
-             holds_in_child(k_ways[1], [=] { return sys::process_generation() != in_child; });
+             holds_in_child(k_fork_ways[1], [=] { return sys::process_generation() != in_child; });
     }));
     CHECK(sys::process_generation() == own);
   }
@@ -383,7 +368,7 @@ TEST_CASE("the generation differs on both sides of every fork") {
 
 TEST_CASE("the settled generation is 0 in a child until somebody asks") {
   REQUIRE(sys::process_generation() != 0);
-  for (const auto& way : {k_ways[1], k_ways[2]}) {
+  for (const auto& way : {k_fork_ways[1], k_fork_ways[2]}) {
     CAPTURE(way.name);
     CHECK(holds_in_child(way, [] {
       return sys::settled_generation() == 0 && sys::process_generation() != 0 && sys::settled_generation() != 0;
@@ -408,7 +393,7 @@ TEST_CASE("forks are told apart where the kernel cannot empty a page in a child"
 
 TEST_CASE("a number that was closed behind our back and reused is not closed in a child") {
   const TemporaryDirectory directory;
-  for (const auto& way : k_ways) {
+  for (const auto& way : k_fork_ways) {
     CAPTURE(way.name);
     auto opened = open_new(directory, "ours");
     const int number = opened.fd.get();
@@ -430,7 +415,7 @@ TEST_CASE("a number that a child closed and reused before its first call is not 
   const TemporaryDirectory directory;
   const auto opened = open_new(directory, "ours");
   remember(opened.fd.get());
-  for (const auto& way : {k_ways[1], k_ways[2]}) {
+  for (const auto& way : {k_fork_ways[1], k_fork_ways[2]}) {
     CAPTURE(way.name);
     CHECK(holds_in_child(way, [&] {
       const int number = opened.fd.get();
@@ -459,7 +444,7 @@ TEST_CASE("no fork falls between opening and registering, nor between unregister
   struct stat file {};
   REQUIRE(::stat(path.c_str(), &file) == 0);
   for (int i = 0; i < 300; ++i) {
-    const bool clean = holds_in_child(k_ways[0], [&file] {
+    const bool clean = holds_in_child(k_fork_ways[0], [&file] {
       for (int fd = 0; fd < 64; ++fd) {
         struct stat status {};
         if (::fstat(fd, &status) == 0 && status.st_ino == file.st_ino && status.st_dev == file.st_dev) {

@@ -712,7 +712,7 @@ TEST_CASE("a directory that cannot be synchronised does not stand in the way") {
     Session session("1\n{\"a");
     const Script script([&](const sys::CallInfo& info) {
       if (error == EACCES) {
-        return is_about(info, sys::Call::openat, ".") ? EACCES : 0;
+        return is_call_on(info, sys::Call::openat, ".") ? EACCES : 0;
       }
       struct stat status {};
       return info.call == sys::Call::fsync && ::fstat(info.fd, &status) == 0 && S_ISDIR(status.st_mode) ? EINVAL : 0;

@@ -98,6 +98,12 @@ class SleepingThread {
       awake_ = true;
     });
   }
+  /// Returns when it is about to sleep.
+  void fall_asleep(const PollCount& count) {
+    const int before = count.polls();
+    start();
+    count.wait_for(before + 1);
+  }
   [[nodiscard]] bool is_awake() const { return awake_; }
   [[nodiscard]] Awakened wait() {
     thread_.join();
@@ -119,6 +125,18 @@ sys::Fd open_process(pid_t pid) {
   return std::move(opened.fd);
 }
 
+/// Whether a sleep ends when a file loses its name that is watched from now on.
+bool wakes_for(const File& file) {
+  Sleeper sleeper;
+  if (sleeper.bell.open() || watch_inode(sleeper, file.fd())) {
+    return false;
+  }
+  file.unlink();
+  const Awakened reason = sleep_until(sleeper, Clock::now() + k_patience);
+  unwatch_inode(sleeper);
+  return reason == Awakened::inode_changed;
+}
+
 }  // namespace
 
 TEST_CASE("a sleeper wakes when the watched inode loses its name") {
@@ -126,8 +144,7 @@ TEST_CASE("a sleeper wakes when the watched inode loses its name") {
   const File file(directory, "a");
   const PollCount count;
   SleepingThread sleeping(&file);
-  sleeping.start();
-  count.wait_for(1);
+  sleeping.fall_asleep(count);
   file.unlink();
   CHECK(sleeping.wait() == Awakened::inode_changed);
 }
@@ -157,8 +174,7 @@ TEST_CASE("of several sleeping threads each is woken by its own inode, whoever l
     }
     for (const File& file : files) {
       threads.push_back(std::make_unique<SleepingThread>(&file));
-      threads.back()->start();
-      count.wait_for(static_cast<int>(threads.size()));
+      threads.back()->fall_asleep(count);
     }
     for (std::size_t i = 0; i < order.size(); ++i) {
       files[order[i]].unlink();
@@ -178,10 +194,8 @@ TEST_CASE("a leader that wakes for its own sake hands the lead over") {
   SUBCASE("because it is called") {
     SleepingThread leader(&mine);
     SleepingThread follower(&other);
-    leader.start();
-    count.wait_for(1);
-    follower.start();
-    count.wait_for(2);
+    leader.fall_asleep(count);
+    follower.fall_asleep(count);
     leader.sleeper().call();
     CHECK(leader.wait() == Awakened::called);
     other.unlink();
@@ -195,10 +209,8 @@ TEST_CASE("a leader that wakes for its own sake hands the lead over") {
     SleepingThread leader(&mine);
     leader.sleeper().owner = open_process(child.pid());
     SleepingThread follower(&other);
-    leader.start();
-    count.wait_for(1);
-    follower.start();
-    count.wait_for(2);
+    leader.fall_asleep(count);
+    follower.fall_asleep(count);
     child.tell("end");
     CHECK(leader.wait() == Awakened::owner_ended);
     other.unlink();
@@ -207,8 +219,7 @@ TEST_CASE("a leader that wakes for its own sake hands the lead over") {
   SUBCASE("because its time has come") {
     SleepingThread leader(&mine, 20ms);
     SleepingThread follower(&other);
-    leader.start();
-    count.wait_for(1);
+    leader.fall_asleep(count);
     follower.start();
     CHECK(leader.wait() == Awakened::time);
     other.unlink();
@@ -222,11 +233,9 @@ TEST_CASE("whoever watches leads when the leader has nothing to watch for it") {
   const File file(directory, "a");
   const PollCount count;
   SleepingThread first(nullptr);
-  first.start();
-  count.wait_for(1);
+  first.fall_asleep(count);
   SleepingThread second(&file);
-  second.start();
-  count.wait_for(2);
+  second.fall_asleep(count);
   file.unlink();
   CHECK(second.wait() == Awakened::inode_changed);
   CHECK(!first.is_awake());
@@ -239,17 +248,14 @@ TEST_CASE("a sleeper without a bell does not keep the lead from one with a bell"
   const PollCount count;
   SleepingThread mute(&mute_file, k_patience, false);
   SUBCASE("and hears of its own inode while it leads") {
-    mute.start();
-    count.wait_for(1);
+    mute.fall_asleep(count);
     mute_file.unlink();
     CHECK(mute.wait() == Awakened::inode_changed);
   }
   SUBCASE("when it fell asleep first") {
-    mute.start();
-    count.wait_for(1);
+    mute.fall_asleep(count);
     SleepingThread second(&file);
-    second.start();
-    count.wait_for(2);
+    second.fall_asleep(count);
     file.unlink();
     CHECK(second.wait() == Awakened::inode_changed);
     mute_file.unlink();  // so that it ends
@@ -264,9 +270,8 @@ TEST_CASE("two sleepers on one inode are both woken, and one that goes leaves th
   SleepingThread first(&file);
   SleepingThread second(&file);
   { const SleepingThread third(&file); }
-  first.start();
-  second.start();
-  count.wait_for(2);
+  first.fall_asleep(count);
+  second.fall_asleep(count);
   file.unlink();
   CHECK(first.wait() == Awakened::inode_changed);
   CHECK(second.wait() == Awakened::inode_changed);
@@ -280,8 +285,7 @@ TEST_CASE("a sleeper wakes when it is called, before or during the sleep") {
   CHECK(before.wait() == Awakened::called);
   CHECK(count.polls() == 0);
   SleepingThread during(nullptr);
-  during.start();
-  count.wait_for(1);
+  during.fall_asleep(count);
   during.sleeper().call();
   CHECK(during.wait() == Awakened::called);
 }
@@ -338,10 +342,7 @@ TEST_CASE("without an instance nothing is watched, and the next try makes one") 
       REQUIRE_IN_CHILD(watch_inode(sleeper, file.fd()) == std::errc::too_many_files_open);
       REQUIRE_IN_CHILD(sleep_until(sleeper, Clock::now() + 1ms) == Awakened::time);
     }
-    REQUIRE_IN_CHILD(!watch_inode(sleeper, file.fd()));
-    file.unlink();
-    REQUIRE_IN_CHILD(sleep_until(sleeper, Clock::now() + k_patience) == Awakened::inode_changed);
-    unwatch_inode(sleeper);
+    REQUIRE_IN_CHILD(wakes_for(file));
     return 0;
   });
   CHECK(child.wait().exited_with(0));
@@ -427,13 +428,7 @@ TEST_CASE("a program that closed what it did not open watches anew, and nothing 
         REQUIRE_IN_CHILD(!unwatched.bell.open());
         REQUIRE_IN_CHILD(sleep_until(unwatched, Clock::now() + 1ms) == Awakened::time);
       }
-      const File after(directory, "after");
-      Sleeper sleeper;
-      REQUIRE_IN_CHILD(!sleeper.bell.open());
-      REQUIRE_IN_CHILD(!watch_inode(sleeper, after.fd()));
-      after.unlink();
-      REQUIRE_IN_CHILD(sleep_until(sleeper, Clock::now() + k_patience) == Awakened::inode_changed);
-      unwatch_inode(sleeper);
+      REQUIRE_IN_CHILD(wakes_for(File(directory, "after")));
       for (const auto& ends : pipes) {
         std::array<char, 8> text{};
         REQUIRE_IN_CHILD(::read(ends[0], text.data(), text.size()) == 4);
@@ -449,16 +444,9 @@ TEST_CASE("a forked child has a hub of its own") {
   const File file(directory, "a");
   const PollCount count;
   SleepingThread sleeping(&file);
-  sleeping.start();
-  count.wait_for(1);
+  sleeping.fall_asleep(count);
   auto child = ChildProcess::run([&](Channel&) {
-    const File own(directory, "own");
-    Sleeper sleeper;
-    REQUIRE_IN_CHILD(!sleeper.bell.open());
-    REQUIRE_IN_CHILD(!watch_inode(sleeper, own.fd()));
-    own.unlink();
-    REQUIRE_IN_CHILD(sleep_until(sleeper, Clock::now() + k_patience) == Awakened::inode_changed);
-    unwatch_inode(sleeper);
+    REQUIRE_IN_CHILD(wakes_for(File(directory, "own")));
     return 0;
   });
   CHECK(child.wait().exited_with(0));

@@ -200,9 +200,12 @@ TEST_CASE("a stop request ends the wait") {
       }
     });
     wait_until("asleep", [&] { return calls.count(sys::Call::poll) > 0; });
+    const Counters before = counters();
     source.request_stop();
     thread.join();
     CHECK(reason == WakeUp::cancelled);
+    waiter.count_end();
+    CHECK((!has_bell || since(before).wake_ups_by_timer == 0));  // it was called, and did not just look up
   }
 }
 

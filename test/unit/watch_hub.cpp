@@ -432,6 +432,7 @@ TEST_CASE("a program that closed what it did not open watches anew, and nothing 
       for (const auto& ends : pipes) {
         std::array<char, 8> text{};
         REQUIRE_IN_CHILD(::read(ends[0], text.data(), text.size()) == 4);
+        REQUIRE_IN_CHILD(::write(ends[1], "open", 4) == 4);
       }
       return 0;
     });

@@ -75,6 +75,7 @@ class Status(Case):
         self.assertEqual((inspection["removable"], inspection["removed"]), (True, False))
         self.assertEqual(inspection["staleReasons"], ["dead-pid", "too-old"])
         self.assertTrue(self.lock.exists(), "looking removed it")
+        self.assertRegex(self.run_command("status", self.session).stdout, r"\n  reasons +dead-pid too-old\n")
 
     def test_a_recycled_pid_is_told(self):
         self.plant(pid=os.getpid(), createdAt=now(), starttime=command.start_time(os.getpid()) + 1)
@@ -203,6 +204,8 @@ class List(Directory):
     def test_directories_below_are_listed_when_asked_for(self):
         report = self.json("list", "--json", "--recursive", self.folder)
         self.assertEqual(self.states(report["locks"]), {"below/dead.jsonl.lock": "stale", **self.here})
+        text = self.run_command("list", "--recursive", self.folder).stdout
+        self.assertIn(f"'sessionlock clean --recursive {self.folder}' removes the stale", text)
 
     def test_people_get_an_aligned_table(self):
         lines = self.run_command("list", self.folder).stdout.splitlines()

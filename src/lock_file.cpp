@@ -543,11 +543,6 @@ Result<std::optional<PinnedLock>> pin(const Place& place) {
   return pinned;
 }
 
-Result<void> read_again(PinnedLock& pinned, const Place& place) {
-  auto read = read_again(static_cast<PinnedFile&>(pinned), place);
-  return read ? parse_content(pinned, place) : read;
-}
-
 Result<void> read_again(PinnedFile& pinned, const Place& place) {
   struct stat status {};
   if (const auto result = sys::fstat(pinned.fd.get(), status); !result.ok()) {

@@ -103,9 +103,6 @@ struct PinnedLock : PinnedFile {
 /// Opens and reads the lock file. None: there is no lock.
 /// Errors: as `pin_file`; `Errc::not_a_lock_file` for an over-long file, too.
 [[nodiscard]] Result<std::optional<PinnedLock>> pin(const Place& place);
-/// Reads a pinned lock's record and time again.
-/// Errors: those of the calls; `Errc::not_a_lock_file` if it has grown too long.
-[[nodiscard]] Result<void> read_again(PinnedLock& pinned, const Place& place);
 
 /// Asks the kernel whether anybody holds the witness of a pinned lock.
 struct WitnessAnswer {

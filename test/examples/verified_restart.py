@@ -81,6 +81,7 @@ class VerifiedRestart(example.Case):
         (self.folder / "worker.pid").touch()
         caller = self.start("start")
         wait_until("it is inside", (self.folder / "spawn.lock").exists)
+        wait_until("its worker runs", self.workers)  # a child that is not yet a program of its own has the gate, too
         caller.kill()
         caller.wait()
         self.end_workers()

@@ -253,7 +253,10 @@ void Sweep::inspect_at_once(const DirectoryPtr& directory, const std::vector<std
     }
   });
   std::size_t told = 0;
-  const auto tell = [&] { progress(done.load() - std::exchange(told, done.load())); };
+  const auto tell = [&] {
+    const std::size_t now = done.load();  // once: the others go on
+    progress(now - std::exchange(told, now));
+  };
   try {
     while (take_piece(examiner_)) {
       tell();

@@ -118,6 +118,7 @@ Result<std::optional<SessionLock>> Acquisition::attempt() {
   }
   Admission admission =
       queue_for(key_of(*location), options_, deadline_, [&] { return look_up_from_queue(*location); });
+  const bool is_shared = admission.kind == Admission::Kind::shared;
   if (admission.has_queued && !std::exchange(has_waited_, true)) {
     ++this_process_tally().waits;
   }
@@ -125,8 +126,12 @@ Result<std::optional<SessionLock>> Acquisition::attempt() {
     return contend(*location, *admission.turn);
   }
   auto lock = answer(std::move(admission), *location);
-  // A lock that this process has at a path that leads elsewhere by now says nothing of the session.
-  auto confirmed = confirm(*location, locate_options(false));
+  // A lock that this process has at a path that leads elsewhere by now says nothing of the session. Whoever shares a
+  // hold has a lock, and so must look as everybody does who has one:
+  // 1. A has the turn and waits for another process; B queues behind A, to share. 2. The session becomes a link.
+  // 3. The other process lets go: A publishes, and B has its share. 4. A finds the session gone elsewhere, and leaves.
+  auto confirmed = lock && is_shared ? is_current(*location, session_, locate_options(false))
+                                     : confirm(*location, locate_options(false));
   if (!confirmed) {
     return tl::unexpected(std::move(confirmed).error());
   }
@@ -385,10 +390,16 @@ std::optional<Deadline::Clock::time_point> Acquisition::report_waiting() {
 }
 
 /// For a thread that another of this process keeps from even trying.
-QueueLook Acquisition::look_up_from_queue(const SessionLocation& location) noexcept {
+QueueLook Acquisition::look_up_from_queue(SessionLocation& location) noexcept {
   const auto now = Deadline::Clock::now();
   QueueLook look{.again = now + k_queue_look_interval};
   try {
+    // Nobody is to be waited for, or told of, in the queue of a wrong guess. What is wrong with the session is told by
+    // the next attempt.
+    if (const auto confirmed = confirm(location, locate_options(false)); !confirmed || !*confirmed) {
+      look.has_moved = true;
+      return look;
+    }
     if (manager_->observer && (!next_report_ || now >= *next_report_)) {
       (void)describe_holder(location);  // what cannot be described now is told when the wait is over
       in_the_way_.reset();

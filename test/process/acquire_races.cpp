@@ -426,6 +426,54 @@ TEST_CASE("a hold of what a session was is not shared by who acquires what it is
   CHECK(held.front().depth == 1);
 }
 
+TEST_CASE("nobody waits for the lock of what a session was, nor hears of it") {
+  // Protects: `confirm` in `Acquisition::look_up_from_queue`.
+  const Session session;
+  const auto before = try_lock(session.path);
+  REQUIRE(before.has_value());
+  fs::create_symlink("target", session.path);
+  std::vector<EventKind> events;
+  ManagerOptions options;
+  options.observer = [&](const Event& event) { events.push_back(event.kind); };
+  AcquireOptions patient;
+  patient.timeout = k_patience;
+  const auto now = LockManager(options).acquire(session.path, patient);
+  REQUIRE_MESSAGE(now.has_value(), (now ? "" : now.error().message()));
+  CHECK(now->lock_path() == session.directory / "target.lock");
+  CHECK(events == std::vector<EventKind>{EventKind::acquired});
+}
+
+TEST_CASE("who waits to share a hold gets no share of one on what the session was") {
+  // Protects: `is_current` in `Acquisition::attempt`.
+  //   1. A has the turn, and is about to publish.   2. B looks at the session, and queues behind A, to share.
+  //   3. The session becomes a link.   4. A publishes; B is given its share; A sees the link, and lets go.
+  const Session session;
+  AcquireOptions options;
+  options.timeout = k_patience;
+  options.reentrant = true;
+  options.owner = "both";
+  std::atomic<bool> is_queued{false};
+  ManagerOptions watched;
+  watched.observer = [&](const Event& event) { is_queued = is_queued || event.kind == EventKind::contended; };
+  LockManager manager(watched);
+  Result<SessionLock> a;
+  Result<SessionLock> b;
+  std::thread thread;
+  const Script script(once_before(links_lock, [&] {
+    // By another path to the same directory, since what A saw of this one is not looked at again.
+    thread = std::thread([&] { b = manager.acquire(session.directory / "." / "s.jsonl", options); });
+    wait_until("B waits", [&] { return is_queued.load(); });
+    fs::create_symlink("target", session.path);
+  }));
+  a = manager.acquire(session.path, options);
+  thread.join();
+  REQUIRE_MESSAGE(a.has_value(), (a ? "" : a.error().message()));
+  REQUIRE_MESSAGE(b.has_value(), (b ? "" : b.error().message()));
+  CHECK(a->lock_path() == session.directory / "target.lock");
+  CHECK(b->lock_path() == session.directory / "target.lock");
+  CHECK(!fs::exists(session.lock));
+}
+
 TEST_CASE("what became no session since it was known is refused, and leaves no lock") {
   const Session session;
   for (const bool is_directory : {true, false}) {

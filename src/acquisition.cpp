@@ -56,6 +56,26 @@ Result<RecordSeed> make_seed(const AcquireOptions& options, const SessionLocatio
                     .label = options.label};
 }
 
+/// A handle's side of a share that a hold has given already.
+std::shared_ptr<LockShare> make_share(Hold& hold) {
+  try {
+    return std::make_shared<LockShare>();
+  } catch (...) {  // no memory
+    if (hold.forsake_share()) {
+      (void)hold.try_release();
+    }
+    throw;
+  }
+}
+
+/// Takes back what was just published, where there is no memory for a hold of it.
+void take_back(const PublishedFile& file, const Place& lock) noexcept {
+  const int directory = lock.directory->fd.get();
+  if (try_enter_guard(directory, lock.name.c_str(), file.fd.get(), file.file).answer == Step::Answer::done) {
+    (void)sys::unlinkat(directory, lock.name.c_str());
+  }
+}
+
 }  // namespace
 
 Acquisition::Acquisition(const std::shared_ptr<const ManagerOptions>& manager, const std::filesystem::path& session,
@@ -141,7 +161,7 @@ Result<std::optional<SessionLock>> Acquisition::attempt() {
 Result<std::optional<SessionLock>> Acquisition::answer(Admission&& admission, const SessionLocation& location) {
   switch (admission.kind) {
     case Admission::Kind::shared: {
-      auto share = std::make_shared<LockShare>();
+      auto share = make_share(*admission.hold);
       share->hold = std::move(admission.hold);
       share->nested = true;
       return SessionLockAccess::make(std::move(share));
@@ -259,13 +279,25 @@ void Acquisition::give_way(const SessionLocation& location) {
 Result<std::optional<SessionLock>> Acquisition::settle(SessionLocation&& location, Turn& turn, PublishedFile&& file,
                                                        RecordSeed&& seed) {
   waiter_.count_end();
-  auto reclaimed_from = reclaimed_from_ ? std::make_unique<const std::optional<Inspection>>(reclaimed_from_) : nullptr;
-  auto hold = std::make_shared<Hold>(HoldSetup{std::move(location), std::move(file), std::move(seed), nullptr, manager_,
-                                               options_.owner, options_.reentrant, false, options_.max_hold,
-                                               std::move(reclaimed_from), waiter_.take_remains()});
+  HoldSetup setup{
+      std::move(location), std::move(file), std::move(seed),       nullptr, manager_, {}, options_.reentrant, false,
+      options_.max_hold,   nullptr,         waiter_.take_remains()};
+  std::shared_ptr<LockShare> share;
+  try {
+    share = std::make_shared<LockShare>();
+    setup.owner = options_.owner;
+    if (reclaimed_from_) {
+      setup.reclaimed_from = std::make_unique<const std::optional<Inspection>>(reclaimed_from_);
+    }
+    share->hold = std::make_shared<Hold>(std::move(setup));
+  } catch (...) {
+    if (setup.file.fd) {
+      take_back(setup.file, setup.location.lock);
+    }
+    throw;
+  }
+  const std::shared_ptr<Hold> hold = share->hold;
   turn.hand_to(hold);
-  auto share = std::make_shared<LockShare>();
-  share->hold = hold;
   SessionLock handle = SessionLockAccess::make(std::move(share));
   auto current = is_current(hold->location(), session_, locate_options(false));
   if (!current || !*current) {

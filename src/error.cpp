@@ -1,5 +1,9 @@
 #include <sessionlock/error.hpp>
 
+#include <array>
+#include <cstddef>
+#include <new>
+
 #include <fmt/format.h>
 
 #include "duration_text.hpp"
@@ -75,8 +79,10 @@ std::string contention_message(const Error& error, const Inspection& holder) {
 }  // namespace
 
 const std::error_category& error_category() noexcept {
-  // Never destroyed: codes may still be compared at exit.
-  static const auto* const category = new ErrorCategory;  // NOLINT(bugprone-unhandled-exception-at-new): ends us
+  // Never destroyed: codes may still be compared at exit. In no memory that could be missing when it is first asked
+  // for.
+  alignas(ErrorCategory) static std::array<std::byte, sizeof(ErrorCategory)> storage;
+  static const auto* const category = new (storage.data()) ErrorCategory;
   return *category;
 }
 

@@ -18,6 +18,17 @@ using Clock = std::chrono::steady_clock;
 /// A signal handler cannot notify, so waiting threads look now and then.
 constexpr std::chrono::milliseconds k_phase_recheck{50};
 
+/// Unlocks a lock file's inode at the end of a scope, if it is to.
+struct LeavesGuard {
+  int fd;
+  bool is_armed{true};
+  ~LeavesGuard() {
+    if (is_armed) {
+      (void)leave_guard(fd);
+    }
+  }
+};
+
 tl::unexpected<Error> failure(std::error_code code, std::string operation, const std::filesystem::path& path,
                               std::string detail = {}) {
   return tl::unexpected(Error{code, std::move(operation), path, std::nullopt, std::move(detail)});
@@ -115,7 +126,14 @@ Hold::Hold(HoldSetup&& setup) : setup_(std::move(setup)), record_(std::move(setu
   core_.file = setup_.file.file;
   core_.generation = sys::process_generation();
   core_.release_at_exit = setup_.options->release_at_exit && !setup_.joined;
-  register_for_cleanup(core_);
+  try {
+    register_for_cleanup(core_);
+  } catch (...) {  // no memory: what nobody can hold must not stay
+    if (!setup_.joined) {
+      (void)core_.try_end();
+    }
+    throw;
+  }
 }
 
 Hold::~Hold() {
@@ -125,6 +143,9 @@ Hold::~Hold() {
   }
   if (!setup_.file.fd) {
     return;  // closed when the hold ended
+  }
+  if (!setup_.joined) {
+    (void)core_.try_end();  // has ended long ago, unless there was no memory to hand it to anybody
   }
   const Step::Answer looked = core_.look_at_descriptor().answer;
   if (looked == Step::Answer::done) {
@@ -211,18 +232,13 @@ Result<void> Hold::queue_for_idle(HoldPhase phase, Clock::time_point deadline) {
   std::unique_lock lock(room.mutex);
   const auto place = room.queue.insert(room.queue.end(), phase);
   ++queued_;
-  Result<void> claimed;
+  bool is_claimed = false;
+  bool is_lost = false;
   while (true) {
     HoldPhase expected = HoldPhase::idle;
-    if (place == room.queue.begin() && core_.phase.compare_exchange_strong(expected, phase)) {
-      break;
-    }
-    if (core_.phase.load() == HoldPhase::ended) {
-      claimed = tl::unexpected(lost_error());
-      break;
-    }
-    if (Clock::now() >= deadline) {
-      claimed = failure(Errc::timed_out, "use lock", lock_path(), "another thread of this process is writing under it");
+    is_claimed = place == room.queue.begin() && core_.phase.compare_exchange_strong(expected, phase);
+    is_lost = !is_claimed && core_.phase.load() == HoldPhase::ended;
+    if (is_claimed || is_lost || Clock::now() >= deadline) {
       break;
     }
     room.phase_changed.wait_until(lock, std::min(deadline, Clock::now() + k_phase_recheck));
@@ -230,7 +246,13 @@ Result<void> Hold::queue_for_idle(HoldPhase phase, Clock::time_point deadline) {
   room.queue.erase(place);
   --queued_;
   room.phase_changed.notify_all();
-  return claimed;
+  // Words take memory, so they come when nobody is kept waiting any more.
+  if (is_claimed) {
+    return {};
+  }
+  return is_lost
+             ? tl::unexpected(lost_error())
+             : failure(Errc::timed_out, "use lock", lock_path(), "another thread of this process is writing under it");
 }
 
 void Hold::settle(HoldPhase phase) noexcept {
@@ -239,6 +261,16 @@ void Hold::settle(HoldPhase phase) noexcept {
     WaitingRoom& room = *waiting_room_;
     const std::lock_guard lock(room.mutex);
     room.phase_changed.notify_all();
+  }
+}
+
+template <class F>
+Result<void> Hold::give_back_on_exception(F&& step) {
+  try {
+    return step();
+  } catch (...) {
+    settle(HoldPhase::idle);
+    throw;
   }
 }
 
@@ -291,13 +323,15 @@ Result<detail::GuardScope> Hold::enter_guard() {
   if (auto claimed = claim(HoldPhase::guarded, deadline); !claimed) {
     return tl::unexpected(std::move(claimed).error());
   }
-  auto entered = persist([this] { return core_.try_enter(); }, deadline);
-  if (entered && setup_.joined) {
-    entered = check_lock_id();
-    if (!entered) {
-      (void)sessionlock::leave_guard(core_.fd);
+  auto entered = give_back_on_exception([&]() -> Result<void> {
+    auto locked = persist([this] { return core_.try_enter(); }, deadline);
+    if (locked && setup_.joined) {
+      LeavesGuard leaves{core_.fd};
+      locked = check_lock_id();
+      leaves.is_armed = !locked;
     }
-  }
+    return locked;
+  });
   if (!entered) {
     if (entered.error().code == Errc::lost) {
       end(true);
@@ -341,7 +375,6 @@ void Hold::release_after_guard() noexcept {
       }
     }
   } catch (...) {  // no memory for words: the file stays, and goes at exit or with this process
-    settle(HoldPhase::idle);
   }
 }
 
@@ -355,21 +388,23 @@ Result<void> Hold::verify() {
       return claimed;
     }
   }
-  Step same = core_.look_at_descriptor();
-  if (same.answer == Step::Answer::done) {
-    same = names_inode(core_.directory, core_.name, core_.file);
-  }
-  Result<void> verified;
-  if (same.answer == Step::Answer::other) {
-    verified = tl::unexpected(lost_error());
-  } else if (same.answer == Step::Answer::failed) {
-    verified = tl::unexpected(to_error(same, lock_path()));
-  } else if (setup_.joined) {
-    verified = check_lock_id();
-  }
+  const auto look = [this]() -> Result<void> {
+    Step same = core_.look_at_descriptor();
+    if (same.answer == Step::Answer::done) {
+      same = names_inode(core_.directory, core_.name, core_.file);
+    }
+    if (same.answer == Step::Answer::other) {
+      return tl::unexpected(lost_error());
+    }
+    if (same.answer == Step::Answer::failed) {
+      return tl::unexpected(to_error(same, lock_path()));
+    }
+    return setup_.joined ? check_lock_id() : Result<void>{};
+  };
   if (inside) {
-    return verified;
+    return look();
   }
+  auto verified = give_back_on_exception(look);
   if (!verified && verified.error().code == Errc::lost) {
     end(true);
   } else {
@@ -396,10 +431,13 @@ Result<void> Hold::release() {
 Result<void> Hold::release_now(Clock::time_point deadline) {
   Result<void> released;
   if (!setup_.joined) {
-    released = persist([this] { return core_.try_unlink(); }, deadline);
+    released = give_back_on_exception([&] { return persist([this] { return core_.try_unlink(); }, deadline); });
     // Asked when those who wait know already: who is gone by now has had what it waited for.
     if (released && has_waiting_mark(core_.fd, *setup_.location.lock.directory->traits)) {
-      owe_pause(key_of(setup_.location));
+      try {
+        owe_pause(key_of(setup_.location));
+      } catch (...) {  // only politeness is lost
+      }
     }
   }
   if (released || released.error().code == Errc::lost) {
@@ -475,14 +513,20 @@ Result<void> Hold::drop_share() {
   if (is_inherited()) {
     return tl::unexpected(lost_error());
   }
-  if (--shares_ > 0) {
-    return has_ended() ? tl::unexpected(lost_error()) : Result<void>{};
-  }
-  auto released = release();
-  if (!released && released.error().code != Errc::lost) {
+  const bool is_last = --shares_ <= 0;
+  try {
+    if (!is_last) {
+      return has_ended() ? tl::unexpected(lost_error()) : Result<void>{};
+    }
+    auto released = release();
+    if (!released && released.error().code != Errc::lost) {
+      ++shares_;
+    }
+    return released;
+  } catch (...) {  // no memory for words
     ++shares_;
+    throw;
   }
-  return released;
 }
 
 bool Hold::forsake_share() {

@@ -181,6 +181,10 @@ class Hold : public std::enable_shared_from_this<Hold> {
   [[nodiscard]] Result<void> claim(HoldPhase phase, std::chrono::steady_clock::time_point deadline);
   /// Gives the phase back, and wakes who waits for it.
   void settle(HoldPhase phase) noexcept;
+  /// Does a step for who has the phase. The words of an error take memory; where there is none the phase goes back to
+  /// idle, because nobody else would give it back.
+  template <class F>
+  [[nodiscard]] Result<void> give_back_on_exception(F&& step);
   /// Repeats a step on the lock file while that is busy.
   template <class F>
   [[nodiscard]] Result<void> persist(F&& step, std::chrono::steady_clock::time_point deadline);

@@ -4,8 +4,10 @@
 #include <array>
 #include <atomic>
 #include <cstdlib>
+#include <functional>
 #include <list>
 #include <mutex>
+#include <string_view>
 #include <thread>
 #include <unordered_map>
 #include <utility>
@@ -15,10 +17,20 @@
 namespace sessionlock {
 namespace {
 
-struct HashKey {
-  std::size_t operator()(const HoldKey& key) const noexcept {
-    return std::hash<std::string>{}(key.name) ^ (key.directory.inode * 0x9e3779b97f4a7c15U) ^ key.directory.device;
+/// A key to look for: to make one takes memory, which the end of a hold must do without.
+struct KeyView {
+  FileIdentity directory;
+  std::string_view name;
+  friend bool operator==(const KeyView& view, const HoldKey& key) noexcept {
+    return view.name == key.name && view.directory == key.directory;
   }
+};
+struct HashKey {
+  using is_transparent = void;
+  std::size_t operator()(const KeyView& key) const noexcept {
+    return std::hash<std::string_view>{}(key.name) ^ (key.directory.inode * 0x9e3779b97f4a7c15U) ^ key.directory.device;
+  }
+  std::size_t operator()(const HoldKey& key) const noexcept { return (*this)(KeyView{key.directory, key.name}); }
 };
 struct HashFile {
   std::size_t operator()(const FileIdentity& file) const noexcept {
@@ -52,7 +64,7 @@ struct Pause {
   bool last_was_used{true};
 };
 
-using Entries = std::unordered_map<HoldKey, Entry, HashKey>;
+using Entries = std::unordered_map<HoldKey, Entry, HashKey, std::equal_to<>>;
 
 struct Table {
   std::mutex mutex;
@@ -110,8 +122,8 @@ void Turn::hand_to(const std::shared_ptr<Hold>& hold) {
   Table& table = g_table.get();
   const std::lock_guard lock(table.mutex);
   Entry& entry = table.entries[*key_];
+  ++table.inodes[hold->file()];  // takes memory, so it comes before what could not be taken back
   entry.hold = hold;
-  ++table.inodes[hold->file()];
   for (auto ticket = entry.queue.begin(); ticket != entry.queue.end();) {
     if (hold->is_shared_by((*ticket)->options, (*ticket)->thread) && hold->add_share()) {
       (*ticket)->shared = hold;
@@ -152,8 +164,8 @@ class HoldTable {
                              const std::function<QueueLook()>& look_up);
 
  private:
-  static Admission answer(const Ticket& ticket, const HoldKey& key) {
-    return ticket.has_turn ? Admission{.kind = Admission::Kind::turn, .has_queued = true, .turn = Turn(key)}
+  static Admission answer(const Ticket& ticket, HoldKey&& key) {
+    return ticket.has_turn ? Admission{.kind = Admission::Kind::turn, .has_queued = true, .turn = Turn(std::move(key))}
                            : Admission{.kind = Admission::Kind::shared, .has_queued = true, .hold = ticket.shared};
   }
 };
@@ -161,18 +173,19 @@ class HoldTable {
 Admission HoldTable::queue_for(const HoldKey& key, const AcquireOptions& options, const Deadline& deadline,
                                const std::function<QueueLook()>& look_up) {
   std::shared_ptr<Hold> ended;  // may be the last share: it must not go under the mutex
+  HoldKey own_key = key;        // for the turn: copied before there is one, which nobody would pass on without it
   Table& table = g_table.get();
   std::unique_lock lock(table.mutex);
   const auto [found, is_new] = table.entries.try_emplace(key);
   if (is_new) {
-    return {.kind = Admission::Kind::turn, .turn = Turn(key)};
+    return {.kind = Admission::Kind::turn, .turn = Turn(std::move(own_key))};
   }
   Entry& entry = found->second;
   if (entry.hold && entry.hold->has_ended()) {
     // Clean-up ended it and may touch no table; or another thread is just about to take it off, and finds that done.
     ended = take_off(table, entry, *entry.hold);
     if (entry.queue.empty()) {
-      return {.kind = Admission::Kind::turn, .turn = Turn(key)};
+      return {.kind = Admission::Kind::turn, .turn = Turn(std::move(own_key))};
     }
     pass_on(table, found);
   }
@@ -189,7 +202,7 @@ Admission HoldTable::queue_for(const HoldKey& key, const AcquireOptions& options
   const auto place = entry.queue.insert(entry.queue.end(), &ticket);
   const bool has_moved = wait_for_answer(ticket, lock, deadline, look_up);
   if (ticket.is_answered()) {
-    return answer(ticket, key);
+    return answer(ticket, std::move(own_key));
   }
   // Not answered, so the ticket still stands in the queue, and the entry, having a queue, still exists.
   entry.queue.erase(place);
@@ -208,8 +221,8 @@ void remove_hold(const Hold& hold) {
   std::shared_ptr<Hold> last;  // may be the last share: it must not go under the mutex
   Table& table = g_table.get();
   const std::lock_guard lock(table.mutex);
-  const HoldKey key = key_of(hold.location());
-  const auto found = table.entries.find(key);
+  const Place& place = hold.location().lock;
+  const auto found = table.entries.find(KeyView{place.directory->identity, place.name});
   if (found == table.entries.end()) {
     return;
   }

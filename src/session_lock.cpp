@@ -26,20 +26,32 @@ void release_quietly(LockShare* share) noexcept {
   if (share == nullptr) {
     return;
   }
+  Hold& hold = *share->hold;
+  std::optional<Error> why;
   try {
-    const auto released = share->release();
+    auto released = share->release();
     if (released || released.error().code == Errc::lost) {
       return;
     }
-    share->released = true;
+    why = std::move(released).error();
+  } catch (...) {  // no memory for words; the share is still there
+    if (hold.is_inherited()) {
+      return;
+    }
+  }
+  share->released = true;
+  const bool is_last = hold.forsake_share();
+  try {
     ++this_process_tally().release_failures;
-    Hold& hold = *share->hold;
-    if (hold.forsake_share()) {
+    if (is_last) {
       keep_for_retry(share->hold);
     }
-    notify(*hold.setup().options, {EventKind::release_failed, hold.session_path(), hold.lock_path(), hold.held_for(),
-                                   std::nullopt, released.error()});
-  } catch (...) {  // no memory for words: the file goes at exit, or with this process
+    notify(*hold.setup().options,
+           {EventKind::release_failed, hold.session_path(), hold.lock_path(), hold.held_for(), std::nullopt, why});
+  } catch (...) {  // no memory to keep it either: what cannot go now goes at exit, or with this process
+    if (is_last) {
+      (void)hold.try_release();
+    }
   }
 }
 

@@ -236,6 +236,9 @@ Outcome write_without_signal(int fd, const void* data, std::size_t size) {
 SignalsBlocked::SignalsBlocked() noexcept {
   sigset_t all;
   ::sigfillset(&all);
+  for (const int fault : {SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP}) {
+    ::sigdelset(&all, fault);
+  }
   ::pthread_sigmask(SIG_SETMASK, &all, &before_);
 }
 

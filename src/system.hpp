@@ -210,8 +210,8 @@ struct [[nodiscard]] Captured {
 /// has not ended by `until`: it is killed then. EFBIG if it wrote more than `bytes_max`.
 Captured capture_output(const char* file, char* const argv[], char* const envp[], std::size_t bytes_max,
                         std::chrono::steady_clock::time_point until);
-/// While it lives, no signal is delivered to this thread, nor ever to a thread that it starts meanwhile: a program's
-/// signals are for its own threads (pthread_sigmask(3)). Not for SIGKILL, SIGSTOP, or what a thread does to itself.
+/// While it lives, no signal but for a fault is delivered to this thread, nor ever to one that it starts meanwhile: a
+/// program's are for its own threads (pthread_sigmask(3)). A blocked fault would end it past its handler (signal(7)).
 class SignalsBlocked {
  public:
   SignalsBlocked() noexcept;

@@ -788,6 +788,30 @@ TEST_CASE("a watchdog takes none of the program's signals") {
   CHECK(::sigismember(&own, SIGTERM) == 0);
 }
 
+TEST_CASE("a fault in an observer that a watchdog calls is for the program's handler") {
+  // Protects: what `SignalsBlocked` leaves out. A fault that is blocked ends the process, handler or not.
+  const Session session;
+  auto child = ChildProcess::run([&](Channel&) {
+    ::signal(SIGSEGV, [](int) { ::_exit(42); });
+    std::atomic<bool> is_told{false};
+    ManagerOptions options = watched(OverrunAction::report);
+    options.observer = [&](const Event& event) {
+      if (event.kind == EventKind::overrun) {
+        ::raise(SIGSEGV);
+        is_told = true;
+      }
+    };
+    LockManager manager(options);
+    AcquireOptions brief;
+    brief.max_hold = 1ms;
+    const auto lock = manager.try_acquire(session.path, brief);
+    REQUIRE_IN_CHILD(lock.has_value());
+    wait_until("the watchdog tells", [&] { return is_told.load(); });
+    return 0;
+  });
+  CHECK(child.wait().exited_with(42));
+}
+
 TEST_CASE("what a watchdog releases is lost to its holder before a byte is written") {
   const Session session;
   const Events events(watched(OverrunAction::release));

@@ -36,6 +36,7 @@
 #include "exit_race.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
+#include "sanitizers.hpp"
 #include "script.hpp"
 
 namespace fs = std::filesystem;
@@ -60,15 +61,7 @@ CommandResult run_case(const std::string& name, const std::vector<std::string>& 
 }
 
 // The thread sanitizer lets each exit take a second, in case another thread has something to report.
-#if defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define SESSIONLOCK_TEST_EXITS 3
-#endif
-#endif
-#if !defined(SESSIONLOCK_TEST_EXITS)
-#define SESSIONLOCK_TEST_EXITS 25
-#endif
-constexpr int k_exits = SESSIONLOCK_TEST_EXITS;
+constexpr int k_exits = SESSIONLOCK_THREAD_SANITIZER ? 3 : 25;
 
 fs::path path_from_environment() {
   const char* const path = std::getenv("SESSIONLOCK_TEST_SESSION");
@@ -172,7 +165,7 @@ TEST_CASE("a child keeps no flock of a reclaimer that is killed") {
 }
 
 // Not with the address sanitizer, whose allocator does not survive a fork beside threads that allocate.
-#if !defined(__SANITIZE_ADDRESS__)
+#if !SESSIONLOCK_ADDRESS_SANITIZER
 TEST_CASE("forks in the middle of other threads' locking neither hang nor harm") {
   const Session session;
   auto process = ChildProcess::run([&](Channel&) {

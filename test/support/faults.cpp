@@ -16,6 +16,7 @@
 #include "lock_directory.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
+#include "sanitizers.hpp"
 #include "script.hpp"
 
 namespace sessionlock::test {
@@ -28,17 +29,7 @@ constexpr std::size_t k_calls_max = 5000;
 constexpr int k_complaints_max = 20;
 
 // Sanitizers make everything ten times slower; what the lasting faults add there is little.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool k_slow = true;
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-constexpr bool k_slow = true;
-#else
-constexpr bool k_slow = false;
-#endif
-#else
-constexpr bool k_slow = false;
-#endif
+constexpr bool k_slow = SESSIONLOCK_ADDRESS_SANITIZER || SESSIONLOCK_THREAD_SANITIZER;
 
 /// All cases of this program; told when it ends.
 struct Total {

@@ -10,6 +10,8 @@
 
 #include <pthread.h>
 
+#include "sanitizers.hpp"
+
 using sessionlock::format_lock_record;
 using sessionlock::LockRecord;
 using sessionlock::parse_lock_record;
@@ -63,15 +65,7 @@ LockRecord full_record() {
 }  // namespace
 
 // Clang's thread sanitizer defines these itself and lets nobody replace them.
-#define SESSIONLOCK_OWN_NEW 1
-#if defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#undef SESSIONLOCK_OWN_NEW
-#define SESSIONLOCK_OWN_NEW 0
-#endif
-#endif
-
-#if SESSIONLOCK_OWN_NEW
+#if !SESSIONLOCK_THREAD_SANITIZER
 void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
   try {
     return t_no_memory ? nullptr : ::operator new(size);
@@ -569,7 +563,7 @@ TEST_CASE("records are read while a thread is being torn down") {
   CHECK(answer == 7);
 }
 
-#if SESSIONLOCK_OWN_NEW
+#if !SESSIONLOCK_THREAD_SANITIZER
 TEST_CASE("a lack of memory is no empty record") {
   std::string text = R"({"pid": 7})";
   text.resize(5000, ' ');

@@ -31,6 +31,7 @@
 
 #include "lock_file.hpp"
 #include "process.hpp"
+#include "sanitizers.hpp"
 #include "script.hpp"
 #include "system.hpp"
 #include "timestamp.hpp"
@@ -973,7 +974,7 @@ TEST_CASE("100 000 entries do not exhaust memory, and cost as much each as a few
   CHECK(child.wait().exited_with(0));
   CAPTURE(bytes_each);
   CHECK(bytes_each > 0);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which need many times the memory
+#if !SESSIONLOCK_ADDRESS_SANITIZER && !SESSIONLOCK_THREAD_SANITIZER  // which need many times the memory
   CHECK(bytes_each < 8192);
 #endif
 }

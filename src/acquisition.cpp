@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 
 #include "duration_text.hpp"
+#include "failure.hpp"
 #include "lock_id.hpp"
 #include "process_probe.hpp"
 #include "tally.hpp"
@@ -101,12 +102,10 @@ LocateOptions Acquisition::locate_options(bool create) const {
 
 Result<void> Acquisition::check_arguments() const {
   if (session_.empty()) {
-    return tl::unexpected(
-        Error{Errc::invalid_argument, "acquire", session_, std::nullopt, "the session path is empty"});
+    return failure(Errc::invalid_argument, "acquire", session_, "the session path is empty");
   }
   if (options_.label.size() > k_label_bytes_max) {
-    return tl::unexpected(
-        Error{Errc::invalid_argument, "acquire", session_, std::nullopt, "the label is longer than 1 KiB"});
+    return failure(Errc::invalid_argument, "acquire", session_, "the label is longer than 1 KiB");
   }
   return {};
 }
@@ -124,8 +123,7 @@ Result<SessionLock> Acquisition::acquire() {
       return std::move(**lock);
     }
   }
-  return tl::unexpected(Error{Errc::replaced_session, "acquire", session_, std::nullopt,
-                              "the path led elsewhere each time the lock was held"});
+  return failure(Errc::replaced_session, "acquire", session_, "the path led elsewhere each time the lock was held");
 }
 
 Result<std::optional<SessionLock>> Acquisition::attempt() {
@@ -167,9 +165,9 @@ Result<std::optional<SessionLock>> Acquisition::answer(Admission&& admission, co
       return SessionLockAccess::make(std::move(share));
     }
     case Admission::Kind::would_block_itself:
-      return tl::unexpected(Error{Errc::invalid_argument, "acquire", location.lock.path(), std::nullopt,
-                                  "this thread has the lock already and would wait for itself without end; ask for a "
-                                  "re-entrant lock, or set a time limit"});
+      return failure(Errc::invalid_argument, "acquire", location.lock.path(),
+                     "this thread has the lock already and would wait for itself without end; ask for a "
+                     "re-entrant lock, or set a time limit");
     case Admission::Kind::moved:
       return std::nullopt;
     default:

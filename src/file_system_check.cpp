@@ -14,6 +14,7 @@
 
 #include <sessionlock/lock_manager.hpp>
 
+#include "failure.hpp"
 #include "lock_directory.hpp"
 #include "lock_file.hpp"
 #include "lock_id.hpp"
@@ -32,10 +33,6 @@ constexpr std::chrono::seconds k_step_patience{3};
 constexpr int k_steps_wanted = 4;
 /// Some kernels write down as many steps as somebody looks at (multigrain timestamps, Linux 6.13): look often at first.
 constexpr std::chrono::milliseconds k_tight_time{20};
-
-tl::unexpected<Error> failure(const std::error_code& code, std::string operation, const std::filesystem::path& path) {
-  return tl::unexpected(Error{code, std::move(operation), path, std::nullopt, {}});
-}
 
 /// Ours or the disk's, and nothing that tells what the file system can do.
 bool is_shortage(int error) {

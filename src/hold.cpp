@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 
+#include "failure.hpp"
 #include "hold_table.hpp"
 #include "process_probe.hpp"
 #include "tally.hpp"
@@ -28,11 +29,6 @@ struct LeavesGuard {
     }
   }
 };
-
-tl::unexpected<Error> failure(std::error_code code, std::string operation, const std::filesystem::path& path,
-                              std::string detail = {}) {
-  return tl::unexpected(Error{code, std::move(operation), path, std::nullopt, std::move(detail)});
-}
 
 }  // namespace
 

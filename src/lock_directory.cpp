@@ -12,6 +12,7 @@
 #include <boost/uuid/name_generator_sha1.hpp>
 #include <boost/uuid/uuid_io.hpp>
 
+#include "failure.hpp"
 #include "per_process.hpp"
 #include "process_probe.hpp"
 
@@ -21,11 +22,6 @@ namespace {
 constexpr int k_links_max = 40;  // as path_resolution(7)
 constexpr std::size_t k_remembered_paths_max = 256;
 constexpr std::string_view k_lock_suffix = ".lock";
-
-tl::unexpected<Error> failure(std::error_code code, std::string operation, std::filesystem::path path,
-                              std::string detail = {}) {
-  return tl::unexpected(Error{code, std::move(operation), std::move(path), std::nullopt, std::move(detail)});
-}
 
 /// What asking about a directory gave.
 struct KnownDirectory {
@@ -315,11 +311,10 @@ std::filesystem::path Directory::path_of(const std::string& name) const {
 Result<void> for_each_name(const Directory& directory, const std::function<void(std::string_view)>& tell) {
   const auto opened = sys::open(directory.fd.get(), ".", O_RDONLY | O_DIRECTORY);
   if (!opened.ok()) {
-    return tl::unexpected(Error{opened.code(), "openat", directory.path, std::nullopt, {}});
+    return failure(opened.code(), "openat", directory.path);
   }
   const auto read = sys::read_names(opened.fd.get(), tell);
-  return read.ok() ? Result<void>{}
-                   : tl::unexpected(Error{read.code(), "getdents64", directory.path, std::nullopt, {}});
+  return read.ok() ? Result<void>{} : failure(read.code(), "getdents64", directory.path);
 }
 
 Result<DirectoryPtr> open_directory(const std::string& path) {

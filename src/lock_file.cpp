@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <sys/file.h>
 
+#include "failure.hpp"
 #include "process_probe.hpp"
 
 namespace sessionlock {
@@ -17,7 +18,7 @@ constexpr std::string_view k_temporary_suffix = ".tmp";
 
 tl::unexpected<Error> failure(std::error_code code, std::string operation, const Place& place,
                               std::string detail = {}) {
-  return tl::unexpected(Error{code, std::move(operation), place.path(), std::nullopt, std::move(detail)});
+  return sessionlock::failure(code, std::move(operation), place.path(), std::move(detail));
 }
 
 tl::unexpected<Error> unsupported(const Place& place, std::string detail) {

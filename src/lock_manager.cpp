@@ -12,6 +12,7 @@
 #include <boost/filesystem/operations.hpp>
 
 #include "acquisition.hpp"
+#include "failure.hpp"
 #include "hold.hpp"
 #include "hold_table.hpp"
 #include "inspector.hpp"
@@ -44,7 +45,7 @@ void read_environment(const char* name, milliseconds& duration) {
 }
 
 tl::unexpected<Error> no_lock(const std::filesystem::path& path, std::string operation) {
-  return tl::unexpected(Error{Errc::lost, std::move(operation), path, std::nullopt, "there is no lock"});
+  return failure(Errc::lost, std::move(operation), path, "there is no lock");
 }
 
 /// Why nothing could be created in a directory: of one that does not exist, in the nearest above it that does.
@@ -228,7 +229,7 @@ Result<SessionLock> LockManager::try_acquire(const std::filesystem::path& sessio
 Result<Inspection> LockManager::inspect(const std::filesystem::path& session, const StalePolicy& policy) const {
   retry_failed_releases();
   if (session.empty()) {
-    return tl::unexpected(Error{Errc::invalid_argument, "inspect", session, std::nullopt, "the session path is empty"});
+    return failure(Errc::invalid_argument, "inspect", session, "the session path is empty");
   }
   // Looking at an aliased session hurts nobody; acquiring it is what is refused.
   auto location = locate(session, {options_->lock_directory, false, true});
@@ -272,11 +273,10 @@ Result<SessionLock> LockManager::join(const std::filesystem::path& session, std:
   }
   PinnedLock& lock = **pinned;
   if (lock.unreadable) {
-    return tl::unexpected(Error{lock.unreadable, "join", location->lock.path(), std::nullopt, {}});
+    return failure(lock.unreadable, "join", location->lock.path());
   }
   if (!lock.record.lock_id || *lock.record.lock_id != lock_id) {
-    return tl::unexpected(
-        Error{Errc::lost, "join", location->lock.path(), std::nullopt, "the lock is not that acquisition any more"});
+    return failure(Errc::lost, "join", location->lock.path(), "the lock is not that acquisition any more");
   }
   HoldSetup setup;
   setup.location = std::move(*location);

@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <sys/inotify.h>
 
+#include "failure.hpp"
 #include "hold_table.hpp"
 #include "inspector.hpp"
 #include "lock_directory.hpp"
@@ -90,7 +91,7 @@ class LockWatch {
 
  private:
   [[nodiscard]] tl::unexpected<Error> fail(const std::error_code& code, std::string operation) const {
-    return tl::unexpected(Error{code, std::move(operation), directory_->path, std::nullopt, {}});
+    return failure(code, std::move(operation), directory_->path);
   }
   [[nodiscard]] Clock::duration interval() const {
     return inotify_ ? Clock::duration{k_recheck_interval} : k_polling_interval;
@@ -372,9 +373,9 @@ std::string_view to_string(LockEventKind kind) {
 Result<void> watch_locks(const std::filesystem::path& directory, const LockWatchOptions& options,
                          const std::function<void(const LockEvent&)>& tell) {
   if (directory.empty() || options.suffix.empty()) {
-    return tl::unexpected(
-        Error{Errc::invalid_argument, "watch directory", directory, std::nullopt,
-              directory.empty() ? "no directory is named" : "without a suffix every file would be taken for a lock"});
+    return failure(
+        Errc::invalid_argument, "watch directory", directory,
+        directory.empty() ? "no directory is named" : "without a suffix every file would be taken for a lock");
   }
   auto opened = open_directory(directory.native());
   if (!opened) {

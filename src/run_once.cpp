@@ -1,5 +1,6 @@
 #include "run_once.hpp"
 
+#include "failure.hpp"
 #include "waiter.hpp"
 
 namespace sessionlock {
@@ -13,7 +14,7 @@ constexpr std::chrono::seconds k_patience{5};
 Result<Place> place_of(const std::filesystem::path& path) {
   const std::string name = path.filename().native();
   if (name.empty() || name == "." || name == ".." || path.native().find('\0') != std::string::npos) {
-    return tl::unexpected(Error{Errc::invalid_argument, "open", path, std::nullopt, "the path does not name a file"});
+    return failure(Errc::invalid_argument, "open", path, "the path does not name a file");
   }
   auto directory = open_directory(path.has_parent_path() ? path.parent_path() : std::filesystem::path("."));
   if (!directory) {
@@ -33,7 +34,7 @@ Result<void> repeat(const std::string& operation, const std::filesystem::path& p
     return tl::unexpected(std::move(last).error());
   }
   if (*last != Attempt::done) {
-    return tl::unexpected(Error{Errc::timed_out, operation, path, std::nullopt, "somebody else has the file locked"});
+    return failure(Errc::timed_out, operation, path, "somebody else has the file locked");
   }
   return {};
 }

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 #include <sys/stat.h>
 
+#include "failure.hpp"
 #include "lock_directory.hpp"
 #include "lock_file.hpp"
 #include "lock_id.hpp"
@@ -55,7 +56,7 @@ Result<Attempt> replace(const Place& place, PinnedFile& old, const std::string& 
     replaced = Attempt::again;
   } else if (const auto renamed = sys::rename_over(directory, fresh.name.c_str(), place.name.c_str()); !renamed.ok()) {
     (void)sys::unlinkat(directory, fresh.name.c_str());
-    replaced = tl::unexpected(Error{renamed.code(), "renameat", place.path(), std::nullopt, {}});
+    replaced = failure(renamed.code(), "renameat", place.path());
   }
   (void)leave_guard(old.fd.get());
   return replaced;
@@ -80,9 +81,8 @@ Result<Attempt> set_once(const std::filesystem::path& path, const std::string& t
   if (!old->has_value()) {
     return Attempt::again;
   }
-  return (*old)->unreadable
-             ? Result<Attempt>(tl::unexpected(Error{(*old)->unreadable, "read sentinel", path, std::nullopt, {}}))
-             : replace(*place, **old, text);
+  return (*old)->unreadable ? Result<Attempt>(failure((*old)->unreadable, "read sentinel", path))
+                            : replace(*place, **old, text);
 }
 
 /// What is there, with the place it was found at; none if there is nothing.
@@ -122,7 +122,7 @@ Result<Attempt> clear_once(const std::filesystem::path& path) {
   }
   PinnedFile& file = (*found)->file;
   if (file.unreadable && file.file == FileIdentity{}) {  // not even looked at: it cannot be told from a later one
-    return tl::unexpected(Error{file.unreadable, "open sentinel", path, std::nullopt, {}});
+    return failure(file.unreadable, "open sentinel", path);
   }
   const auto removal = remove_verified((*found)->place, file, []() -> Result<bool> { return true; });
   if (!removal) {
@@ -162,8 +162,7 @@ Result<void> Sentinel::set(milliseconds ttl) const {
     return clear();
   }
   if (ttl > k_sentinel_ttl_max) {
-    return tl::unexpected(
-        Error{Errc::invalid_argument, "set sentinel", path_, std::nullopt, "it would stand for more than a year"});
+    return failure(Errc::invalid_argument, "set sentinel", path_, "it would stand for more than a year");
   }
   return repeat("set sentinel", path_, [&] {
     return set_once(path_, fmt::format("{}\n", (sys::wall_clock() + ttl).time_since_epoch().count()));
@@ -181,7 +180,7 @@ Result<bool> Sentinel::active() const {
   const Place& place = (*found)->place;
   PinnedFile& file = (*found)->file;
   if (file.unreadable) {
-    return tl::unexpected(Error{file.unreadable, "read sentinel", path_, std::nullopt, {}});
+    return failure(file.unreadable, "read sentinel", path_);
   }
   if (is_active(file)) {
     return true;

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "failure.hpp"
 #include "hold.hpp"
 #include "hold_table.hpp"
 #include "tally.hpp"
@@ -10,8 +11,8 @@ namespace sessionlock {
 namespace {
 
 tl::unexpected<Error> owns_nothing(const LockShare* share) {
-  return tl::unexpected(Error{Errc::lost, "use lock", share != nullptr ? share->hold->lock_path() : "", std::nullopt,
-                              "this handle has released its lock"});
+  return failure(Errc::lost, "use lock", share != nullptr ? share->hold->lock_path() : "",
+                 "this handle has released its lock");
 }
 
 /// What a handle that owns nothing shows. Never destroyed: handles may outlive static objects.

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "acquisition.hpp"
+#include "failure.hpp"
 #include "hold.hpp"
 #include "hold_table.hpp"
 
@@ -58,7 +59,7 @@ Result<void> SpawnGate::touch(const SessionLock& lock) {
   return lock.guarded([&]() -> Result<void> {
     const auto touched = sys::touch(share->hold->core().fd);
     if (!touched.ok()) {
-      return tl::unexpected(Error{touched.code(), "futimens", lock.lock_path(), std::nullopt, {}});
+      return failure(touched.code(), "futimens", lock.lock_path());
     }
     return {};
   });

@@ -19,6 +19,7 @@
 #include <boost/filesystem/directory.hpp>
 #include <boost/filesystem/operations.hpp>
 
+#include "failure.hpp"
 #include "hold_table.hpp"
 #include "inspector.hpp"
 #include "lock_directory.hpp"
@@ -427,9 +428,9 @@ SweepReport Sweep::finish() {
 Result<SweepReport> sweep(const std::filesystem::path& directory, const SweepOptions& options) {
   retry_failed_releases();
   if (directory.empty() || options.suffix.empty()) {
-    return tl::unexpected(
-        Error{Errc::invalid_argument, "sweep", directory, std::nullopt,
-              directory.empty() ? "no directory is named" : "without a suffix every file would be taken for a lock"});
+    return failure(
+        Errc::invalid_argument, "sweep", directory,
+        directory.empty() ? "no directory is named" : "without a suffix every file would be taken for a lock");
   }
   auto root = open_directory(directory);
   if (!root) {

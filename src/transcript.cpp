@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 
+#include "failure.hpp"
 #include "hold.hpp"
 #include "hold_table.hpp"
 #include "json_grammar.hpp"
@@ -23,11 +24,6 @@ constexpr std::string_view k_torn_suffix = ".torn";
 constexpr std::size_t k_chunk_bytes = std::size_t{64} * 1024;
 /// What is kept of the buffer between appends.
 constexpr std::size_t k_kept_buffer_bytes = std::size_t{1} * 1024 * 1024;
-
-tl::unexpected<Error> failure(std::error_code code, std::string operation, const std::filesystem::path& path,
-                              std::string detail = {}) {
-  return tl::unexpected(Error{code, std::move(operation), path, std::nullopt, std::move(detail)});
-}
 
 std::uint64_t size_of(const struct stat& status) {
   return static_cast<std::uint64_t>(std::max<off_t>(status.st_size, 0));

@@ -21,7 +21,7 @@ constexpr std::chrono::milliseconds k_phase_recheck{50};
 
 /// Unlocks a lock file's inode at the end of a scope, if it is to.
 struct LeavesGuard {
-  int fd;
+  int fd{-1};
   bool is_armed{true};
   ~LeavesGuard() {
     if (is_armed) {
@@ -180,7 +180,7 @@ std::chrono::milliseconds Hold::held_for() const {
 
 const Hold::Paths& Hold::paths() const {
   std::call_once(paths_made_, [this] {
-    paths_.reset(new Paths{setup_.location.session.path(), setup_.location.lock.path()});
+    paths_ = std::make_unique<const Paths>(Paths{setup_.location.session.path(), setup_.location.lock.path()});
   });
   return *paths_;
 }

@@ -26,7 +26,7 @@ struct KeyView {
   }
 };
 struct HashKey {
-  using is_transparent = void;
+  using is_transparent = void;  // NOLINT(readability-identifier-naming): the name that the standard library looks for
   std::size_t operator()(const KeyView& key) const noexcept {
     return std::hash<std::string_view>{}(key.name) ^ (key.directory.inode * 0x9e3779b97f4a7c15U) ^ key.directory.device;
   }

@@ -98,7 +98,9 @@ DirectoryPtr find_open(const Directories::Remembered& remembered, const std::str
 Directories::Remembered recall(Directories& directories, const std::string& path) {
   const std::lock_guard lock(directories.mutex);
   const auto found = directories.by_path.find(path);
-  return found == directories.by_path.end() ? Directories::Remembered{} : found->second;
+  // Without the name, which only `was_plain` asks for.
+  return found == directories.by_path.end() ? Directories::Remembered{}
+                                            : Directories::Remembered{found->second.known, found->second.open, {}};
 }
 
 struct ExaminedDirectory {

@@ -71,6 +71,17 @@ std::size_t count(const std::vector<sys::Call>& calls, sys::Call call) {
   return static_cast<std::size_t>(std::count(calls.begin(), calls.end(), call));
 }
 
+/// A disk that is full four bytes on; what is asked of it then fails with EIO, where it is this call.
+Answer full_after_four_bytes(sys::Call failing_then) {
+  return [failing_then, writes = 0](const sys::CallInfo& info) mutable {
+    if (info.call == sys::Call::write) {
+      *info.length = std::min<std::size_t>(*info.length, 4);
+      return ++writes == 2 ? ENOSPC : 0;
+    }
+    return writes == 2 && info.call == failing_then ? EIO : 0;
+  };
+}
+
 }  // namespace
 
 // --- records ---------------------------------------------------------------------------------------------------------
@@ -640,14 +651,7 @@ TEST_CASE("what cannot be looked at is not cut back") {
   Session session("0\n");
   auto transcript = session.open();
   {
-    int writes = 0;
-    const Script script([&](const sys::CallInfo& info) {
-      if (info.call == sys::Call::write) {
-        *info.length = std::min<std::size_t>(*info.length, 4);
-        return ++writes == 2 ? ENOSPC : 0;
-      }
-      return writes == 2 && info.call == sys::Call::fstat ? EIO : 0;
-    });
+    const Script script(full_after_four_bytes(sys::Call::fstat));
     CHECK(failed(transcript.append(R"({"n":2})")).code == std::errc::no_space_on_device);
   }
   CHECK(session.text() == "0\n{\"n\"");
@@ -657,14 +661,7 @@ TEST_CASE("what cannot be cut back is said, and repaired by the next append") {
   Session session("0\n");
   auto transcript = session.open();
   {
-    int writes = 0;
-    const Script script([&](const sys::CallInfo& info) {
-      if (info.call == sys::Call::write) {
-        *info.length = std::min<std::size_t>(*info.length, 4);
-        return ++writes == 2 ? ENOSPC : 0;
-      }
-      return info.call == sys::Call::ftruncate ? EIO : 0;
-    });
+    const Script script(full_after_four_bytes(sys::Call::ftruncate));
     const Error error = failed(transcript.append(R"({"n":2})"));
     CHECK(error.code == std::errc::no_space_on_device);
     CHECK(error.detail == "4 bytes of it stay: ftruncate: Input/output error");

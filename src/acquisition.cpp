@@ -182,7 +182,7 @@ Result<std::optional<SessionLock>> Acquisition::answer(Admission&& admission, co
 Result<std::optional<SessionLock>> Acquisition::contend(SessionLocation& location, Turn& turn) {
   give_way(location);
   RecordSeed seed;
-  LockRecord record;
+  RecordTexts texts;
   SpareFile spare;
   while (true) {
     if (options_.stop.stop_requested()) {
@@ -190,18 +190,15 @@ Result<std::optional<SessionLock>> Acquisition::contend(SessionLocation& locatio
     }
     if (spare.fd) {
       seed.created_at = sys::wall_clock();
-      record.created_at = format_rfc3339(seed.created_at);
     } else {
       auto made = make_seed(options_, location, !manager_->lock_directory.empty());
       if (!made) {
         return tl::unexpected(std::move(made).error());
       }
       seed = std::move(*made);
-      record = make_record(seed, location.session);
     }
-    auto published = publish(location.lock, record, manager_->mode, &spare);
+    auto published = publish(location.lock, describe(seed, location.session, texts), manager_->mode, &spare);
     if (published && published->outcome == PublishOutcome::published) {
-      seed.has_witness = record.witness.has_value();
       return settle(std::move(location), turn, std::move(*published->file), std::move(seed));
     }
     // What is in the way at a path that leads elsewhere by now is not in our way.
@@ -255,7 +252,7 @@ Result<bool> Acquisition::wait_until_gone(const SessionLocation& location) {
 /// Whoever released a lock that others wait for lets one of them go first. Without this a process that releases and
 /// acquires in a loop is back before the others have woken up.
 void Acquisition::give_way(const SessionLocation& location) {
-  const HoldKey key = key_of(location);
+  const HoldKeyView key = key_of(location);
   const auto pause = deadline_.is_single_try() ? std::nullopt : take_owed_pause(key);
   if (!pause) {
     return;

@@ -1,6 +1,7 @@
 #include "classify.hpp"
 
 #include <algorithm>
+#include <charconv>
 #include <iterator>
 #include <limits>
 #include <utility>
@@ -11,22 +12,6 @@ namespace sessionlock {
 namespace {
 
 using std::chrono::milliseconds;
-
-// "ofd:", two 64-bit numbers of at most 20 digits, and the colon between them.
-constexpr std::size_t k_witness_bytes_max = 45;
-using WitnessText = fmt::basic_memory_buffer<char, k_witness_bytes_max>;
-
-WitnessText witness_text(const FileIdentity& file) {
-  constexpr std::string_view k_prefix = "ofd:";
-  const fmt::format_int device(file.device);
-  const fmt::format_int inode(file.inode);
-  WitnessText text;
-  text.append(k_prefix.begin(), k_prefix.end());
-  text.append(device.data(), device.data() + device.size());
-  text.push_back(':');
-  text.append(inode.data(), inode.data() + inode.size());
-  return text;
-}
 
 /// Nothing that only this library writes.
 bool is_foreign(const LockRecord& record) {
@@ -190,14 +175,21 @@ WitnessState judge_witness(const LockRecord& record, WitnessQuery query, const F
     return WitnessState::unknown;
   }
   // A copy of a lock file, or its other overlay layer, declares the witness of an inode that was not asked.
-  const WitnessText text = witness_text(file);
-  const bool names_this_file = *record.witness == std::string_view{text.data(), text.size()};
+  const bool names_this_file = *record.witness == WitnessText(file).view();
   return names_this_file ? WitnessState::free : WitnessState::unknown;
 }
 
+WitnessText::WitnessText(const FileIdentity& file) {
+  constexpr std::string_view k_prefix = "ofd:";
+  char* at = std::copy(k_prefix.begin(), k_prefix.end(), text_.begin());
+  at = std::to_chars(at, text_.end(), file.device).ptr;
+  *at++ = ':';
+  at = std::to_chars(at, text_.end(), file.inode).ptr;
+  size_ = static_cast<std::size_t>(at - text_.begin());
+}
+
 std::string format_witness(const FileIdentity& file) {
-  const WitnessText text = witness_text(file);
-  return {text.data(), text.size()};
+  return std::string(WitnessText(file).view());
 }
 
 void relate(Evidence& evidence, const LockRecord& record, const Observer& observer) {

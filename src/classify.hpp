@@ -5,7 +5,9 @@
 /// `staleness`: no disk, no clock, no processes. Whoever gathers the evidence (`inspector`) states only what it saw;
 /// everything that is concluded from it is concluded here, so that the whole space can be enumerated by a test.
 
+#include <array>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -54,6 +56,17 @@ struct FileIdentity {
 [[nodiscard]] WitnessState judge_witness(const LockRecord& record, WitnessQuery query, const FileIdentity& file,
                                          const Observer& observer, bool local_file_system);
 /// The text of a `witness` field that names this inode: `ofd:<st_dev>:<st_ino>` in decimal.
+class WitnessText {
+ public:
+  explicit WitnessText(const FileIdentity& file);
+  /// Lifetime: this object's.
+  [[nodiscard]] std::string_view view() const noexcept { return {text_.data(), size_}; }
+
+ private:
+  /// "ofd:", two 64-bit numbers of at most 20 digits, and the colon between them.
+  std::array<char, 45> text_;
+  std::size_t size_;
+};
 [[nodiscard]] std::string format_witness(const FileIdentity& file);
 
 /// Answer to "does the recorded pid exist?".

@@ -82,37 +82,6 @@ Ending HoldCore::try_end() noexcept {
   return !has_ended ? Ending::refused : answer == Step::Answer::done ? Ending::released : Ending::lost;
 }
 
-// --- its record ------------------------------------------------------------------------------------------------------
-
-LockRecord make_record(const RecordSeed& seed, const Place& session) {
-  const ProcessIdentity& owner = *seed.owner;
-  LockRecord record;
-  record.pid = owner.pid;
-  record.created_at = format_rfc3339(seed.created_at);
-  record.starttime = owner.start_time_ticks;
-  record.max_hold_ms = seed.max_hold.count();
-  record.lock_id = to_hex(seed.lock_id);
-  if (!owner.boot_id.empty()) {
-    record.boot_id = owner.boot_id;
-  }
-  if (owner.pid_namespace != 0) {
-    record.pid_namespace = owner.pid_namespace;
-    if (seed.tells_time_namespace) {
-      record.time_namespace = owner.time_namespace;
-    }
-  }
-  if (!owner.host.empty()) {
-    record.host = owner.host;
-  }
-  if (!seed.label.empty()) {
-    record.label = seed.label;
-  }
-  if (seed.names_session) {
-    record.session = session.path().string();
-  }
-  return record;
-}
-
 // --- the hold --------------------------------------------------------------------------------------------------------
 
 Hold::Hold(HoldSetup&& setup) : setup_(std::move(setup)), record_(std::move(setup_.record)) {
@@ -195,8 +164,9 @@ LockRecord Hold::copy_record() const {
   if (seed.owner == nullptr) {
     return *record_;
   }
-  LockRecord record = make_record(seed, setup_.location.session);
-  if (seed.has_witness) {
+  RecordTexts texts;
+  LockRecord record = record_of(describe(seed, setup_.location.session, texts));
+  if (setup_.file.has_witness) {
     record.witness = format_witness(core_.file);
   }
   return record;

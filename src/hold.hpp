@@ -20,7 +20,7 @@
 #include <sessionlock/session_lock.hpp>
 
 #include "lock_file.hpp"
-#include "lock_id.hpp"
+#include "own_record.hpp"
 
 namespace sessionlock {
 
@@ -76,22 +76,6 @@ struct HoldCore {
   [[nodiscard]] Step look_at_descriptor() const noexcept;
   [[nodiscard]] bool owns_descriptor() const noexcept { return look_at_descriptor().answer == Step::Answer::done; }
 };
-
-/// What a record of this process says that another of its records does not. A hold keeps this much, because the whole
-/// record takes several times the memory and is seldom asked for.
-struct RecordSeed {
-  /// Lifetime: the process, and a child keeps its parent's. Null: the record is another process's.
-  const ProcessIdentity* owner{nullptr};
-  bool tells_time_namespace{false};
-  bool names_session{false};
-  bool has_witness{false};
-  RandomId lock_id{};
-  WallTime created_at{};
-  std::chrono::milliseconds max_hold{};
-  std::string label{};
-};
-/// The record, but for the witness.
-[[nodiscard]] LockRecord make_record(const RecordSeed& seed, const Place& session);
 
 /// What a hold is made of.
 struct HoldSetup {

@@ -17,20 +17,12 @@
 namespace sessionlock {
 namespace {
 
-/// A key to look for: to make one takes memory, which the end of a hold must do without.
-struct KeyView {
-  FileIdentity directory;
-  std::string_view name;
-  friend bool operator==(const KeyView& view, const HoldKey& key) noexcept {
-    return view.name == key.name && view.directory == key.directory;
-  }
-};
 struct HashKey {
   using is_transparent = void;  // NOLINT(readability-identifier-naming): the name that the standard library looks for
-  std::size_t operator()(const KeyView& key) const noexcept {
+  std::size_t operator()(const HoldKeyView& key) const noexcept {
     return std::hash<std::string_view>{}(key.name) ^ (key.directory.inode * 0x9e3779b97f4a7c15U) ^ key.directory.device;
   }
-  std::size_t operator()(const HoldKey& key) const noexcept { return (*this)(KeyView{key.directory, key.name}); }
+  std::size_t operator()(const HoldKey& key) const noexcept { return (*this)(HoldKeyView{key.directory, key.name}); }
 };
 struct HashFile {
   std::size_t operator()(const FileIdentity& file) const noexcept {
@@ -68,7 +60,7 @@ using Entries = std::unordered_map<HoldKey, Entry, HashKey, std::equal_to<>>;
 
 struct Table {
   std::mutex mutex;
-  std::unordered_map<HoldKey, Pause, HashKey> pauses;
+  std::unordered_map<HoldKey, Pause, HashKey, std::equal_to<>> pauses;
   std::atomic<bool> ever_owed_pause{false};
   Entries entries;
   std::unordered_map<FileIdentity, int, HashFile> inodes;
@@ -104,7 +96,7 @@ void pass_on(Table& table, Entries::iterator found) {
 
 }  // namespace
 
-HoldKey key_of(const SessionLocation& location) {
+HoldKeyView key_of(const SessionLocation& location) noexcept {
   return {location.lock.directory->identity, location.lock.name};
 }
 
@@ -160,7 +152,7 @@ bool wait_for_answer(Ticket& ticket, std::unique_lock<std::mutex>& lock, const D
 
 class HoldTable {
  public:
-  static Admission queue_for(const HoldKey& key, const AcquireOptions& options, const Deadline& deadline,
+  static Admission queue_for(const HoldKeyView& key, const AcquireOptions& options, const Deadline& deadline,
                              const std::function<QueueLook()>& look_up);
 
  private:
@@ -170,13 +162,14 @@ class HoldTable {
   }
 };
 
-Admission HoldTable::queue_for(const HoldKey& key, const AcquireOptions& options, const Deadline& deadline,
+Admission HoldTable::queue_for(const HoldKeyView& key, const AcquireOptions& options, const Deadline& deadline,
                                const std::function<QueueLook()>& look_up) {
   std::shared_ptr<Hold> ended;  // may be the last share: it must not go under the mutex
-  HoldKey own_key = key;        // for the turn: copied before there is one, which nobody would pass on without it
+  // For the turn: made before there is one, which nobody would pass on without it.
+  HoldKey own_key{key.directory, std::string(key.name)};
   Table& table = g_table.get();
   std::unique_lock lock(table.mutex);
-  const auto [found, is_new] = table.entries.try_emplace(key);
+  const auto [found, is_new] = table.entries.try_emplace(own_key);
   if (is_new) {
     return {.kind = Admission::Kind::turn, .turn = Turn(std::move(own_key))};
   }
@@ -212,7 +205,7 @@ Admission HoldTable::queue_for(const HoldKey& key, const AcquireOptions& options
   return {.kind = kind, .has_queued = true};
 }
 
-Admission queue_for(const HoldKey& key, const AcquireOptions& options, const Deadline& deadline,
+Admission queue_for(const HoldKeyView& key, const AcquireOptions& options, const Deadline& deadline,
                     const std::function<QueueLook()>& look_up) {
   return HoldTable::queue_for(key, options, deadline, look_up);
 }
@@ -221,8 +214,7 @@ void remove_hold(const Hold& hold) {
   std::shared_ptr<Hold> last;  // may be the last share: it must not go under the mutex
   Table& table = g_table.get();
   const std::lock_guard lock(table.mutex);
-  const Place& place = hold.location().lock;
-  const auto found = table.entries.find(KeyView{place.directory->identity, place.name});
+  const auto found = table.entries.find(key_of(hold.location()));
   if (found == table.entries.end()) {
     return;
   }
@@ -255,18 +247,18 @@ void retry_failed_releases() {
   table.failed_count.store(table.failed.size());
 }
 
-void owe_pause(const HoldKey& key) {
+void owe_pause(const HoldKeyView& key) {
   Table& table = g_table.get();
   const std::lock_guard lock(table.mutex);
   if (table.pauses.size() >= k_pauses_max) {
     table.pauses.clear();  // only politeness is lost
   }
   table.ever_owed_pause.store(true);
-  Pause& pause = table.pauses[key];
+  Pause& pause = table.pauses[HoldKey{key.directory, std::string(key.name)}];
   pause.until = std::chrono::steady_clock::now() + (pause.last_was_used ? k_pause_full : k_pause_unused);
 }
 
-std::optional<std::chrono::steady_clock::time_point> take_owed_pause(const HoldKey& key) {
+std::optional<std::chrono::steady_clock::time_point> take_owed_pause(const HoldKeyView& key) {
   Table& table = g_table.get();
   if (!table.ever_owed_pause.load()) [[likely]] {
     return std::nullopt;
@@ -277,13 +269,17 @@ std::optional<std::chrono::steady_clock::time_point> take_owed_pause(const HoldK
   return until && *until > std::chrono::steady_clock::now() ? until : std::nullopt;
 }
 
-void settle_pause(const HoldKey& key, bool was_used) {
+void settle_pause(const HoldKeyView& key, bool was_used) {
   Table& table = g_table.get();
   const std::lock_guard lock(table.mutex);
+  const auto found = table.pauses.find(key);
+  if (found == table.pauses.end()) {
+    return;  // cleared meanwhile, with many others
+  }
   if (was_used) {
-    table.pauses.erase(key);
+    table.pauses.erase(found);
   } else {
-    table.pauses[key].last_was_used = false;
+    found->second.last_was_used = false;
   }
 }
 

@@ -10,6 +10,7 @@
 #include <optional>
 #include <stop_token>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <sessionlock/lock_manager.hpp>
@@ -26,7 +27,16 @@ struct HoldKey {
   std::string name;
   friend bool operator==(const HoldKey&, const HoldKey&) = default;
 };
-[[nodiscard]] HoldKey key_of(const SessionLocation& location);
+/// A key to look for, without a name of its own: that would take memory, which the end of a hold must do without.
+struct HoldKeyView {
+  FileIdentity directory;
+  std::string_view name;
+  friend bool operator==(const HoldKeyView& view, const HoldKey& key) noexcept {
+    return view.name == key.name && view.directory == key.directory;
+  }
+};
+/// Lifetime: the location's.
+[[nodiscard]] HoldKeyView key_of(const SessionLocation& location) noexcept;
 
 /// The right of one thread to go for a lock's file while the other threads of the process wait. Passed on, in the order
 /// of arrival, when it ends without a hold, or when the hold ends.
@@ -71,7 +81,7 @@ struct QueueLook {
 
 /// Queues for a lock. `look_up` is called under no lock, now and then while the thread queues, and throws nothing.
 /// Blocking: until the deadline. Thread safety: safe.
-[[nodiscard]] Admission queue_for(const HoldKey& key, const AcquireOptions& options, const Deadline& deadline,
+[[nodiscard]] Admission queue_for(const HoldKeyView& key, const AcquireOptions& options, const Deadline& deadline,
                                   const std::function<QueueLook()>& look_up);
 
 /// Takes a hold that has ended off the table and passes the turn on.
@@ -84,10 +94,10 @@ void retry_failed_releases();
 
 /// A process that released a lock which others wait for owes them a pause before it goes for that lock again: until
 /// when, told once, and not once that is past. Thread safety: safe.
-void owe_pause(const HoldKey& key);
-[[nodiscard]] std::optional<std::chrono::steady_clock::time_point> take_owed_pause(const HoldKey& key);
+void owe_pause(const HoldKeyView& key);
+[[nodiscard]] std::optional<std::chrono::steady_clock::time_point> take_owed_pause(const HoldKeyView& key);
 /// Whether somebody used the pause. Who waits without ever coming (stopped, or hostile) gets only short ones.
-void settle_pause(const HoldKey& key, bool was_used);
+void settle_pause(const HoldKeyView& key, bool was_used);
 
 /// Whether this process holds exactly this inode. Thread safety: safe.
 [[nodiscard]] bool is_held_here(const FileIdentity& file);

@@ -35,23 +35,39 @@ bool needs_escape(char c) {
   return static_cast<unsigned char>(c) < 0x20 || c == '"' || c == '\\';
 }
 
+constexpr std::uint64_t k_ones = 0x0101010101010101;
+constexpr std::uint64_t k_tops = 0x8080808080808080;
+
+/// The top bit of each byte that is zero; wrong only above a byte that is zero indeed.
+constexpr std::uint64_t zero_bytes(std::uint64_t word) {
+  return (word - k_ones) & ~word & k_tops;
+}
+
+/// Not 0 if any of eight bytes is no ASCII or must be escaped.
+constexpr std::uint64_t suspects(std::uint64_t word) {
+  const std::uint64_t control = (word - k_ones * 0x20) & ~word & k_tops;
+  return (word & k_tops) | control | zero_bytes(word ^ (k_ones * '"')) | zero_bytes(word ^ (k_ones * '\\'));
+}
+
+std::uint64_t load(const char* bytes) {
+  std::uint64_t word = 0;
+  std::memcpy(&word, bytes, sizeof word);
+  return word;
+}
+
 /// Whether a text is ASCII that stands for itself, as everything in most records is: eight bytes at a time, because
-/// every publication of a lock comes by here.
+/// every publication of a lock comes by here. The last eight may have been looked at before.
 bool is_plain(std::string_view text) {
-  constexpr std::uint64_t k_ones = 0x0101010101010101;
-  constexpr std::uint64_t k_tops = 0x8080808080808080;
-  // The top bit of each byte that is zero; wrong only above a byte that is zero indeed.
-  const auto zero_bytes = [](std::uint64_t word) { return (word - k_ones) & ~word & k_tops; };
-  std::uint64_t suspects = 0;
-  while (!text.empty()) {
-    std::uint64_t word = k_ones * ' ';
-    const std::size_t size = std::min(text.size(), sizeof word);
-    std::memcpy(&word, text.data(), size);
-    text.remove_prefix(size);
-    const std::uint64_t control = (word - k_ones * 0x20) & ~word & k_tops;
-    suspects |= (word & k_tops) | control | zero_bytes(word ^ (k_ones * '"')) | zero_bytes(word ^ (k_ones * '\\'));
+  constexpr std::size_t k_step = sizeof(std::uint64_t);
+  if (text.size() < k_step) {
+    return std::none_of(text.begin(), text.end(), [](char c) { return needs_escape(c) || (c & '\x80') != 0; });
   }
-  return suspects == 0;
+  const char* const last = text.data() + text.size() - k_step;
+  std::uint64_t found = suspects(load(last));
+  for (const char* at = text.data(); at < last; at += k_step) {
+    found |= suspects(load(at));
+  }
+  return found == 0;
 }
 
 void append_escape(std::string& out, char c) {
@@ -90,9 +106,8 @@ void append_valid(std::string& out, std::string_view text) {
 
 void append_string(std::string& out, std::string_view text) {
   if (is_plain(text)) {
-    out += '"';
-    out += text;
-    out += '"';
+    out.append(text.size() + 2, '"');
+    text.copy(out.data() + out.size() - text.size() - 1, text.size());
   } else if (simdjson::validate_utf8(text.data(), text.size())) {
     append_valid(out, text);
   } else {

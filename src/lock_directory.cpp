@@ -79,28 +79,32 @@ bool is_canonical_now(const FileIdentity& directory, const std::string& canonica
   return canonical == path || leads_to(canonical, directory, AT_SYMLINK_NOFOLLOW);
 }
 
-/// A directory that is open already and that this path still leads to; null otherwise. Its descriptor is asked too: a
-/// program that becomes a daemon closes and reuses numbers it never opened, and a lock must not be published there.
-DirectoryPtr find_open(const Directories::Remembered& remembered, const std::string& path) {
-  auto open = remembered.open.lock();
-  if (!open) {
-    return nullptr;
-  }
+/// Whether a directory is open still, and this path still leads to it. Its descriptor is asked too: a program that
+/// becomes a daemon closes and reuses numbers it never opened, and a lock must not be published there.
+bool is_usable(const Directory& open, const std::string& path) {
   struct stat status {};
-  if (!sys::fstat(open->fd.get(), status).ok() || identity_of(status) != open->identity) {
-    open->number_is_doubtful = true;
-    return nullptr;
+  if (!sys::fstat(open.fd.get(), status).ok() || identity_of(status) != open.identity) {
+    open.number_is_doubtful = true;
+    return false;
   }
-  return leads_to(path, open->identity) && is_canonical_now(open->identity, open->path, path) ? open : nullptr;
+  return leads_to(path, open.identity) && is_canonical_now(open.identity, open.path, path);
 }
 
 /// What is remembered of the directory that this path led to.
-Directories::Remembered recall(Directories& directories, const std::string& path) {
+struct Recalled {
+  std::shared_ptr<const KnownDirectory> known{};
+  DirectoryPtr open{};
+  /// The name that was asked for was no link the last time.
+  bool was_plain{false};
+};
+Recalled recall(Directories& directories, const std::string& path, std::string_view name) {
   const std::lock_guard lock(directories.mutex);
   const auto found = directories.by_path.find(path);
-  // Without the name, which only `was_plain` asks for.
-  return found == directories.by_path.end() ? Directories::Remembered{}
-                                            : Directories::Remembered{found->second.known, found->second.open, {}};
+  if (found == directories.by_path.end()) {
+    return {};
+  }
+  const Directories::Remembered& remembered = found->second;
+  return {remembered.known, remembered.open.lock(), !name.empty() && remembered.plain_name == name};
 }
 
 struct ExaminedDirectory {
@@ -168,11 +172,25 @@ void remember_plain(const std::string& folder, const std::string& name, bool is_
   }
 }
 
-bool was_plain(const std::string& folder, const std::string& name) {
+struct OpenedFolder {
+  DirectoryPtr directory;
+  /// The name that was asked for was no link the last time.
+  bool was_plain{false};
+};
+/// Opens a folder, or shares the one that is open already.
+Result<OpenedFolder> open_folder(const std::string& path, std::string_view name) {
   Directories& directories = g_directories.get();
-  const std::lock_guard lock(directories.mutex);
-  const auto found = directories.by_path.find(folder);
-  return found != directories.by_path.end() && found->second.plain_name == name;
+  auto recalled = recall(directories, path, name);
+  if (recalled.open && is_usable(*recalled.open, path)) {
+    return OpenedFolder{std::move(recalled.open), recalled.was_plain};
+  }
+  const auto known = recalled.known;
+  auto fresh = examine(sys::open(AT_FDCWD, path.c_str(), O_PATH | O_DIRECTORY), path, std::move(recalled.known));
+  if (!fresh) {
+    return tl::unexpected(std::move(fresh).error());
+  }
+  const bool is_the_same = known && known->identity == fresh->known->identity;
+  return OpenedFolder{share(directories, path, std::move(*fresh)), is_the_same && recalled.was_plain};
 }
 
 struct FollowedSession {
@@ -247,17 +265,17 @@ Result<FollowedSession> enter(const std::string& path, const LocateOptions& opti
   if (name.empty() || name == "." || name == ".." || path.find('\0') != std::string::npos) {
     return failure(Errc::invalid_argument, "locate session", path, "the path does not name a file");
   }
-  auto directory = open_directory(folder);
-  if (!directory && options.create_directories && directory.error().code == std::errc::no_such_file_or_directory) {
+  auto opened = open_folder(folder, name);
+  if (!opened && options.create_directories && opened.error().code == std::errc::no_such_file_or_directory) {
     if (auto made = make_directories(folder); !made) {
       return tl::unexpected(std::move(made).error());
     }
-    directory = open_directory(folder);
+    opened = open_folder(folder, name);
   }
-  if (!directory) {
-    return tl::unexpected(std::move(directory).error());
+  if (!opened) {
+    return tl::unexpected(std::move(opened).error());
   }
-  return FollowedSession{std::move(*directory), std::move(name), std::move(folder)};
+  return FollowedSession{std::move(opened->directory), std::move(name), std::move(folder), opened->was_plain};
 }
 
 Result<FollowedSession> follow_to_end(std::string path, const LocateOptions& options) {
@@ -266,8 +284,8 @@ Result<FollowedSession> follow_to_end(std::string path, const LocateOptions& opt
     if (!at) {
       return at;
     }
-    if (options.may_guess && links == 0 && was_plain(at->given_folder, at->name)) {
-      at->is_guess = true;
+    at->is_guess = at->is_guess && options.may_guess && links == 0;
+    if (at->is_guess) {
       return at;
     }
     auto next = follow(*at->directory, at->name, options);
@@ -320,16 +338,7 @@ Result<void> for_each_name(const Directory& directory, const std::function<void(
 }
 
 Result<DirectoryPtr> open_directory(const std::string& path) {
-  Directories& directories = g_directories.get();
-  auto remembered = recall(directories, path);
-  if (auto open = find_open(remembered, path)) {
-    return open;
-  }
-  auto fresh = examine(sys::open(AT_FDCWD, path.c_str(), O_PATH | O_DIRECTORY), path, std::move(remembered.known));
-  if (!fresh) {
-    return tl::unexpected(std::move(fresh).error());
-  }
-  return share(directories, path, std::move(*fresh));
+  return open_folder(path, {}).map([](OpenedFolder&& opened) { return std::move(opened.directory); });
 }
 
 Result<DirectoryPtr> open_subdirectory(const Directory& parent, const std::string& name) {

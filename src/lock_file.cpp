@@ -71,7 +71,7 @@ class Candidate {
     struct stat status {};
     return !made_ && sys::fstat(fd_.get(), status).ok() ? modification_time(status) : made_;
   }
-  PublishedFile take() { return {std::move(fd_), file_}; }
+  PublishedFile take() { return {std::move(fd_), file_, has_witness_}; }
 
  private:
   [[nodiscard]] int directory() const { return place_.directory->fd.get(); }
@@ -499,13 +499,14 @@ Result<PublishAttempt> publish_file(const Place& place, const Publication& publi
                  "the unfinished file was removed again and again");
 }
 
-Result<PublishAttempt> publish(const Place& place, LockRecord& record, mode_t mode, SpareFile* spare) {
-  const std::string_view id = record.lock_id ? std::string_view(*record.lock_id) : std::string_view{};
-  const Publication publication{mode, id, true, [&record](const FileIdentity* witness) {
-                                  record.witness =
-                                      witness != nullptr ? std::optional(format_witness(*witness)) : std::nullopt;
-                                  return format_lock_record(record);
-                                }};
+Result<PublishAttempt> publish(const Place& place, const LockRecordView& record, mode_t mode, SpareFile* spare) {
+  const Publication publication{
+      mode, record.lock_id.value_or(std::string_view{}), true, [&record](const FileIdentity* witness) {
+        LockRecordView complete = record;
+        const auto text = witness != nullptr ? std::optional<WitnessText>(*witness) : std::nullopt;
+        complete.witness = text ? std::optional(text->view()) : std::nullopt;
+        return format_lock_record_view(complete);
+      }};
   return publish_file(place, publication, spare);
 }
 

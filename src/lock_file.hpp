@@ -18,6 +18,7 @@
 #include <sessionlock/lock_record.hpp>
 
 #include "lock_directory.hpp"
+#include "lock_record_view.hpp"
 #include "system.hpp"
 #include "timestamp.hpp"
 
@@ -42,6 +43,7 @@ struct Publication {
 struct PublishedFile {
   sys::Fd fd;
   FileIdentity file;
+  bool has_witness{false};
 };
 /// What became of an attempt to publish.
 enum class PublishOutcome {
@@ -70,9 +72,9 @@ struct SpareFile {
 [[nodiscard]] Result<PublishAttempt> publish_file(const Place& place, const Publication& publication,
                                                   SpareFile* spare = nullptr);
 
-/// Publishes a lock file. The witness is taken, and the record's `witness` filled in, where the file system can carry
-/// one. Errors: as `publish_file`.
-[[nodiscard]] Result<PublishAttempt> publish(const Place& place, LockRecord& record, mode_t mode,
+/// Publishes a lock file. The witness is taken, and written down in the record, where the file system can carry one.
+/// Errors: as `publish_file`.
+[[nodiscard]] Result<PublishAttempt> publish(const Place& place, const LockRecordView& record, mode_t mode,
                                              SpareFile* spare = nullptr);
 
 /// What lies at a path, pinned: while the descriptor is open, its inode's number cannot be used again, so decisions can

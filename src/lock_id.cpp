@@ -39,9 +39,9 @@ tl::expected<RandomId, std::error_code> random_id() {
   return g_random_stock.get().take();
 }
 
-std::string to_hex(const RandomId& id) {
+HexText hex_text(const RandomId& id) {
   constexpr std::string_view k_digits = "0123456789abcdef";
-  std::string text(2 * id.size(), '0');
+  HexText text;
   for (std::size_t i = 0; i < id.size(); ++i) {
     text[2 * i] = k_digits[id[i] >> 4U];
     text[2 * i + 1] = k_digits[id[i] & 0xfU];
@@ -50,7 +50,10 @@ std::string to_hex(const RandomId& id) {
 }
 
 tl::expected<std::string, std::error_code> random_lock_id() {
-  return random_id().map(to_hex);
+  return random_id().map([](const RandomId& id) {
+    const HexText text = hex_text(id);
+    return std::string(text.data(), text.size());
+  });
 }
 
 Error random_failure(const std::error_code& code, const std::filesystem::path& path) {

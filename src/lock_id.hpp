@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <string>
 #include <system_error>
+#include <tuple>
 
 #include <sessionlock/error.hpp>
 
@@ -18,7 +19,8 @@ using RandomId = std::array<std::uint8_t, 16>;
 /// Random bytes, or why there are none. Thread safety: safe; a forked child has others than its parent.
 [[nodiscard]] tl::expected<RandomId, std::error_code> random_id();
 /// Two hexadecimal digits for each byte.
-[[nodiscard]] std::string to_hex(const RandomId& id);
+using HexText = std::array<char, 2 * std::tuple_size_v<RandomId>>;
+[[nodiscard]] HexText hex_text(const RandomId& id);
 /// 32 random hexadecimal digits, or why there are none.
 [[nodiscard]] tl::expected<std::string, std::error_code> random_lock_id();
 /// The error that there are none, for what has this path.

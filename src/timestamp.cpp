@@ -77,8 +77,7 @@ constexpr WallTime k_first = std::chrono::sys_days{std::chrono::year{0} / 1 / 1}
 constexpr WallTime k_last = std::chrono::sys_days{std::chrono::year{10000} / 1 / 1} - std::chrono::milliseconds{1};
 
 /// Writes a number that has at most so many digits, with leading zeros.
-template <class T>
-void put_number(std::string& text, std::size_t first, std::size_t digits, T number) {
+void put_number(Rfc3339Text& text, std::size_t first, std::size_t digits, unsigned number) {
   for (std::size_t at = first + digits; at-- > first; number /= 10) {
     text[at] = static_cast<char>('0' + number % 10);
   }
@@ -124,21 +123,28 @@ std::optional<WallTime> parse_rfc3339(std::string_view text) {
 
 // By hand, because every publication of a lock ends with it, right after a sleep: general formatting is ten times the
 // code, and none of it is in a cache then.
-std::string format_rfc3339(WallTime time) {
+Rfc3339Text rfc3339_text(WallTime time) {
   // A clock beyond these years is broken; the text must stay readable for others even then.
   time = std::clamp(time, k_first, k_last);
   const auto midnight = std::chrono::floor<std::chrono::days>(time);
   const std::chrono::year_month_day date{midnight};
   const std::chrono::hh_mm_ss clock{time - midnight};
-  std::string text = "0000-00-00T00:00:00.000Z";
-  put_number(text, 0, 4, static_cast<int>(date.year()));
+  Rfc3339Text text;
+  constexpr std::string_view k_form = "0000-00-00T00:00:00.000Z";
+  std::copy(k_form.begin(), k_form.end(), text.begin());
+  put_number(text, 0, 4, static_cast<unsigned>(static_cast<int>(date.year())));
   put_number(text, 5, 2, static_cast<unsigned>(date.month()));
   put_number(text, 8, 2, static_cast<unsigned>(date.day()));
-  put_number(text, 11, 2, clock.hours().count());
-  put_number(text, 14, 2, clock.minutes().count());
-  put_number(text, 17, 2, clock.seconds().count());
-  put_number(text, 20, 3, clock.subseconds().count());
+  put_number(text, 11, 2, static_cast<unsigned>(clock.hours().count()));
+  put_number(text, 14, 2, static_cast<unsigned>(clock.minutes().count()));
+  put_number(text, 17, 2, static_cast<unsigned>(clock.seconds().count()));
+  put_number(text, 20, 3, static_cast<unsigned>(clock.subseconds().count()));
   return text;
+}
+
+std::string format_rfc3339(WallTime time) {
+  const Rfc3339Text text = rfc3339_text(time);
+  return {text.data(), text.size()};
 }
 
 }  // namespace sessionlock

@@ -3,6 +3,7 @@
 /// \file
 /// RFC 3339 times, as `createdAt` has them. Part of the `lock_record` room: no clock is read here.
 
+#include <array>
 #include <chrono>
 #include <optional>
 #include <string>
@@ -19,7 +20,9 @@ using WallTime = std::chrono::sys_time<std::chrono::milliseconds>;
 /// case, a leap second as the last second of its minute. Returns none for anything else.
 [[nodiscard]] std::optional<WallTime> parse_rfc3339(std::string_view text);
 
-/// Writes `2026-11-20T03:31:48.712Z`.
+/// `2026-11-20T03:31:48.712Z`.
+using Rfc3339Text = std::array<char, 24>;
+[[nodiscard]] Rfc3339Text rfc3339_text(WallTime time);
 [[nodiscard]] std::string format_rfc3339(WallTime time);
 
 }  // namespace sessionlock

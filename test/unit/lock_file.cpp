@@ -91,8 +91,8 @@ std::vector<Pretence> pretences() {
 }
 
 Result<PublishAttempt> publish_own(const Place& place, SpareFile* spare = nullptr) {
-  LockRecord record = own_record();
-  return publish(place, record, k_mode, spare);
+  const LockRecord record = own_record();
+  return publish(place, view_of(record), k_mode, spare);
 }
 
 struct PublishedLock : PublishedFile {
@@ -101,12 +101,15 @@ struct PublishedLock : PublishedFile {
 
 PublishedLock published(const Place& place, mode_t mode = k_mode) {
   LockRecord record = own_record();
-  auto attempt = publish(place, record, mode);
+  auto attempt = publish(place, view_of(record), mode);
   if (!attempt) {
     throw ProcessFailure(attempt.error().message());
   }
   if (attempt->outcome != PublishOutcome::published) {
     throw ProcessFailure("not published");
+  }
+  if (attempt->file->has_witness) {
+    record.witness = format_witness(attempt->file->file);
   }
   return {std::move(*attempt->file), std::move(record)};
 }
@@ -334,11 +337,12 @@ TEST_CASE("a shortage of record locks is an error on a local file system, and no
       const Place place = place_in(directory.path(), "s.lock");
       place.directory->traits->local = local;
       const Script script([](const sys::CallInfo& info) { return is(info, sys::Call::ofd_setlk) ? ENOLCK : 0; });
-      LockRecord record = own_record();
-      const auto attempt = publish(place, record, k_mode);
+      const LockRecord record = own_record();
+      const auto attempt = publish(place, view_of(record), k_mode);
       REQUIRE_IN_CHILD(attempt.has_value() == !local);
       if (!local) {
-        REQUIRE_IN_CHILD(!record.witness);
+        REQUIRE_IN_CHILD(!attempt->file->has_witness);
+        REQUIRE_IN_CHILD(read_text(directory / "s.lock") == format_lock_record(record));
       } else {
         REQUIRE_IN_CHILD(attempt.error().code == std::error_code(ENOLCK, std::system_category()));
         REQUIRE_IN_CHILD(names_in(directory.path()).empty());
@@ -524,7 +528,7 @@ TEST_CASE("an attempt that finds the name taken leaves a spare, into which the n
   record.label = "a long label, so that the second record is the shorter one";
   plant(directory / "s.lock", "{}");
   SpareFile spare;
-  const auto contended = publish(place, record, k_mode, &spare);
+  const auto contended = publish(place, view_of(record), k_mode, &spare);
   REQUIRE(contended.has_value());
   CHECK(contended->outcome == PublishOutcome::contended);
   CHECK(contended->file_system_now.has_value());
@@ -535,20 +539,20 @@ TEST_CASE("an attempt that finds the name taken leaves a spare, into which the n
   record.created_at = created_at_ago(std::chrono::milliseconds{0});
   record.label = "short";
   const Script script([](const sys::CallInfo& info) { return is(info, sys::Call::openat) ? EMFILE : 0; });
-  const auto again = publish(place, record, k_mode, &spare);
+  const auto again = publish(place, view_of(record), k_mode, &spare);
   REQUIRE(again.has_value());
   CHECK(again->outcome == PublishOutcome::contended);
   CHECK(*again->file_system_now >= *contended->file_system_now);
   fs::remove(directory / "s.lock");
-  const auto published = publish(place, record, k_mode, &spare);
+  const auto published = publish(place, view_of(record), k_mode, &spare);
   REQUIRE(published.has_value());
   REQUIRE(published->outcome == PublishOutcome::published);
   CHECK(published->file->file == file);
   CHECK(!spare.fd);
   CHECK(!published->file_system_now);  // it was made long ago
   const auto text = read_text(directory / "s.lock");
+  record.witness = format_witness(file);
   CHECK(text == format_lock_record(record));
-  CHECK(record.witness == format_witness(file));
 }
 
 TEST_CASE("a lock is read at one go, and one that grew since its size was asked for to its end") {

@@ -314,12 +314,21 @@ TEST_CASE("a stale lock found on the very last try is still taken") {
   CHECK(lock->reclaimed_from()->record.pid == holder.pid());
 }
 
+/// Locks a session once, so that this process knows it for no link.
+void become_known(const fs::path& session) {
+  REQUIRE(try_lock(session).has_value());
+}
+
 TEST_CASE("a session that leads elsewhere once the lock is held is located anew") {
-  // Protects: `is_current` in `Acquisition::settle`.
+  // Protects: `is_current` in `Acquisition::settle`; that only the name that was given is guessed at.
   const Session session;
   write_text(session.directory / "one", "");
   write_text(session.directory / "two", "");
   fs::create_symlink("one", session.path);
+  SUBCASE("what the link led to is not known") {}
+  SUBCASE("what the link led to is known for no link, which says nothing of the link") {
+    become_known(session.directory / "one");
+  }
   {
     const Script script(
         once_before([](const sys::CallInfo& info) { return is_call_on(info, sys::Call::linkat, "one.lock"); },
@@ -344,11 +353,6 @@ TEST_CASE("a session that becomes aliased while it is locked is refused and let 
   CHECK(try_lock(session.path).error().code == Errc::aliased_session);
   CHECK(!fs::exists(session.lock));
   CHECK(LockManager().held().empty());
-}
-
-/// Locks a session once, so that this process knows it for no link.
-void become_known(const fs::path& session) {
-  REQUIRE(try_lock(session).has_value());
 }
 
 TEST_CASE("a session that is known for no link is looked at once, when its lock is there") {

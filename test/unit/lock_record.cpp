@@ -7,6 +7,8 @@
 #include <new>
 #include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include <pthread.h>
 
@@ -137,6 +139,24 @@ TEST_CASE("control characters are written as JSON escapes") {
   LockRecord record;
   record.label = std::string{"\x01\n\t\x1f\"\\/"} + "\x7f";
   CHECK(format_lock_record(record) == "{\n  \"label\": \"\\u0001\\n\\t\\u001f\\\"\\\\/\x7f\"\n}\n");
+}
+
+TEST_CASE("what must be escaped or replaced is found wherever it stands in a text of any length") {
+  // Protects: the steps of `is_plain`, which looks at eight bytes at a time.
+  constexpr std::size_t k_length_max = 40;
+  const std::vector<std::pair<std::string, std::string>> cases{
+      {"\"", "\\\""},           {"\\", "\\\\"},           {"\x1f", "\\u001f"}, {std::string(1, '\0'), "\\u0000"},
+      {"\x80", "\xef\xbf\xbd"}, {"\xff", "\xef\xbf\xbd"}, {"!", "!"}};
+  for (const auto& [raw, written] : cases) {
+    for (std::size_t length = 1; length <= k_length_max; ++length) {
+      for (std::size_t at = 0; at < length; ++at) {
+        LockRecord record;
+        record.label = std::string(at, '~') + raw + std::string(length - at - 1, ' ');
+        const std::string expected = std::string(at, '~') + written + std::string(length - at - 1, ' ');
+        REQUIRE(format_lock_record(record) == "{\n  \"label\": \"" + expected + "\"\n}\n");
+      }
+    }
+  }
 }
 
 TEST_CASE("text that is no UTF-8 is written with U+FFFD in place of the bad bytes") {

@@ -16,6 +16,7 @@
 #include <sched.h>
 #include <sys/mount.h>
 
+#include "check_in.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
 #include "script.hpp"
@@ -29,16 +30,11 @@ namespace {
 /// A body that runs where a file system of this type is mounted on a directory, in a namespace of its own.
 void on_mounted(const char* type, const char* options, const std::function<void(const fs::path&)>& body) {
   const TemporaryDirectory directory;
-  const auto run = run_in_namespaces({CLONE_NEWNS}, [&](Channel&) {
+  check_in({CLONE_NEWNS}, [&](Channel&) {
     REQUIRE_IN_CHILD(::mount(type, directory.path().c_str(), type, 0, options) == 0);
     body(directory.path());
     return 0;
   });
-  if (!run.why_not.empty()) {
-    skip_aloud("new namespaces are not allowed here: " + run.why_not);
-    return;
-  }
-  CHECK(run.ended.exited_with(0));
 }
 
 /// Fails the n-th of the calls on what has a name like this; 0: all of them.

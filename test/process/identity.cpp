@@ -20,6 +20,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "check_in.hpp"
 #include "process.hpp"
 #include "process_probe.hpp"
 #include "system.hpp"
@@ -43,25 +44,6 @@ namespace {
   }).detach();
   ::syscall(SYS_exit, 0);
   std::abort();
-}
-
-/// Tells `check_in`, from inside, why the rest cannot be tried.
-int skip_from_inside(Channel& parent, const std::string& reason) {
-  parent.tell("SKIP " + reason);
-  return 0;
-}
-
-/// Runs `body` in new namespaces and expects success; says so where the machine does not allow them.
-void check_in(const Namespaces& namespaces, const std::function<int(Channel&)>& body) {
-  const auto run = run_in_namespaces(namespaces, body);
-  if (!run.why_not.empty()) {
-    skip_aloud("new namespaces are not allowed here: " + run.why_not);
-    return;
-  }
-  if (run.output.starts_with("SKIP ")) {
-    skip_aloud(run.output.substr(5, run.output.find('\n') - 5));
-  }
-  CHECK(run.ended.exited_with(0));
 }
 
 /// Makes the next child of this PID namespace get this pid (pid_namespaces(7)).

@@ -302,6 +302,7 @@ Result<std::optional<SessionLock>> Acquisition::settle(SessionLocation&& locatio
     }
     return current ? Result<std::optional<SessionLock>>(std::nullopt) : tl::unexpected(std::move(current).error());
   }
+  hold->announce();
   const auto waited = Deadline::Clock::now() - deadline_.start();
   ++this_process_tally().acquisitions;
   if (!manager_->observer) {

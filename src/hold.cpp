@@ -435,7 +435,7 @@ void Hold::end(bool lost) noexcept {
     sys::remember_inode(core_.fd, 0, 0);
     setup_.file.fd.reset();
   }
-  if (!setup_.options->observer) {
+  if (!setup_.options->observer || !is_announced_.load()) {
     return;
   }
   try {

@@ -114,6 +114,9 @@ class Hold : public std::enable_shared_from_this<Hold> {
   [[nodiscard]] Result<void> release();
   /// Gives the lock up if nothing is under way; never waits. True if the hold has ended.
   bool try_release() noexcept;
+  /// The acquisition is complete: its end is told to the observer. Where it never was, as on what turned out to be
+  /// another session's lock, nobody hears of it.
+  void announce() noexcept { is_announced_.store(true); }
   [[nodiscard]] Result<pid_t> spawn(const char* file, char* const argv[], char* const envp[]);
 
   /// One more handle; false if the last is being given up.
@@ -195,6 +198,7 @@ class Hold : public std::enable_shared_from_this<Hold> {
 
   std::atomic<int> queued_{0};  // in the waiting room, which exists while this is not 0
   std::atomic<int> shares_{1};
+  std::atomic<bool> is_announced_{setup_.joined};
 };
 
 /// One handle's share of a hold.

@@ -18,6 +18,7 @@
 
 #include <sessionlock/lock_manager.hpp>
 
+#include "events.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
 #include "script.hpp"
@@ -343,6 +344,19 @@ TEST_CASE("a session that leads elsewhere once the lock is held is located anew"
     CHECK(!fs::exists(session.directory / "one.lock"));
   }
   CHECK(LockManager().held().empty());
+}
+
+TEST_CASE("of a lock on what the session was the observer hears nothing, and of the session's both ends") {
+  const Session session;
+  const Events events;
+  {
+    const Script script(once_before(links_lock, [&] { fs::create_symlink("target", session.path); }));
+    REQUIRE(LockManager(events.options()).try_acquire(session.path).has_value());
+  }
+  CHECK(events.kinds() == std::vector{EventKind::acquired, EventKind::released});
+  for (const Event& event : events.all()) {
+    CHECK(event.lock_path == session.directory / "target.lock");
+  }
 }
 
 TEST_CASE("a session that becomes aliased while it is locked is refused and let go") {

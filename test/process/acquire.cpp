@@ -586,12 +586,19 @@ TEST_CASE("trouble in reading is never taken for a stale lock, and the time-out 
 TEST_CASE("our own shortage fails the call at once under its own name") {
   const Session session;
   plant(session.lock, foreign_record(dead_pid()));
-  for (const int error : {EMFILE, ENFILE, ENOMEM}) {
-    const Script script(
-        [=](const sys::CallInfo& info) { return is_call_on(info, sys::Call::openat, "s.jsonl.lock") ? error : 0; });
-    const auto lock = LockManager().acquire(session.path);
-    REQUIRE(!lock);
-    CHECK(lock.error().code == std::error_code(error, std::system_category()));
+  AcquireOptions options;
+  options.timeout = 1s;
+  for (const auto call : {sys::Call::openat, sys::Call::fstat, sys::Call::pread}) {
+    for (const int error : {EMFILE, ENFILE, ENOMEM}) {
+      const Script script([&, is_lock = false](const sys::CallInfo& info) mutable {
+        is_lock = is_lock || is_call_on(info, sys::Call::openat, "s.jsonl.lock");
+        return is_lock && info.call == call ? error : 0;
+      });
+      const auto lock = LockManager().acquire(session.path, options);
+      REQUIRE(!lock);
+      CHECK(lock.error().code == std::error_code(error, std::system_category()));
+      CHECK(lock.error().operation == sys::to_string(call));
+    }
   }
   CHECK(fs::exists(session.lock));
 }

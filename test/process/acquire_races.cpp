@@ -238,6 +238,29 @@ TEST_CASE("a stale lock that is replaced by another between look and act is look
   }
 }
 
+TEST_CASE("who sees under its guard that the owner lives after all is in nobody's way while it waits") {
+  // Protects: `leave_guard` in `remove_verified`. With the `flock` of a waiter the owner could not release.
+  const Session session;
+  plant(session.lock, foreign_record(dead_pid()));
+  const auto owner = idle_process();
+  int waits = 0;
+  int guarded = 0;
+  const Script script(outermost([&, moment = locks_to_reclaim(), is_stale = true](const sys::CallInfo& info) mutable {
+    if (is_stale && moment(info)) {
+      is_stale = false;
+      write_text(session.lock, foreign_record(owner.pid(), start_of(owner.pid())));
+    } else if (info.call == sys::Call::poll) {
+      ++waits;
+      guarded += is_unguarded(session.lock) ? 0 : 1;
+    }
+    return 0;
+  }));
+  const auto lock = lock_within(session, 50ms);
+  CHECK(code_of(lock) == Errc::timed_out);
+  CHECK(waits > 0);
+  CHECK(guarded == 0);
+}
+
 TEST_CASE("a lock that is replaced again and again is given up after a bounded number of looks") {
   const Session session;
   plant(session.lock, foreign_record(dead_pid()));

@@ -45,14 +45,6 @@ AcquireOptions reentrant(std::string owner = {}) {
   return options;
 }
 
-/// Whether nobody has the `flock` of a file.
-bool is_unguarded(const fs::path& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  const bool locked = fd >= 0 && ::flock(fd, LOCK_EX | LOCK_NB) == 0;
-  ::close(fd);
-  return locked;
-}
-
 }  // namespace
 
 // --- release ---------------------------------------------------------------------------------------------------------
@@ -178,6 +170,20 @@ TEST_CASE("a lock that a cleaner deletes while it is held is lost") {
   CHECK(try_lock(session.path).has_value());
 }
 
+TEST_CASE("a lock that is lost while it is moved aside is free where it is put back") {
+  // Protects: `leave_guard` in `try_enter_guard`, and the end of a lost lock's witness.
+  const Session session;
+  const auto aside = session.directory / "aside";
+  const auto lock = held(try_lock(session.path));
+  fs::rename(session.lock, aside);
+  CHECK(code_of(lock.guarded([] {})) == Errc::lost);
+  CHECK(is_unguarded(aside));
+  fs::rename(aside, session.lock);
+  auto other = ChildProcess::run([&](Channel&) { return try_lock(session.path).has_value() ? 0 : 1; });
+  CHECK(other.wait().exited_with(1));  // the process named in it lives, and it does not age
+  CHECK(held(try_lock(session.path)).reclaimed_from().has_value());
+}
+
 TEST_CASE("a directory that is renamed during the hold loses nothing") {
   const Session session;
   fs::create_directory(session.directory / "d");
@@ -213,6 +219,7 @@ TEST_CASE("a release that fails is reported, and can be tried again") {
     CHECK(released.error().code == std::error_code(EIO, std::system_category()));
     CHECK(released.error().operation == sys::to_string(call));
     CHECK(lock.owns());
+    CHECK(is_unguarded(session.lock));
   }
   CHECK(LockManager().held().size() == 1);
   CHECK(lock.guarded([] {}).has_value());

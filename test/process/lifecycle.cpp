@@ -460,6 +460,32 @@ TEST_CASE("each of the five signals releases the lock and ends the process as it
   }
 }
 
+TEST_CASE("the clean-up runs on the stack that the program has for its signals") {
+  const Session session;
+  auto child = ChildProcess::run([&](Channel& parent) {
+    begin_as_a_program();
+    constexpr std::size_t k_bytes = std::size_t{1} << 20U;
+    std::vector<char> memory(k_bytes);
+    stack_t stack{};
+    stack.ss_sp = memory.data();
+    stack.ss_size = memory.size();
+    REQUIRE_IN_CHILD(::sigaltstack(&stack, nullptr) == 0);
+    const auto lock = held(LockManager(cleaning_up()).try_acquire(session.path));
+    const Script script(outermost([&](const sys::CallInfo& info) {
+      if (info.call == sys::Call::unlinkat) {
+        const auto* const frame = static_cast<const char*>(__builtin_frame_address(0));
+        parent.tell(frame >= memory.data() && frame < memory.data() + memory.size() ? "there" : "elsewhere");
+      }
+      return 0;
+    }));
+    ::raise(SIGTERM);
+    return 0;
+  });
+  child.expect("there");
+  CHECK(child.wait().killed_by(SIGTERM));
+  CHECK(!fs::exists(session.lock));
+}
+
 TEST_CASE("an abort releases the lock") {
   const Session session;
   auto child = ChildProcess::run([&](Channel&) -> int {
@@ -912,6 +938,23 @@ TEST_CASE("a child can end a manager whose watchdog only the parent has") {
     REQUIRE(child.wait().exited_with(0));
   }
   manager.reset();
+}
+
+TEST_CASE("a child can end a manager whose watchdog only the parent has, however it was forked") {
+  // Without fork handlers nobody tells the child's C library that the thread is not there to be joined.
+  ManagerOptions options;
+  options.watchdog_interval = 1h;  // it sleeps, and is in the middle of nothing that a child would miss
+  auto outer = ChildProcess::run([&](Channel&) {
+    auto manager = std::make_unique<LockManager>(options);
+    for (const ForkWay& way : k_fork_ways) {
+      REQUIRE_IN_CHILD(exit_code_in(way, [&] {
+                         manager.reset();
+                         return 0;
+                       }) == 0);
+    }
+    return 0;
+  });
+  CHECK(outer.wait().exited_with(0));
 }
 
 TEST_CASE("a holder that was stopped beyond its limit and forced out appends nothing when it goes on") {

@@ -2,11 +2,14 @@
 
 #include <sessionlock/lock_watch.hpp>
 
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <condition_variable>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <stdexcept>
@@ -101,6 +104,27 @@ void check_event(const LockEvent& event, Kind kind, const Session& session, std:
   CHECK(event.lock.record.pid == pid);
 }
 
+bool is_event(const LockEvent& event, Kind kind, const Session& session, std::optional<pid_t> pid) {
+  return event.kind == kind && event.lock.session_path == session.path && event.lock.lock_path == session.lock &&
+         event.lock.record.pid == pid;
+}
+
+/// Watches in this thread until it has been told enough. What it was told.
+std::vector<LockEvent> watch_until(const fs::path& directory, const std::function<bool(const LockEvent&)>& is_enough,
+                                   LockWatchOptions options = {}) {
+  std::stop_source stop;
+  options.stop = stop.get_token();
+  std::vector<LockEvent> events;
+  const auto ended = watch_locks(directory, options, [&](const LockEvent& event) {
+    events.push_back(event);
+    if (is_enough(event)) {
+      stop.request_stop();
+    }
+  });
+  CHECK(ended.has_value());
+  return events;
+}
+
 /// A lock that another program makes: created, then written, then closed.
 class SlowWriter {
  public:
@@ -145,16 +169,6 @@ TEST_CASE("an owner's death is told when it happens, and the taking over after i
   check_event(watch.next(), Kind::acquired, session, ::getpid());
 }
 
-TEST_CASE("an owner's death is told without an event of its end, too") {
-  const Session session;
-  Watch watch(session.directory.path());
-  const Script script(failing(sys::Call::pidfd_open, EMFILE));
-  auto owner = holder_of(session.path);
-  check_event(watch.next(), Kind::acquired, session, owner.pid());
-  (void)owner.kill();
-  check_event(watch.next(), Kind::owner_died, session, owner.pid());
-}
-
 TEST_CASE("the end of an owner whose program goes on is told, and that it goes on") {
   const Session session;
   Watch watch(session.directory.path());
@@ -181,29 +195,139 @@ TEST_CASE("the end of an owner whose program goes on is told, and that it goes o
 TEST_CASE("another program's lock is told of when it names its owner, not before") {
   const Session session;
   Watch watch(session.directory.path());
+  const auto owner = idle_process();  // before the file is open, which it would keep so
   SlowWriter writer(session.lock);
-  const auto owner = idle_process();
   writer.finish(foreign_record(owner.pid()));
   check_event(watch.next(), Kind::acquired, session, owner.pid());
   fs::remove(session.lock);
   check_event(watch.next(), Kind::released, session, owner.pid());
-  SUBCASE("one that never names anybody is told of all the same") {
-    plant(session.lock, "");
-    check_event(watch.next(), Kind::acquired, session, std::nullopt);
-  }
 }
 
 TEST_CASE("a lock that is replaced is told of as one that went and one that came") {
+  const auto first = idle_process();
+  const auto second = idle_process();
+  for (const bool has_owner : {true, false}) {
+    CAPTURE(has_owner);
+    const Session session;
+    const auto owner = has_owner ? std::optional(first.pid()) : std::nullopt;
+    plant(session.lock, has_owner ? foreign_record(first.pid()) : "");
+    Watch watch(session.directory.path());
+    check_event(watch.next(), Kind::held, session, owner);
+    plant(session.directory / "other", foreign_record(second.pid()));
+    fs::rename(session.directory / "other", session.lock);
+    check_event(watch.next(), Kind::released, session, owner);
+    check_event(watch.next(), Kind::acquired, session, second.pid());
+  }
+}
+
+TEST_CASE("a lock file that is another owner's by now is told of as one that went and one that came") {
+  // As one that got the inode's number of one that went would be found.
   const Session session;
   const auto first = idle_process();
   const auto second = idle_process();
   plant(session.lock, foreign_record(first.pid()));
   Watch watch(session.directory.path());
   check_event(watch.next(), Kind::held, session, first.pid());
-  plant(session.directory / "other", foreign_record(second.pid()));
-  fs::rename(session.directory / "other", session.lock);
+  std::string text = foreign_record(second.pid(), "12345");
+  text.resize(read_text(session.lock).size() + text.size(), ' ');
+  const int fd = ::open(session.lock.c_str(), O_WRONLY | O_CLOEXEC);
+  CHECK(::pwrite(fd, text.data(), text.size(), 0) == static_cast<ssize_t>(text.size()));
+  ::close(fd);
   check_event(watch.next(), Kind::released, session, first.pid());
   check_event(watch.next(), Kind::acquired, session, second.pid());
+}
+
+TEST_CASE("a lock that came and went before it could be looked at is told of") {
+  const Session session;
+  plant(session.lock, foreign_record(::getpid(), start_of(::getpid())));
+  const auto brief = session.directory / "brief.jsonl.lock";
+  const auto last = session.directory / "last.jsonl.lock";
+  const auto events = watch_until(session.directory.path(), [&](const LockEvent& event) {
+    if (event.kind == Kind::held) {
+      REQUIRE(try_lock(session.directory / "brief.jsonl")->release().has_value());
+      plant(last, foreign_record(::getpid(), start_of(::getpid())));
+    }
+    return event.lock.lock_path == last;
+  });
+  REQUIRE(events.size() == 4);
+  CHECK(events[1].kind == Kind::acquired);
+  CHECK(events[1].lock.lock_path == brief);
+  CHECK(events[1].lock.session_path == session.directory / "brief.jsonl");
+  CHECK(events[2].kind == Kind::released);
+  CHECK(events[2].lock.lock_path == brief);
+}
+
+TEST_CASE("a lock that was found before its event came is not told of again when that comes") {
+  //   1. B releases: an event. 2. A, the watch, hears of that, and looks. 3. C acquires: another event. 4. A sees C's
+  //   lock, and tells of it. 5. C releases, and ends: A is woken by the end. 6. A hears of C's coming, and finds
+  //   nothing.
+  const Session session;
+  const auto last = session.directory / "t.jsonl.lock";
+  auto b = holder_of(session.path);
+  std::optional<ChildProcess> c;
+  bool has_released = false;
+  const Script script(outermost([&](const sys::CallInfo& info) {
+    if (has_released && !c && is_call_on(info, sys::Call::openat, "s.jsonl.lock")) {
+      c.emplace(holder_of(session.path));
+    } else if (info.call == sys::Call::poll && c && std::exchange(has_released, false)) {
+      c->tell("release");
+      c->expect("released");
+      (void)c->kill();
+    }
+    return 0;
+  }));
+  const auto events = watch_until(session.directory.path(), [&](const LockEvent& event) {
+    if (event.kind == Kind::held) {
+      b.tell("release");
+      b.expect("released");
+      has_released = true;
+    } else if (c && event.kind == Kind::released && event.lock.record.pid == c->pid()) {
+      plant(last, foreign_record(::getpid(), start_of(::getpid())));
+    }
+    return event.lock.lock_path == last;
+  });
+  REQUIRE(c.has_value());
+  REQUIRE(events.size() == 5);
+  check_event(events[0], Kind::held, session, b.pid());
+  check_event(events[1], Kind::released, session, b.pid());
+  check_event(events[2], Kind::acquired, session, c->pid());
+  check_event(events[3], Kind::released, session, c->pid());
+}
+
+TEST_CASE("an owner's end is heard of, not found at a periodic look") {
+  const Session session;
+  auto owner = holder_of(session.path);
+  int directory = -1;
+  bool has_ended = false;
+  bool was_looked_through = false;
+  const Script script(outermost([&](const sys::CallInfo& info) {
+    if (is_call_on(info, sys::Call::openat, "s.jsonl.lock")) {
+      directory = info.fd;
+    } else if (info.call == sys::Call::poll && !std::exchange(has_ended, true)) {
+      (void)owner.kill();
+    } else if (has_ended && info.call == sys::Call::fstat && info.fd == directory) {
+      was_looked_through = true;  // it begins with whether the directory is still there
+    }
+    return 0;
+  }));
+  const auto events =
+      watch_until(session.directory.path(), [](const LockEvent& event) { return event.kind == Kind::owner_died; });
+  CHECK(events.size() == 2);
+  CHECK(directory >= 0);
+  CHECK(!was_looked_through);
+}
+
+TEST_CASE("a lock that goes is told of with the age that it had then") {
+  const Session session;
+  Watch watch(session.directory.path());
+  auto lock = try_lock(session.path);
+  const LockEvent came = watch.next();
+  std::this_thread::sleep_for(30ms);
+  REQUIRE(lock->release().has_value());
+  const LockEvent went = watch.next();
+  REQUIRE(came.lock.age.has_value());
+  REQUIRE(went.lock.age.has_value());
+  CHECK(*went.lock.age >= *came.lock.age + 25ms);
 }
 
 TEST_CASE("locks that come and go in quick succession are told of in pairs") {
@@ -229,6 +353,7 @@ TEST_CASE("locks that come and go in quick succession are told of in pairs") {
 
 TEST_CASE("what is no lock, or has another name, is not told of") {
   const Session session;
+  plant(session.directory / "0.backup", foreign_record(::getpid(), start_of(::getpid())));  // would be the first
   Watch watch(session.directory.path());
   write_text(session.directory / "s.jsonl", "1\n");
   write_text(session.directory / "Cargo.lock", "");
@@ -239,39 +364,13 @@ TEST_CASE("what is no lock, or has another name, is not told of") {
   check_event(watch.next(), Kind::acquired, session, ::getpid());
 }
 
-TEST_CASE("without events the directory is looked through, and that is told once") {
-  const Session session;
-  std::vector<Error> told;
-  LockWatchOptions options;
-  options.degraded = [&](const Error& error) { told.push_back(error); };
-  {
-    const Script script(failing(sys::Call::inotify_init, EMFILE));
-    Watch watch(session.directory.path(), options);
-    auto lock = try_lock(session.path);
-    check_event(watch.next(), Kind::acquired, session, ::getpid());
-    REQUIRE(lock->release().has_value());
-    check_event(watch.next(), Kind::released, session, ::getpid());
-  }
-  REQUIRE(told.size() == 1);
-  CHECK(told.front().code == std::errc::too_many_files_open);
-}
-
-TEST_CASE("a watch of what is missing, or goes, or cannot be meant, is an error") {
+TEST_CASE("a watch of what is missing, or cannot be meant, is an error") {
   const auto nothing = [](const LockEvent&) {};
   CHECK(watch_locks("/nonexistent", {}, nothing).error().code == std::errc::no_such_file_or_directory);
   CHECK(watch_locks("", {}, nothing).error().code == Errc::invalid_argument);
   LockWatchOptions every;
   every.suffix.clear();
   CHECK(watch_locks("/", every, nothing).error().code == Errc::invalid_argument);
-  const TemporaryDirectory directory;
-  fs::create_directory(directory / "d");
-  Watch watch(directory / "d");
-  const auto lock = try_lock(directory / "d/s.jsonl");
-  CHECK(watch.next().kind != Kind::released);
-  fs::remove_all(directory / "d");
-  const auto ended = watch.wait();
-  REQUIRE(!ended);
-  CHECK(ended.error().code == std::errc::no_such_file_or_directory);
 }
 
 TEST_CASE("a watch that cannot go on ends with an error that says why") {
@@ -312,38 +411,6 @@ TEST_CASE("an interruption while events are read costs none of them") {
       [&](const sys::CallInfo& info) { return info.call == sys::Call::read && left-- > 0 ? EAGAIN : 0; });
   const auto lock = try_lock(session.path);
   check_event(watch.next(), Kind::acquired, session, ::getpid());
-}
-
-TEST_CASE("without events, and with nobody to be told so, the directory is looked through all the same") {
-  const Session session;
-  const Script script(failing(sys::Call::inotify_add_watch, ENOSPC));
-  Watch watch(session.directory.path());
-  write_text(session.directory / "notes.txt", "");
-  const auto lock = try_lock(session.path);
-  check_event(watch.next(), Kind::acquired, session, ::getpid());
-}
-
-TEST_CASE("where other hosts' doings raise no event the directory is looked through") {
-  const TemporaryDirectory mounted;
-  check_in({CLONE_NEWNS}, [&](Channel&) {
-    REQUIRE_IN_CHILD(::mount("ramfs", mounted.path().c_str(), "ramfs", 0, nullptr) == 0);  // not known to be local
-    const auto lock = mounted / "s.jsonl.lock";
-    const auto owner = idle_process();
-    std::stop_source stop;
-    LockWatchOptions options;
-    options.stop = stop.get_token();
-    const Script silent(failing(sys::Call::read, EAGAIN));
-    plant(mounted / "0.jsonl.lock", foreign_record(::getpid(), start_of(::getpid())));
-    const auto ended = watch_locks(mounted.path(), options, [&](const LockEvent& event) {
-      if (event.kind == Kind::held) {
-        plant(lock, foreign_record(owner.pid()));
-      } else if (event.kind == Kind::acquired && event.lock.lock_path == lock) {
-        stop.request_stop();
-      }
-    });
-    REQUIRE_IN_CHILD(ended.has_value());
-    return 0;
-  });
 }
 
 TEST_CASE("after more events than the kernel keeps the directory is looked through") {
@@ -472,7 +539,102 @@ TEST_CASE("a lock that tells no time is told of without an age, to its end") {
   CHECK_FALSE(event.lock.age.has_value());
 }
 
-TEST_CASE("owners beyond those that can be watched at a time are looked at in turn") {
+// --- what only a periodic look finds ---------------------------------------------------------------------------------
+//
+// Such a look comes once a second. So that they wait for it at the same time, all of these begin when the first of them
+// is asked for, each in a process of its own.
+
+namespace {
+
+int death_without_event(Channel&) {
+  const Session session;
+  Watch watch(session.directory.path());
+  const Script script(failing(sys::Call::pidfd_open, EMFILE));
+  auto owner = holder_of(session.path);
+  REQUIRE_IN_CHILD(is_event(watch.next(), Kind::acquired, session, owner.pid()));
+  (void)owner.kill();
+  REQUIRE_IN_CHILD(is_event(watch.next(), Kind::owner_died, session, owner.pid()));
+  return 0;
+}
+
+int lock_of_nobody(Channel&) {
+  const Session session;
+  Watch watch(session.directory.path());
+  plant(session.lock, "");
+  REQUIRE_IN_CHILD(is_event(watch.next(), Kind::acquired, session, std::nullopt));
+  return 0;
+}
+
+int no_instance(Channel&) {
+  const Session session;
+  std::vector<Error> told;
+  LockWatchOptions options;
+  options.degraded = [&](const Error& error) { told.push_back(error); };
+  {
+    const Script script(failing(sys::Call::inotify_init, EMFILE));
+    Watch watch(session.directory.path(), options);
+    auto lock = try_lock(session.path);
+    REQUIRE_IN_CHILD(is_event(watch.next(), Kind::acquired, session, ::getpid()));
+    REQUIRE_IN_CHILD(lock->release().has_value());
+    REQUIRE_IN_CHILD(is_event(watch.next(), Kind::released, session, ::getpid()));
+  }
+  REQUIRE_IN_CHILD(told.size() == 1);
+  REQUIRE_IN_CHILD(told.front().code == std::errc::too_many_files_open);
+  return 0;
+}
+
+int no_watch(Channel&) {
+  const Session session;
+  const Script script(failing(sys::Call::inotify_add_watch, ENOSPC));
+  Watch watch(session.directory.path());
+  write_text(session.directory / "notes.txt", "");
+  const auto lock = try_lock(session.path);
+  REQUIRE_IN_CHILD(is_event(watch.next(), Kind::acquired, session, ::getpid()));
+  return 0;
+}
+
+int directory_that_goes(Channel&) {
+  const TemporaryDirectory directory;
+  fs::create_directory(directory / "d");
+  Watch watch(directory / "d");
+  const auto lock = try_lock(directory / "d/s.jsonl");
+  REQUIRE_IN_CHILD(watch.next().kind != Kind::released);
+  fs::remove_all(directory / "d");
+  const auto ended = watch.wait();
+  REQUIRE_IN_CHILD(!ended);
+  REQUIRE_IN_CHILD(ended.error().code == std::errc::no_such_file_or_directory);
+  return 0;
+}
+
+int other_hosts(Channel& parent) {
+  const TemporaryDirectory mounted;
+  const auto run = run_in_namespaces({CLONE_NEWNS}, [&](Channel&) {
+    REQUIRE_IN_CHILD(::mount("ramfs", mounted.path().c_str(), "ramfs", 0, nullptr) == 0);  // not known to be local
+    const auto lock = mounted / "s.jsonl.lock";
+    const auto owner = idle_process();
+    std::stop_source stop;
+    LockWatchOptions options;
+    options.stop = stop.get_token();
+    const Script silent(failing(sys::Call::read, EAGAIN));
+    plant(mounted / "0.jsonl.lock", foreign_record(::getpid(), start_of(::getpid())));
+    const auto ended = watch_locks(mounted.path(), options, [&](const LockEvent& event) {
+      if (event.kind == Kind::held) {
+        plant(lock, foreign_record(owner.pid()));
+      } else if (event.kind == Kind::acquired && event.lock.lock_path == lock) {
+        stop.request_stop();
+      }
+    });
+    REQUIRE_IN_CHILD(ended.has_value());
+    return 0;
+  });
+  if (!run.why_not.empty()) {
+    parent.tell("new namespaces are not allowed here: " + run.why_not);
+    return 0;
+  }
+  return run.ended.exited_with(0) ? 0 : 1;
+}
+
+int many_owners(Channel&) {
   constexpr int k_locks = 300;
   const TemporaryDirectory directory;
   auto owner = idle_process();
@@ -494,9 +656,60 @@ TEST_CASE("owners beyond those that can be watched at a time are looked at in tu
       stop.request_stop();
     }
   });
-  CHECK(ended.has_value());
-  CHECK(held == k_locks);
-  CHECK(died == k_locks);
+  REQUIRE_IN_CHILD(ended.has_value());
+  REQUIRE_IN_CHILD(held == k_locks);
+  REQUIRE_IN_CHILD(died == k_locks);
+  return 0;
+}
+
+using Waiting = int (*)(Channel&);
+constexpr std::array<Waiting, 7> k_waiting = {lock_of_nobody,      death_without_event, many_owners, other_hosts,
+                                              directory_that_goes, no_instance,         no_watch};
+
+/// Waits for one of them. What it could not do, if anything, is told aloud.
+void check_waiting(Waiting which) {
+  static std::map<Waiting, ChildProcess> children = [] {
+    std::map<Waiting, ChildProcess> begun;
+    for (const Waiting each : k_waiting) {
+      begun.emplace(each, ChildProcess::run(each));
+    }
+    return begun;
+  }();
+  ChildProcess& child = children.at(which);
+  if (const auto why_not = child.hear()) {
+    skip_aloud(*why_not);
+  }
+  CHECK(child.wait().exited_with(0));
+}
+
+}  // namespace
+
+TEST_CASE("an owner's death is told without an event of its end, too") {
+  check_waiting(death_without_event);
+}
+
+TEST_CASE("a lock that never names anybody is told of all the same") {
+  check_waiting(lock_of_nobody);
+}
+
+TEST_CASE("without events the directory is looked through, and that is told once") {
+  check_waiting(no_instance);
+}
+
+TEST_CASE("without events, and with nobody to be told so, the directory is looked through all the same") {
+  check_waiting(no_watch);
+}
+
+TEST_CASE("a watch of a directory that goes ends with an error") {
+  check_waiting(directory_that_goes);
+}
+
+TEST_CASE("where other hosts' doings raise no event the directory is looked through") {
+  check_waiting(other_hosts);
+}
+
+TEST_CASE("owners beyond those that can be watched at a time are looked at in turn") {
+  check_waiting(many_owners);
 }
 
 TEST_CASE("each kind of event has a word") {

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <new>
 #include <optional>
@@ -32,6 +33,8 @@
 
 #include "events.hpp"
 #include "fairness.hpp"
+#include "hold_table.hpp"
+#include "lock_directory.hpp"
 #include "lock_file.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
@@ -442,6 +445,38 @@ TEST_CASE("threads of one process get the lock in the order in which they came")
   CHECK(order == std::vector<std::size_t>{0, 1, 2, 3, 4, 5});
 }
 
+TEST_CASE("a thread in the queue is called when its turn comes") {
+  // Without a call it would look up after a second. A busy machine may need more than one try.
+  const Session session;
+  Events events;
+  LockManager manager(events.options());
+  std::size_t rounds = 0;
+  wait_until("a turn came soon", [&] {
+    auto lock = held(manager.acquire(session.path));
+    AcquiringThread waiting(manager, session.path);
+    events.wait_for(EventKind::contended, ++rounds);
+    const auto start = Clock::now();
+    CHECK(lock.release().has_value());
+    CHECK(held(waiting.wait()).owns());
+    return Clock::now() - start < 400ms;
+  });
+}
+
+TEST_CASE("a lock that age makes stale is taken when the time has come, not at the next periodic look") {
+  // Protects: `plan.due` in `Acquisition::make_plan`. A busy machine may need more than one try.
+  const auto owner = idle_process();
+  wait_until("taken when the time had come", [&] {
+    const Session session;
+    AcquireOptions options = waiting_for(k_patience);
+    options.stale.stale_after = 50ms;
+    plant(session.lock, foreign_record(owner.pid()));
+    const auto start = Clock::now();
+    const auto lock = held(LockManager().acquire(session.path, options));
+    CHECK(lock.reclaimed_from()->record.pid == owner.pid());
+    return Clock::now() - start < 400ms;
+  });
+}
+
 TEST_CASE("a thread in the queue is told whom it waits for") {
   const Session session;
   Events events;
@@ -706,4 +741,41 @@ TEST_CASE("a releaser pauses for those who wait, once, and not for long when nob
   CHECK(paused > at_once);  // the second time nobody is owed anything
   waiter.resume();
   CHECK(waiter.wait().exited_with(0));
+}
+
+TEST_CASE("a pause that nobody used is followed by short ones, and one that somebody used by a long one") {
+  // Protects: what `Acquisition::give_way` says of a pause. Short is 200 us, long 12 ms.
+  const TemporaryDirectory directory;
+  const auto session = directory / "paused.jsonl";  // which no other test has owed a pause
+  const SessionLocation location = value_or_throw(locate(session, {}));
+  const HoldKeyView key = key_of(location);
+  const auto is_next_long = [&] {
+    std::optional<Clock::time_point> until;
+    Clock::time_point end;
+    for (int tries = 0; !until && tries < 1000; ++tries) {  // one that is over before it is asked for is none
+      owe_pause(key);
+      end = Clock::now();
+      until = take_owed_pause(key);
+    }
+    return until && *until > end + 1ms;
+  };
+  const auto acquire_after_pause = [&](const std::function<void()>& meanwhile) {
+    bool has_paused = false;
+    wait_until("a pause began before it was over", [&] {
+      const Script script(outermost([&](const sys::CallInfo& info) {
+        if (is_call_on(info, sys::Call::fstatat, "paused.jsonl.lock") && !std::exchange(has_paused, true)) {
+          meanwhile();
+        }
+        return 0;
+      }));
+      owe_pause(key);
+      (void)LockManager().acquire(session, waiting_for(1ms));
+      return has_paused;
+    });
+  };
+  CHECK(is_next_long());
+  acquire_after_pause([] {});
+  CHECK(!is_next_long());
+  acquire_after_pause([&] { plant(location.lock.path(), foreign_record(::getpid(), start_of(::getpid()))); });
+  CHECK(is_next_long());
 }

@@ -69,6 +69,9 @@ void make_older(const std::filesystem::path& file, std::chrono::seconds age);
 /// A file's inode number, 0 if there is none.
 [[nodiscard]] std::uint64_t inode_of(const std::filesystem::path& file);
 
+/// Whether nobody has the `flock` of a file.
+[[nodiscard]] bool is_unguarded(const std::filesystem::path& file);
+
 /// The working directory for the length of a scope.
 class WorkingDirectory {
  public:

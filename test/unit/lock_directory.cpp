@@ -416,6 +416,23 @@ TEST_CASE("a file system without a name here is told by its number") {
   CHECK(!is_local_file_system(0x1234abcd));
 }
 
+TEST_CASE("what is remembered of directories is forgotten when there are too many") {
+  const TemporaryDirectory directory;
+  constexpr int k_directories = 300;
+  const auto first = open_directory(directory.path());
+  REQUIRE(first.has_value());
+  CHECK(open_directory(directory.path()).value() == *first);
+  for (int i = 0; i < k_directories; ++i) {
+    const auto other = directory / std::to_string(i);
+    fs::create_directory(other);
+    REQUIRE(open_directory(other).has_value());
+  }
+  const auto again = open_directory(directory.path());
+  REQUIRE(again.has_value());
+  CHECK(*again != *first);  // another descriptor of the same
+  CHECK((*again)->identity == (*first)->identity);
+}
+
 TEST_CASE("what was found out about file systems is forgotten when there are too many, and found out again") {
   sys::FileSystem file_system;
   file_system.type = 0xef53;

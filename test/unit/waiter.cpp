@@ -117,6 +117,19 @@ TEST_CASE("a new lock and a new owner are looked at again before the wait, the s
   CHECK(!waiter.watch(lock.pinned(), lock.traits(), {}));
 }
 
+TEST_CASE("after a change of hands the new lock is watched, and no more the old one") {
+  const LockFile lock;
+  const Calls calls;
+  Waiter waiter(k_long, {});
+  REQUIRE(waiter.watch(lock.pinned(), lock.traits(), {}));
+  lock.replace();  // the old one loses its name
+  REQUIRE(waiter.watch(lock.pinned(), lock.traits(), {}));
+  CHECK(calls.count(sys::Call::inotify_add_watch) == 2);
+  CHECK(waiter.wait(Clock::now()) == WakeUp::look_again);
+  lock.remove();
+  CHECK(waiter.wait() == WakeUp::name_went);
+}
+
 TEST_CASE("a lock that cannot be read is waited for without being watched") {
   const LockFile lock;
   const Calls calls;
@@ -219,6 +232,20 @@ TEST_CASE("a wait does not go beyond the deadline or the time of the next report
   CHECK(waiter.wait() == WakeUp::deadline);
 }
 
+TEST_CASE("a wait is over when a report is due, or something is, not at the next periodic look") {
+  // Which comes after half a second at the earliest. A busy machine may need more than one try.
+  const LockFile lock;
+  const auto is_soon_over = [&](const WatchPlan& plan, std::optional<Clock::duration> report) {
+    Waiter waiter(k_long, {});
+    REQUIRE(waiter.watch(lock.pinned(), lock.traits(), plan));
+    const auto start = Clock::now();
+    CHECK(waiter.wait(report ? std::optional(start + *report) : std::nullopt) == WakeUp::look_again);
+    return Clock::now() - start < 400ms;
+  };
+  wait_until("a wait ended with the report", [&] { return is_soon_over({}, 1ms); });
+  wait_until("a wait ended when it was due", [&] { return is_soon_over({.due = 1ms}, std::nullopt); });
+}
+
 TEST_CASE("a due time of any size neither overflows nor makes the wait spin") {
   const LockFile lock;
   constexpr auto k_max = std::chrono::milliseconds::max();
@@ -242,6 +269,59 @@ TEST_CASE("what is over in a moment is looked at soon, but ever more rarely") {
   }
   CHECK(calls.count(sys::Call::poll) > 1);
   CHECK(calls.count(sys::Call::poll) < 60);  // every millisecond would be about 270
+}
+
+TEST_CASE("what is over in a moment leaves the other pauses as they were, and begins with short ones each time") {
+  const LockFile lock;
+  {
+    const Calls calls;
+    Waiter waiter(Deadline(300ms), {});
+    REQUIRE(waiter.watch(lock.pinned(), lock.traits(), {}));
+    CHECK(!waiter.watch(lock.pinned(), lock.traits(), {.is_momentary = true}));
+    CHECK(waiter.wait() == WakeUp::look_again);
+    const int before = calls.count(sys::Call::poll);
+    CHECK(!waiter.watch(lock.pinned(), lock.traits(), {}));
+    while (waiter.wait() == WakeUp::look_again) {
+    }
+    CHECK(calls.count(sys::Call::poll) <= before + 2);
+  }
+  wait_until("a short pause", [&] {  // a busy machine may need more than one try
+    Waiter waiter(k_long, {});
+    REQUIRE(waiter.watch(lock.pinned(), lock.traits(), {}));
+    CHECK(!waiter.watch(lock.pinned(), lock.traits(), {.is_momentary = true}));
+    for (int i = 0; i < 6; ++i) {  // 10 ms by now, or half of that
+      CHECK(waiter.wait() == WakeUp::look_again);
+    }
+    CHECK(!waiter.watch(lock.pinned(), lock.traits(), {}));
+    CHECK(waiter.wait(Clock::now()) == WakeUp::look_again);
+    CHECK(!waiter.watch(lock.pinned(), lock.traits(), {.is_momentary = true}));
+    const auto start = Clock::now();
+    CHECK(waiter.wait() == WakeUp::look_again);
+    return Clock::now() - start < 4ms;
+  });
+}
+
+TEST_CASE("who has to poll polls often while the lock changes hands, or while it would not hear a stop request") {
+  // Pauses that went on doubling would make a dozen looks of a quarter of a second. A busy machine may need more than
+  // one try.
+  const auto count_looks = [](bool changes_hands, bool is_deaf) {
+    const LockFile lock;
+    const FileSystemTraits network;
+    const Calls calls(is_deaf ? std::map<sys::Call, int>{{sys::Call::eventfd, EMFILE}} : std::map<sys::Call, int>{});
+    const std::stop_source source;
+    Waiter waiter(Deadline(250ms), is_deaf ? source.get_token() : std::stop_token());
+    REQUIRE(waiter.watch(lock.pinned(), network, {}));
+    if (changes_hands) {
+      lock.replace();
+      REQUIRE(waiter.watch(lock.pinned(), network, {}));
+    }
+    while (waiter.wait() == WakeUp::look_again) {
+    }
+    return calls.count(sys::Call::poll);
+  };
+  CHECK(count_looks(false, false) < 16);
+  wait_until("many looks at what changes hands", [&] { return count_looks(true, false) > 20; });
+  wait_until("many looks of who is deaf", [&] { return count_looks(false, true) > 20; });
 }
 
 TEST_CASE("what tells of nothing is looked at adaptively") {
@@ -328,6 +408,22 @@ TEST_CASE("a wait that only the periodic look ends is counted as such") {
   waiter.count_end();  // once
   CHECK(since(before).wake_ups_by_timer == 1);
   CHECK(since(before).wake_ups_by_event == 0);
+}
+
+TEST_CASE("a wait that ended with another's lock is counted, and so is the one that follows") {
+  const LockFile lock;
+  const auto before = counters();
+  Waiter waiter(k_long, {});
+  REQUIRE(waiter.watch(lock.pinned(), lock.traits(), {}));
+  lock.replace();
+  CHECK(waiter.wait() == WakeUp::name_went);
+  REQUIRE(waiter.watch(lock.pinned(), lock.traits(), {}));
+  CHECK(since(before).wake_ups_by_event == 1);
+  lock.remove();
+  CHECK(waiter.wait() == WakeUp::name_went);
+  waiter.count_end();
+  CHECK(since(before).wake_ups_by_event == 2);
+  CHECK(since(before).wake_ups_by_timer == 0);
 }
 
 TEST_CASE("an event that comes between the timer and the look was not missed") {

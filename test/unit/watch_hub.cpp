@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <numeric>
@@ -17,6 +18,7 @@
 
 #include <doctest/doctest.h>
 #include <fcntl.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -402,9 +404,11 @@ TEST_CASE("a poll that is refused does not spin and keeps the time") {
 }
 
 TEST_CASE("a program that closed what it did not open watches anew, and nothing of its own is touched") {
-  // As one that becomes a daemon without a fork: the instance's number is closed, or something of the program's.
-  for (const bool reused : {false, true}) {
-    CAPTURE(reused);
+  // As one that becomes a daemon without a fork: the instance's number is closed, or something of the program's. What
+  // is no file has the inode that the instance had, too.
+  enum class Reuse { none, pipes, counters };
+  for (const Reuse reuse : {Reuse::none, Reuse::pipes, Reuse::counters}) {
+    CAPTURE(static_cast<int>(reuse));
     auto child = ChildProcess::run([&](Channel&) {
       const TemporaryDirectory directory;
       const File before(directory, "before");
@@ -418,10 +422,15 @@ TEST_CASE("a program that closed what it did not open watches anew, and nothing 
         ::close(fd);
       }
       std::vector<std::array<int, 2>> pipes;
-      for (int i = 0; reused && i < k_pipes; ++i) {
+      for (int i = 0; reuse == Reuse::pipes && i < k_pipes; ++i) {
         pipes.emplace_back();
         REQUIRE_IN_CHILD(::pipe2(pipes.back().data(), O_CLOEXEC) == 0);
         REQUIRE_IN_CHILD(::write(pipes.back()[1], "kept", 4) == 4);
+      }
+      std::vector<int> counters;
+      for (int i = 0; reuse == Reuse::counters && i < 2 * k_pipes; ++i) {
+        counters.push_back(::eventfd(7, EFD_NONBLOCK | EFD_CLOEXEC));
+        REQUIRE_IN_CHILD(counters.back() >= 0);
       }
       {
         Sleeper unwatched;  // leads, and must not read what it takes for the instance
@@ -434,10 +443,38 @@ TEST_CASE("a program that closed what it did not open watches anew, and nothing 
         REQUIRE_IN_CHILD(::read(ends[0], text.data(), text.size()) == 4);
         REQUIRE_IN_CHILD(::write(ends[1], "open", 4) == 4);
       }
+      for (const int counter : counters) {
+        ::eventfd_t count = 0;
+        REQUIRE_IN_CHILD(::eventfd_read(counter, &count) == 0);
+        REQUIRE_IN_CHILD(count == 7);
+      }
       return 0;
     });
     CHECK(child.wait().exited_with(0));
   }
+}
+
+TEST_CASE("what nobody watches any more is not watched by the kernel either") {
+  const TemporaryDirectory directory;
+  const File file(directory, "a");
+  const auto watches = [] {
+    std::size_t count = 0;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fdinfo")) {
+      std::ifstream lines(entry.path());
+      for (std::string line; std::getline(lines, line);) {
+        count += line.starts_with("inotify wd:") ? 1U : 0U;  // proc(5), one for each watch
+      }
+    }
+    return count;
+  };
+  const auto before = watches();
+  {
+    const SleepingThread first(&file);
+    CHECK(watches() == before + 1);
+    { const SleepingThread second(&file); }
+    CHECK(watches() == before + 1);
+  }
+  CHECK(watches() == before);
 }
 
 TEST_CASE("a forked child has a hub of its own") {

@@ -1,5 +1,6 @@
 """`sessionlock gate`: of simultaneous callers one runs the command, the others wait for its end."""
 
+import json
 import os
 import pathlib
 import signal
@@ -101,6 +102,11 @@ class Gate(Case):
         status, _, error = self.finish(winner, b"")
         self.assertEqual(status, FAILED)
         self.assertIn("no longer held", error)
+
+    def test_its_file_tells_how_long_the_gate_is_respected(self):
+        for stale_after, limit in {"90s": 90_000, "inf": 300_000}.items():
+            result = self.run_command("gate", "--stale-after", stale_after, self.gate, "--", "cat", self.gate)
+            self.assertEqual(json.loads(result.stdout)["maxHoldMs"], limit)
 
     def test_an_error_is_neither_and_runs_nothing(self):
         os.mkfifo(self.gate)

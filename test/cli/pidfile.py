@@ -1,5 +1,6 @@
 """`sessionlock pidfile`: claims for a program, questions, and signals to nobody but the process that was meant."""
 
+import fcntl
 import json
 import os
 import pathlib
@@ -132,6 +133,24 @@ class Claim(Case):
                     self.assertEqual((status, error), (LOCKED, f"sessionlock: already running (pid {owner})\n"))
             self.assertEqual(self.finish(winner, b"")[0], 0)
             self.assertFalse(self.file.exists())
+
+    def test_a_command_that_is_held_back_can_be_ended_by_a_signal(self):
+        def is_held_back():
+            """Whether a wrapper could be stopped before it let its command go."""
+            self.file.write_text(f"{NOBODY}:1\n")
+            with open(self.file) as busy:
+                fcntl.flock(busy, fcntl.LOCK_EX)
+                wrapper = self.start("pidfile", "claim", self.file, "--", "sleep", "1000")
+                wait_until("the child is there", lambda: children_of(wrapper.pid) or wrapper.poll() is not None)
+                wrapper.send_signal(signal.SIGSTOP)
+            children = children_of(wrapper.pid) if wrapper.poll() is None else []
+            if children:
+                os.kill(children[0], signal.SIGTERM)
+                wait_until("it has ended", lambda: not command.is_running(children[0]))
+                wrapper.send_signal(signal.SIGCONT)
+            return bool(children)
+
+        wait_until("a wrapper was stopped in time", is_held_back)
 
     def test_a_dead_owners_file_and_one_of_a_reused_pid_are_taken_over(self):
         stranger = self.idler()

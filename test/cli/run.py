@@ -305,6 +305,20 @@ class Contention(Case):
         result = self.run_command("run", self.session, "--", *inner)
         self.assertEqual((result.returncode, result.stdout), (0, "inner\n"))
 
+    def test_a_nested_run_waits_for_another_session_that_somebody_else_has(self):
+        other = self.folder / "other.jsonl"
+        holder = self.hold(other)
+        inner = self.command("run", "--timeout", "50ms", other, "--", "true")
+        result = self.run_command("run", self.session, "--", *inner)
+        self.assertComplaint(result, LOCKED, "timeout 50ms", f"pid={holder.pid}")
+
+    def test_inside_another_run_the_command_is_told_of_its_own_lock_alone(self):
+        other = self.folder / "other.jsonl"
+        result = self.run_command("run", self.session, "--", *self.command("run", other, "--", "env"))
+        told = [line.split("=", 1) for line in result.stdout.splitlines() if line.startswith("SESSIONLOCK_")]
+        self.assertEqual(sorted(name for name, _ in told), [f"SESSIONLOCK_{name}" for name in ("ID", "LOCK", "SESSION")])
+        self.assertEqual(dict(told)["SESSIONLOCK_SESSION"], str(other))
+
     def test_a_run_that_was_started_by_one_that_has_ended_is_not_nested(self):
         self.environment["SESSIONLOCK_ID"] = "0" * 32
         self.environment["SESSIONLOCK_SESSION"] = str(self.session)
@@ -381,6 +395,18 @@ class Terminal(Case):
         wrapper.send_signal(signal.SIGTERM)
         wrapper.wait(command.PATIENCE)
         self.assertEqual(self.logged()[2:], ["SIGINT", "SIGTERM"])
+        self.assertFalse(self.lock.exists())
+
+    def test_a_hang_up_reaches_the_command_though_only_the_leader_of_the_session_is_told(self):
+        wrapper, line = self.start_at_terminal("run", self.session, *self.reporter())
+        self.started_pid()
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, line)  # closes the terminal's other side
+        os.close(nothing)
+        wait_until("it arrives", lambda: "SIGHUP" in self.logged())
+        wrapper.send_signal(signal.SIGTERM)
+        wrapper.wait(command.PATIENCE)
+        self.assertEqual(self.logged()[2:4], ["SIGHUP", "SIGTERM"])
         self.assertFalse(self.lock.exists())
 
     def test_ctrl_z_stops_both_and_both_go_on(self):

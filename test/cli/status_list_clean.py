@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import subprocess
 import sys
 import time
 
@@ -111,6 +112,16 @@ class Status(Case):
         self.assertEqual([look["state"] for look in looks], ["free", None, "held"])
         self.assertStatus(self.run_command("status", free, strange), IO_ERROR)
         self.assertStatus(self.run_command("status", free, self.session), 0)
+
+    def test_a_free_session_that_cannot_be_acquired_is_an_error(self):
+        gone = self.folder / "gone"
+        gone.mkdir()
+        leave = ["sh", "-c", 'rmdir "$PWD" && exec "$@"', "sh"]
+        result = subprocess.run([*leave, *self.command("status", "--json", "folder/s.jsonl")], cwd=gone, env=self.environment,
+                                text=True, capture_output=True)
+        self.assertStatus(result, NO_SUCH_FILE)
+        (inspection,) = json.loads(result.stdout)
+        self.assertEqual(inspection["state"], "free")
 
     def test_a_session_in_a_missing_directory_is_free(self):
         self.session = self.folder / "a/b/s.jsonl"

@@ -12,10 +12,10 @@ from command import CANNOT_CREATE, IO_ERROR, NO_SUCH_FILE, USAGE
 
 
 class Watch(command.Case):
-    def watch(self, *options):
+    def watch(self, *options, **how):
         """A watch that has begun: it has told of the lock that was there."""
         self.plant_named("0", os.getpid())
-        process = self.start("watch", *options, self.folder)
+        process = self.start("watch", *options, self.folder, **how)
         self.assertIn("0.jsonl", process.stdout.readline().decode())
         return process
 
@@ -48,6 +48,27 @@ class Watch(command.Case):
         kinds = [json.loads(self.line(watch))["event"] for _ in range(3)]
         self.assertEqual(kinds, ["reclaimed", "acquired", "released"])
 
+    def test_it_tells_that_a_program_runs_on_with_its_dead_owners_lock_and_the_label(self):
+        watch, other = self.watch(), self.watch("--json")
+        holder = self.hold(None, "--label", "nightly")
+        self.assertIn("acquired", self.line(watch))
+        self.assertEqual(json.loads(self.line(other))["label"], "nightly")
+        holder.kill()
+        self.assertRegex(self.line(watch), r"owner-died .* label \"nightly\" .*; a program it gave the lock to runs on\n$")
+        self.assertEqual(json.loads(self.line(other))["label"], "nightly")
+
+    def test_it_says_why_it_has_to_poll(self):
+        script = 'echo 0 >/proc/sys/user/max_inotify_instances || exit 200; exec "$@"'
+        watch = subprocess.Popen(["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh", *self.command("watch", self.folder)],
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environment)
+        words = watch.stderr.readline().decode()
+        watch.terminate()
+        status, _, _ = self.finish(watch)
+        if status in (1, 200):
+            self.skip_aloud("a user namespace of one's own is not allowed here")
+        self.assertEqual(status, 0)
+        self.assertTrue(words.startswith("sessionlock: has to poll: "), words)
+
     def test_it_ends_cleanly_when_interrupted(self):
         for number in (signal.SIGINT, signal.SIGTERM):
             watch = self.watch()
@@ -55,12 +76,14 @@ class Watch(command.Case):
             self.assertEqual(self.finish(watch), (0, "", ""))
 
     def test_it_ends_when_nobody_reads_on(self):
-        watch = self.watch()
-        watch.stdout.close()
-        # The first line after that finds the pipe broken.
-        self.assertStatus(self.run_command("run", self.session, "--", "true"), 0)
-        self.assertIn(watch.wait(command.PATIENCE), (IO_ERROR, -signal.SIGPIPE))
-        watch.stdout = None
+        # By the signal, or, where that is ignored, as Python does, by the error.
+        for restored, status in {True: -signal.SIGPIPE, False: IO_ERROR}.items():
+            watch = self.watch(restore_signals=restored)
+            watch.stdout.close()
+            # The first line after that finds the pipe broken.
+            self.assertStatus(self.run_command("run", self.session, "--", "true"), 0)
+            self.assertEqual(watch.wait(command.PATIENCE), status)
+            watch.stdout = None
 
     def test_a_directory_that_is_missing_or_removed_is_named(self):
         self.assertComplaint(self.run_command("watch", self.folder / "none"), NO_SUCH_FILE, "none")
@@ -103,6 +126,15 @@ class Doctor(command.Case):
         self.assertIn("ramfs, not known to be local", result.stdout)
         self.assertIn("with limits", result.stdout)
         self.assertIn("Other hosts may use this file system", result.stdout)
+
+    def test_where_nothing_can_be_written_it_says_that_there_are_no_locks(self):
+        script = 'mount -t hugetlbfs hugetlbfs "$0" || exit 200; exec "$@"'  # whose files are for mmap(2) alone
+        result = subprocess.run(["unshare", "-m", "sh", "-c", script, str(self.folder), *self.command("doctor", self.folder)],
+                                capture_output=True, text=True, env=self.environment)
+        if result.returncode in (1, 200):
+            self.skip_aloud("mounting needs a privilege that this machine does not give, or there are no huge pages")
+        self.assertStatus(result, IO_ERROR)
+        self.assertIn("No lock can be had here.", result.stdout)
 
     def test_a_directory_in_which_nothing_can_be_made_is_an_error(self):
         self.assertComplaint(self.run_command("doctor", self.folder / "none"), NO_SUCH_FILE, "none")

@@ -1,5 +1,7 @@
 """Daemon claim and stopping sentinel: one daemon, never a stolen claim, and no start while it is being stopped."""
 
+import contextlib
+import fcntl
 import os
 import re
 import signal
@@ -86,6 +88,31 @@ class Stopping(Daemon):
         self.assertStatus(self.run_command("start", "auto"), 0)
         self.stopping.unlink()
         self.assertStatus(self.run_command("start", "auto"), 1)
+
+    def test_an_automatic_start_gives_its_claim_up_when_a_stop_has_begun_meanwhile(self):
+        def begins_meanwhile():
+            """A stop begins while the start waits for somebody who is about to remove a dead daemon's file."""
+            self.stopping.unlink(missing_ok=True)
+            self.file.write_text(f"{NOBODY}:1\n")
+            self.port.write_text("1\n")
+            with open(self.file) as busy:
+                fcntl.flock(busy, fcntl.LOCK_EX)
+                start = self.start("start", "auto")
+                wait_until("it is at the file", lambda: self.is_at_file(start) or start.poll() is not None)
+                self.set_stopping()
+            self.assertEqual(start.stdout.readline(), b"")
+            return self.finish(start) == (0, "", "not started: a stop is under way\n") and not self.port.exists()
+
+        wait_until("a stop has begun between look and claim", begins_meanwhile)
+        self.assertEqual(list(self.folder.iterdir()), [self.stopping])
+
+    def is_at_file(self, process):
+        for _ in range(1000):  # it looks now and then
+            with contextlib.suppress(OSError):
+                numbers = os.listdir(f"/proc/{process.pid}/fd")
+                if str(self.file) in {os.readlink(f"/proc/{process.pid}/fd/{number}") for number in numbers}:
+                    return True
+        return False
 
     def test_one_that_is_expired_corrupt_or_empty_is_removed_and_keeps_nobody_from_starting(self):
         for text in (str(int(time.time() * 1000) - 1), "soon", ""):

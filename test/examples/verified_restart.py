@@ -62,6 +62,33 @@ class VerifiedRestart(example.Case):
             self.assertEqual((status, out), (0, ""), error)
         self.assertEqual(self.workers(), [self.worker()["pid"]])
 
+    def test_who_finds_another_caller_inside_waits_for_it_and_starts_nothing(self):
+        gate = self.folder / "spawn.lock"
+
+        def was_found_inside():
+            self.end_workers()
+            wait_until("there is no worker", lambda: not self.workers())
+            first = self.start("start")
+            wait_until("it is inside", lambda: gate.exists() or first.poll() is not None)
+            first.send_signal(signal.SIGSTOP)
+            second = self.start("start")
+            wait_until("it waits", lambda: second.poll() is not None or self.is_waiting(second))
+            first.send_signal(signal.SIGCONT)
+            self.assertEqual(self.finish(first)[:2], (0, ""))
+            status, out, error = self.finish(second)
+            self.assertEqual((status, out), (0, ""), error)
+            return error == "started by another caller\n"
+
+        wait_until("one caller found another inside", was_found_inside)
+        self.assertEqual(self.workers(), [self.worker()["pid"]])
+
+    @staticmethod
+    def is_waiting(process):
+        with contextlib.suppress(OSError):
+            links = [os.readlink(link) for link in pathlib.Path(f"/proc/{process.pid}/fd").iterdir()]
+            return any("inotify" in link for link in links)
+        return False
+
     def test_a_duplicate_start_exits_with_0_and_says_so_on_standard_error(self):
         self.assertStatus(self.run_command("start"), 0)
         again = self.run_command("start")

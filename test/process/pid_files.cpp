@@ -356,6 +356,24 @@ TEST_CASE("a file that somebody removes in the middle of its release is released
   CHECK_FALSE(claim->file->owns());
 }
 
+TEST_CASE("a release that fails is reported, leaves the file to nobody else, and can be tried again") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  auto claim = PidFile::claim(path);
+  REQUIRE(claim);
+  {
+    const Script script(failing(sys::Call::unlinkat, EIO));
+    const auto released = claim->file->release();
+    REQUIRE(!released);
+    CHECK(released.error().code == std::errc::io_error);
+    CHECK(released.error().path == path);
+  }
+  CHECK(is_unguarded(path));
+  CHECK(claim->file->owns());
+  CHECK(claim->file->release().has_value());
+  CHECK(names_in(directory.path()).empty());
+}
+
 TEST_CASE("a touch that fails is reported, and the file stays its owner's") {
   const TemporaryDirectory directory;
   const auto path = directory / "serve.pid";
@@ -367,6 +385,7 @@ TEST_CASE("a touch that fails is reported, and the file stays its owner's") {
     CHECK(touched.error().code == std::errc::read_only_file_system);
     CHECK(touched.error().path == path);
   }
+  CHECK(is_unguarded(path));
   make_older(path, 1h);
   CHECK(claim->file->touch().has_value());
   CHECK(std::filesystem::last_write_time(path) > std::filesystem::file_time_type::clock::now() - 30min);

@@ -40,6 +40,10 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t k_violations_max = 10;
+constexpr const char* k_session = "s.jsonl";
+/// What the session leads to when an adversary makes it a link, and the name that its file has then.
+constexpr const char* k_target = "t.jsonl";
+constexpr const char* k_former = "former.jsonl";
 /// The flocks from which on a role does nothing but try again and again, waiting for the other.
 int locks_max(Role role) {
   switch (role) {
@@ -67,6 +71,9 @@ enum class State : int {
   done
 };
 
+/// The locks there are to have.
+enum Place : std::size_t { at_session, at_target };
+
 /// One of the two.
 struct Seat {
   std::atomic<State> state{State::idle};
@@ -76,6 +83,10 @@ struct Seat {
   std::atomic<bool> is_unlinking{false};
   std::atomic<bool> acknowledged{false};
   std::atomic<bool> lost{false};
+  /// Whose lock it got, a `Place`.
+  std::atomic<std::size_t> place{at_session};
+  /// It is to know its session for no link.
+  bool is_to_know{false};
   sem_t go{};
   Role role{};
   char session[256]{};
@@ -86,8 +97,11 @@ struct Seat {
 struct Table {
   Seat seats[2]{};
   sem_t news{};
-  std::atomic<int> inside{0};
-  std::atomic<int> writing{0};
+  /// By place.
+  std::atomic<int> inside[2]{};
+  std::atomic<int> writing[2]{};
+  /// The session is a link to the target by now.
+  std::atomic<bool> is_link{false};
   /// Somebody removed or replaced locks without asking: holds may overlap then, and guarded writes too.
   std::atomic<bool> is_lawless{false};
   /// A lock was forced: holds may overlap, guarded writes may not.
@@ -174,6 +188,8 @@ class Player : public sys::Interceptor {
         counts_ = true;
         calls_ = 0;
         locks_ = 0;
+        has_looked_at_all_ = false;
+        has_seen_link_ = false;
         act();
       } catch (const std::exception& error) {
         complain(error.what());
@@ -208,6 +224,7 @@ class Player : public sys::Interceptor {
         }
       }
     }
+    note_look(info);
     return 0;
   }
 
@@ -220,9 +237,39 @@ class Player : public sys::Interceptor {
     seat_.state.store(state);
     ::sem_post(&table_.news);
   }
-  void complain(std::string_view what) {
+  void complain(std::string_view what) const {
     if (seat_.complaint[0] == '\0') {
       std::snprintf(seat_.complaint, sizeof seat_.complaint, "%.*s", static_cast<int>(what.size()), what.data());
+    }
+  }
+
+  /// It is about to look at its session, or to publish a lock, after which it has to look again.
+  void note_look(const sys::CallInfo& info) {
+    if (info.call == sys::Call::linkat) {
+      has_looked_ = false;
+    } else if (info.call == sys::Call::fstatat && info.path != nullptr && session_.filename() == info.path) {
+      has_looked_ = true;
+      has_looked_at_all_ = true;
+      has_seen_link_ = table_.is_link.load();
+    }
+  }
+
+  [[nodiscard]] bool is_file_taken() const {
+    return table_.is_lawless.load() || (table_.is_link.load() && seat_.place.load() == at_session);
+  }
+
+  void find_place() {
+    const bool is_target = lock_.lock_path().filename() == std::string(k_target) + ".lock";
+    seat_.place.store(is_target ? at_target : at_session);
+  }
+
+  /// Whether it has the lock of what its session was, at the latest, when it had that.
+  void judge_place() const {
+    if (!has_looked_) {
+      complain("did not look at its session once it had the lock");
+    }
+    if (has_seen_link_ && seat_.place.load() == at_session) {
+      complain("has the lock of what its session was before it looked");
     }
   }
 
@@ -248,20 +295,27 @@ class Player : public sys::Interceptor {
 
   void prepare() {
     session_ = seat_.session;
+    seat_.place.store(at_session);
+    if (seat_.is_to_know) {
+      (void)manager_.inspect(session_);
+    }
     if (seat_.role == Role::release) {
       lock_ = value_or_throw(manager_.try_acquire(session_));
+      find_place();
       enter(table_.inside);
     }
   }
 
-  void enter(std::atomic<int>& room) {
+  using Rooms = std::atomic<int>[2];
+  void enter(Rooms& rooms) {
+    const bool is_inside = &rooms == &table_.inside;
     const bool may_overlap =
-        table_.is_lawless.load() || table_.are_apart.load() || (&room == &table_.inside && table_.is_forced.load());
-    if (room.fetch_add(1) != 0 && !may_overlap) {
-      complain(&room == &table_.writing ? "two are writing at once" : "two hold the lock at once");
+        table_.is_lawless.load() || table_.are_apart.load() || (is_inside && table_.is_forced.load());
+    if (rooms[seat_.place.load()].fetch_add(1) != 0 && !may_overlap) {
+      complain(is_inside ? "two hold the lock at once" : "two are writing at once");
     }
   }
-  static void leave(std::atomic<int>& room) { room.fetch_sub(1); }
+  void leave(Rooms& rooms) { rooms[seat_.place.load()].fetch_sub(1); }
 
   void act() {
     switch (seat_.role) {
@@ -308,6 +362,10 @@ class Player : public sys::Interceptor {
     if (!lock) {
       if (seat_.role != Role::try_take || lock.error().code != Errc::locked) {
         complain("acquire: " + lock.error().message());
+      } else if (!has_looked_at_all_) {
+        complain("was refused a lock that it only guessed to be its session's");
+      } else if (has_seen_link_ && lock.error().holder->lock_path == session_.native() + ".lock") {
+        complain("was refused the lock of what its session was before it looked");
       }
       return;
     }
@@ -315,6 +373,8 @@ class Player : public sys::Interceptor {
       complain("nobody told it that the lock is free");
     }
     lock_ = std::move(*lock);
+    find_place();
+    judge_place();
     enter(table_.inside);
     write_and_release();
   }
@@ -338,8 +398,11 @@ class Player : public sys::Interceptor {
       return;
     }
     // Where the session's own file was taken away, an error is the right answer.
-    if ((!written || !released) && !table_.is_lawless.load()) {
-      complain((!written ? written : released).error().message());
+    if (!written && !is_file_taken()) {
+      complain(written.error().message());
+    }
+    if (!released && !table_.is_lawless.load()) {
+      complain(released.error().message());
     }
   }
 
@@ -360,6 +423,9 @@ class Player : public sys::Interceptor {
   fs::path session_{};
   bool counts_{false};
   bool inside_oracle_{false};
+  bool has_looked_{false};
+  bool has_looked_at_all_{false};
+  bool has_seen_link_{false};
   int calls_{0};
   int locks_{0};
   ino_t locked_{0};
@@ -432,6 +498,7 @@ class Director {
     seat.is_unlinking.store(false);
     seat.acknowledged.store(false);
     seat.lost.store(false);
+    seat.is_to_know = scenario_.adversary == Adversary::link;
     seat.complaint[0] = '\0';
     std::snprintf(seat.session, sizeof seat.session, "%s", session.c_str());
     std::snprintf(seat.record, sizeof seat.record, "%s", record.c_str());
@@ -464,6 +531,12 @@ class Director {
     }
   }
 
+  void empty_rooms() {
+    for (const Place place : {at_session, at_target}) {
+      table_.inside[place].store(0);
+      table_.writing[place].store(0);
+    }
+  }
   void set_scene(const fs::path& folder);
   void act_adversary(const fs::path& folder);
   void judge(const fs::path& folder, const std::string& place);
@@ -482,6 +555,7 @@ class Director {
   ScheduleFigures figures_{};
   int number_{0};
   std::uint64_t foreign_inode_{0};
+  std::uint64_t planted_inode_{0};
   bool killed_{false};
 };
 
@@ -505,14 +579,15 @@ void Director::set_scene(const fs::path& folder) {
       make_older(lock, std::chrono::hours{1});
       break;
   }
-  table_.inside.store(0);
-  table_.writing.store(0);
+  empty_rooms();
+  table_.is_link.store(false);
   table_.is_lawless.store(scenario_.adversary == Adversary::remove || scenario_.adversary == Adversary::replace);
   table_.is_forced.store(false);
   table_.are_apart.store(scenario_.adversary == Adversary::rename);
   table_.is_told.store(scenario_.is_told);
   killed_ = false;
   foreign_inode_ = 0;
+  planted_inode_ = inode_of(lock);
   while (::sem_trywait(&table_.news) == 0) {
   }
 }
@@ -527,8 +602,7 @@ void Director::act_adversary(const fs::path& folder) {
         (void)players_[0]->kill();
         killed_ = true;
         ++figures_.kills;
-        table_.inside.store(0);
-        table_.writing.store(0);
+        empty_rooms();
         table_.seats[0].state.store(State::done);
       }
       break;
@@ -548,6 +622,13 @@ void Director::act_adversary(const fs::path& folder) {
     case Adversary::rename:
       fs::rename(folder, folder.native() + ".moved");
       break;
+    case Adversary::link:
+      if (fs::exists(folder / k_session)) {
+        fs::rename(folder / k_session, folder / k_former);
+      }
+      fs::create_symlink(k_target, folder / k_session);
+      table_.is_link.store(true);
+      break;
   }
 }
 
@@ -565,8 +646,11 @@ std::size_t count_records(const std::string& text, std::string_view record, bool
 void Director::judge(const fs::path& folder, const std::string& place) {
   bool is_whole = true;
   const fs::path moved = folder.native() + ".moved";
-  std::string text = read_text(folder / "s.jsonl");
-  text += read_text(moved / "s.jsonl");
+  const std::string target = read_text(folder / k_target);
+  std::string text = target + read_text(folder / k_former) + read_text(moved / k_session);
+  if (!table_.is_link.load()) {
+    text += read_text(folder / k_session);
+  }
   for (std::size_t i = 0; i < 2; ++i) {
     const Seat& seat = table_.seats[i];
     if (seat.complaint[0] != '\0') {
@@ -578,8 +662,12 @@ void Director::judge(const fs::path& folder, const std::string& place) {
       complain(place, "record " + std::string(seat.record) + " is there " + std::to_string(found) + " times");
     }
     const bool must_write = seat.role == Role::take || seat.role == Role::release || seat.role == Role::usurp;
-    if (must_write && !dead && !seat.acknowledged.load() && !seat.lost.load() && !table_.is_lawless.load()) {
+    const bool is_taken = table_.is_lawless.load() || (table_.is_link.load() && seat.place.load() == at_session);
+    if (must_write && !dead && !seat.acknowledged.load() && !seat.lost.load() && !is_taken) {
       complain(place, std::string(1, "AB"[i]) + " wrote nothing");
+    }
+    if (seat.place.load() == at_session && target.find(seat.record) != std::string::npos) {
+      complain(place, std::string(1, "AB"[i]) + " wrote to the target without its lock");
     }
   }
   if (!is_whole) {
@@ -590,8 +678,11 @@ void Director::judge(const fs::path& folder, const std::string& place) {
       continue;
     }
     for (const auto& name : names_in(at)) {
-      const bool is_foreign = foreign_inode_ != 0 && inode_of(at / name) == foreign_inode_;
-      if (name != "s.jsonl" && name != "s.jsonl.torn" && !is_foreign) {
+      const auto inode = inode_of(at / name);
+      const bool is_foreign = foreign_inode_ != 0 && inode == foreign_inode_;
+      const bool is_nobodys = table_.is_link.load() && planted_inode_ != 0 && inode == planted_inode_;  // any more
+      const bool is_session = name == k_session || name == k_target || name == k_former;
+      if (!is_session && name != "s.jsonl.torn" && !is_foreign && !is_nobodys) {
         complain(place, "left behind: " + name);
       }
     }
@@ -609,7 +700,9 @@ Reached Director::run(int stop_a, int stop_b, bool a_first) {
   const Role roles[2] = {scenario_.a, scenario_.b};
   const int stops[2] = {stop_a, stop_b};
   for (std::size_t i = 0; i < 2; ++i) {
-    cast(i, roles[i], folder / "s.jsonl", "{\"pair\":" + std::to_string(number_) + ",\"by\":\"" + "AB"[i] + "\"}");
+    const bool is_elsewhere = i == 1 && scenario_.b_is_at_target;
+    cast(i, roles[i], folder / (is_elsewhere ? k_target : k_session),
+         "{\"pair\":" + std::to_string(number_) + ",\"by\":\"" + "AB"[i] + "\"}");
     if (roles[i] == Role::release) {
       go(i);
       until(i, {State::stopped, State::done});
@@ -665,6 +758,16 @@ const std::vector<Scenario>& scenarios() {
       {"somebody replaces the lock", Role::release, Role::try_take, Found::nothing, Adversary::replace},
       {"somebody renames the directory", Role::release, Role::try_take, Found::nothing, Adversary::rename},
       {"somebody renames the directory of one who takes", Role::take, Role::take, Found::nothing, Adversary::rename},
+      {"the session of two who take it becomes a link", Role::take, Role::take, Found::nothing, Adversary::link},
+      {"the session of one who takes it becomes a link, while another has it", Role::take, Role::release,
+       Found::nothing, Adversary::link},
+      {"the session of one who tries to take it becomes a link, while another has it", Role::try_take, Role::release,
+       Found::nothing, Adversary::link},
+      {"a dead owner's session becomes a link", Role::take, Role::try_take, Found::dead_owner, Adversary::link},
+      {"a session becomes a link to one that another takes", Role::take, Role::take, Found::nothing, Adversary::link,
+       false, true},
+      {"a session becomes a link to one that another has", Role::take, Role::release, Found::nothing, Adversary::link,
+       false, true},
   };
   return all;
 }

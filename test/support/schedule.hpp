@@ -6,7 +6,9 @@
 /// For a pair (i, j): A runs until it is about to make its i-th call and stops there; B runs until its j-th call, or
 /// until it can only wait for A. Then an adversary may do something, and both go on: once A first, once B first. After
 /// each pair the oracle is asked: nobody was inside while another was; nobody unlinked an inode that it had not locked
-/// and compared; every acknowledged record stands in the transcript, once and whole; nothing is left; and nobody hangs.
+/// and compared; who has a lock has looked, since, whether the session is still the lock's; nobody wrote where
+/// another's lock lies; every acknowledged record stands in the transcript, once and whole; nothing is left; and nobody
+/// hangs.
 
 #include <functional>
 #include <string_view>
@@ -32,7 +34,8 @@ enum class Adversary {
   kill,     ///< Kills A.
   remove,   ///< Removes the lock file without looking.
   replace,  ///< Renames a running program's lock over it.
-  rename    ///< Renames the directory.
+  rename,   ///< Renames the directory.
+  link      ///< Makes the session a symbolic link to another, the target. Both know it for no link.
 };
 
 struct Scenario {
@@ -43,6 +46,8 @@ struct Scenario {
   Adversary adversary{Adversary::none};
   /// Everything that a waiter waits for raises an event, so no timer may be what tells it.
   bool is_told{false};
+  /// B is at the target, by its own name.
+  bool b_is_at_target{false};
 };
 
 /// Where processes are stopped: before every system call, or only before those that another process can notice or that

@@ -189,7 +189,6 @@ class Player : public sys::Interceptor {
         calls_ = 0;
         locks_ = 0;
         has_looked_at_all_ = false;
-        has_seen_link_ = false;
         act();
       } catch (const std::exception& error) {
         complain(error.what());
@@ -250,7 +249,7 @@ class Player : public sys::Interceptor {
     } else if (info.call == sys::Call::fstatat && info.path != nullptr && session_.filename() == info.path) {
       has_looked_ = true;
       has_looked_at_all_ = true;
-      has_seen_link_ = table_.is_link.load();
+      leads_to_target_ = table_.is_link.load() || session_.filename() == k_target;
     }
   }
 
@@ -268,7 +267,7 @@ class Player : public sys::Interceptor {
     if (!has_looked_) {
       complain("did not look at its session once it had the lock");
     }
-    if (has_seen_link_ && seat_.place.load() == at_session) {
+    if (leads_to_target_ != (seat_.place.load() == at_target)) {
       complain("has the lock of what its session was before it looked");
     }
   }
@@ -364,7 +363,8 @@ class Player : public sys::Interceptor {
         complain("acquire: " + lock.error().message());
       } else if (!has_looked_at_all_) {
         complain("was refused a lock that it only guessed to be its session's");
-      } else if (has_seen_link_ && lock.error().holder->lock_path == session_.native() + ".lock") {
+      } else if (lock.error().holder->lock_path.filename() !=
+                 std::string(leads_to_target_ ? k_target : k_session) + ".lock") {
         complain("was refused the lock of what its session was before it looked");
       }
       return;
@@ -425,7 +425,7 @@ class Player : public sys::Interceptor {
   bool inside_oracle_{false};
   bool has_looked_{false};
   bool has_looked_at_all_{false};
-  bool has_seen_link_{false};
+  bool leads_to_target_{false};  // when it last looked
   int calls_{0};
   int locks_{0};
   ino_t locked_{0};
@@ -580,7 +580,10 @@ void Director::set_scene(const fs::path& folder) {
       break;
   }
   empty_rooms();
-  table_.is_link.store(false);
+  table_.is_link.store(scenario_.adversary == Adversary::unlink);
+  if (scenario_.adversary == Adversary::unlink) {
+    fs::create_symlink(k_target, folder / k_session);
+  }
   table_.is_lawless.store(scenario_.adversary == Adversary::remove || scenario_.adversary == Adversary::replace);
   table_.is_forced.store(false);
   table_.are_apart.store(scenario_.adversary == Adversary::rename);
@@ -629,6 +632,10 @@ void Director::act_adversary(const fs::path& folder) {
       fs::create_symlink(k_target, folder / k_session);
       table_.is_link.store(true);
       break;
+    case Adversary::unlink:
+      fs::remove(folder / k_session);
+      table_.is_link.store(false);
+      break;
   }
 }
 
@@ -647,10 +654,11 @@ void Director::judge(const fs::path& folder, const std::string& place) {
   bool is_whole = true;
   const fs::path moved = folder.native() + ".moved";
   const std::string target = read_text(folder / k_target);
-  std::string text = target + read_text(folder / k_former) + read_text(moved / k_session);
+  std::string session = read_text(folder / k_former) + read_text(moved / k_session);
   if (!table_.is_link.load()) {
-    text += read_text(folder / k_session);
+    session += read_text(folder / k_session);
   }
+  const std::string text = session + target;
   for (std::size_t i = 0; i < 2; ++i) {
     const Seat& seat = table_.seats[i];
     if (seat.complaint[0] != '\0') {
@@ -666,8 +674,9 @@ void Director::judge(const fs::path& folder, const std::string& place) {
     if (must_write && !dead && !seat.acknowledged.load() && !seat.lost.load() && !is_taken) {
       complain(place, std::string(1, "AB"[i]) + " wrote nothing");
     }
-    if (seat.place.load() == at_session && target.find(seat.record) != std::string::npos) {
-      complain(place, std::string(1, "AB"[i]) + " wrote to the target without its lock");
+    const std::string& not_its_own = seat.place.load() == at_session ? target : session;
+    if (not_its_own.find(seat.record) != std::string::npos) {
+      complain(place, std::string(1, "AB"[i]) + " wrote where it has no lock");
     }
   }
   if (!is_whole) {
@@ -764,6 +773,11 @@ const std::vector<Scenario>& scenarios() {
       {"the session of one who tries to take it becomes a link, while another has it", Role::try_take, Role::release,
        Found::nothing, Adversary::link},
       {"a dead owner's session becomes a link", Role::take, Role::try_take, Found::dead_owner, Adversary::link},
+      {"the link that two take is a link no more", Role::take, Role::take, Found::nothing, Adversary::unlink},
+      {"the link that one takes is a link no more, while another has its target", Role::take, Role::release,
+       Found::nothing, Adversary::unlink, false, true},
+      {"the link that one tries to take is a link no more, while another has its target", Role::try_take, Role::release,
+       Found::nothing, Adversary::unlink, false, true},
       {"a session becomes a link to one that another takes", Role::take, Role::take, Found::nothing, Adversary::link,
        false, true},
       {"a session becomes a link to one that another has", Role::take, Role::release, Found::nothing, Adversary::link,

@@ -645,6 +645,41 @@ TEST_CASE("giving up a lock inside its own guarded write takes effect when that 
   CHECK(try_lock(session.path).has_value());
 }
 
+TEST_CASE("giving up a lock inside its own guarded write is tried again when it fails at the end of that") {
+  // Protects: `keep_for_retry` in `Hold::release_after_guard`.
+  const Session session;
+  const auto other = session.directory / "other.jsonl";
+  auto lock = held(try_lock(session.path));
+  {
+    const Script script(failing(sys::Call::unlinkat, EIO));
+    CHECK(lock.guarded([&] { CHECK(lock.release().has_value()); }).has_value());
+  }
+  CHECK(fs::exists(session.lock));
+  CHECK(!lock.owns());
+  CHECK(held(try_lock(other)).owns());
+  CHECK(!fs::exists(session.lock));
+}
+
+TEST_CASE("a release that waits for a write comes before the next one") {
+  // Protects: `queued_` in `Hold::claim`. A busy machine may need more than one try.
+  bool came_first = false;
+  for (int tries = 0; tries < 8 && !came_first; ++tries) {
+    const Session session;
+    auto lock = held(try_lock(session.path));
+    Result<void> released;
+    std::thread releaser;
+    CHECK(lock.guarded([&] {
+                releaser = std::thread([&] { released = lock.release(); });
+                std::this_thread::sleep_for(10ms * (1 << tries));  // lets it queue
+              })
+              .has_value());
+    came_first = code_of(lock.guarded([] {})) == Errc::lost;
+    releaser.join();
+    CHECK(released.has_value());
+  }
+  CHECK(came_first);
+}
+
 TEST_CASE("threads of one process write one at a time, and a release waits for them") {
   // Protects: `Hold::claim`; a `flock` on one open file description excludes no threads of one process.
   const Session session;

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <filesystem>
 #include <optional>
@@ -10,6 +11,8 @@
 #include <vector>
 
 #include <doctest/doctest.h>
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -249,6 +252,28 @@ TEST_CASE("a dead owner's and a reused pid's files are taken over at once") {
   }
 }
 
+TEST_CASE("a claim waits for somebody who is about to remove a dead owner's file") {
+  // For longer than a thousand attempts without a pause take.
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  write_text(path, std::to_string(dead_pid()) + ":1\n");
+  const int other = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  REQUIRE(::flock(other, LOCK_EX | LOCK_NB) == 0);
+  const auto end = std::chrono::steady_clock::now() + 300ms;
+  const Script script([&](const sys::CallInfo& info) {
+    if (info.call == sys::Call::linkat && std::chrono::steady_clock::now() >= end) {
+      ::flock(other, LOCK_UN);
+    }
+    return 0;
+  });
+  PidFileOptions options = colon();
+  options.timeout = k_patience;
+  const auto claim = PidFile::claim(path, options);
+  REQUIRE_MESSAGE(claim.has_value(), (claim ? "" : claim.error().message()));
+  CHECK(claim->file.has_value());
+  ::close(other);
+}
+
 TEST_CASE("a corrupt token of a live pid fails closed: not alive, not taken over, not removed") {
   const TemporaryDirectory directory;
   const auto path = directory / "engine.pid";
@@ -270,6 +295,8 @@ TEST_CASE("a dying process does not delete its successor's file") {
   REQUIRE(successor->file);
   CHECK(claim->file->release().error().code == Errc::lost);
   CHECK(claim->file->touch().error().code == Errc::lost);
+  CHECK_FALSE(claim->file->owns());
+  CHECK(claim->file->release().has_value());  // of nothing
   CHECK(std::filesystem::exists(path));
   CHECK(successor->file->touch().has_value());
 }

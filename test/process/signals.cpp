@@ -166,6 +166,19 @@ TEST_CASE("a process that ended, reaped or not, is gone") {
         SignalOutcome::gone);
 }
 
+TEST_CASE("a process that ends after it was looked at is gone, though it could still be signalled") {
+  auto child = sleeper();
+  const ProcessIdentity identity = recorded(child);
+  const Script script([&](const sys::CallInfo& info) {
+    if (info.call == sys::Call::poll) {  // whether it has ended since
+      child.send_signal(SIGKILL);
+      child.wait_until_zombie();
+    }
+    return 0;
+  });
+  CHECK(signal_process(identity, SIGTERM).value().outcome == SignalOutcome::gone);
+}
+
 TEST_CASE("a pid of another start time is recycled, and never signalled even by who asks for unverified signals") {
   auto child = sleeper();
   for (const Verification verification : {Verification::required, Verification::unverified}) {
@@ -235,9 +248,14 @@ TEST_CASE("a process of another user is refused by the system under its own name
 }
 
 TEST_CASE("a kernel without pidfd signals after a check, and the report says that nothing was pinned") {
-  for (const auto call : {sys::Call::pidfd_open, sys::Call::pidfd_send_signal}) {
+  struct OldKernel {
+    sys::Call call;
+    int error;
+  };
+  for (const OldKernel& old : {OldKernel{sys::Call::pidfd_open, ENOSYS}, OldKernel{sys::Call::pidfd_open, EPERM},
+                               OldKernel{sys::Call::pidfd_send_signal, ENOSYS}}) {
     auto child = sleeper();
-    const Script old_kernel(failing(call, ENOSYS));
+    const Script old_kernel(failing(old.call, old.error));
     CHECK(signal_process(of_another_start(recorded(child)), SIGTERM).value().outcome == SignalOutcome::recycled);
     const auto report = signal_process(recorded(child), SIGTERM);
     CHECK(report->outcome == SignalOutcome::signalled);
@@ -358,6 +376,29 @@ TEST_CASE("without a pidfd, a process that took over the pid during the grace is
     });
     REQUIRE_IN_CHILD(stop_process(identity, k_patience).value().outcome == SignalOutcome::signalled);
     REQUIRE_IN_CHILD(swapped);
+    std::this_thread::sleep_for(20ms);  // what dies of a signal does so a little later
+    REQUIRE_IN_CHILD(is_pid_alive(pid));
+    return 0;
+  });
+}
+
+TEST_CASE("without a pidfd, a process that took over the pid after the grace is not killed") {
+  check_in({CLONE_NEWPID | CLONE_NEWNS}, [](Channel&) {
+    const pid_t pid = fork_idler(SIG_IGN);
+    const auto identity = identify(pid).value();
+    outwait_tick_of(identity);
+    bool swapped = false;
+    int calls = 0;
+    const Script script([&](const sys::CallInfo& info) {
+      // Looked at, asked to end, looked at when the grace is over, and now once more.
+      if (info.call == sys::Call::kill && ++calls == 4) {
+        swapped = replace_process(pid);
+      }
+      return info.call == sys::Call::pidfd_open ? ENOSYS : 0;
+    });
+    REQUIRE_IN_CHILD(stop_process(identity, 0ms).value().outcome == SignalOutcome::signalled);
+    REQUIRE_IN_CHILD(swapped);
+    std::this_thread::sleep_for(20ms);  // what dies of a signal does so a little later
     REQUIRE_IN_CHILD(is_pid_alive(pid));
     return 0;
   });

@@ -69,6 +69,11 @@ std::vector<Pretence> pretences() {
          return is(info, sys::Call::linkat) && std::exchange(first, false) ? ENOENT : 0;
        },
        Naming::descriptor_link},
+      {"no AT_EMPTY_PATH, said otherwise",
+       [first = true](const sys::CallInfo& info) mutable {
+         return is(info, sys::Call::linkat) && std::exchange(first, false) ? EACCES : 0;
+       },
+       Naming::descriptor_link},
       {"no O_TMPFILE", no_nameless_files, Naming::temporary_link},
       {"no O_TMPFILE, as old kernels say it",
        [](const sys::CallInfo& info) { return makes_nameless(info) ? EISDIR : 0; }, Naming::temporary_link},
@@ -177,8 +182,13 @@ TEST_CASE("a lock appears complete, with its witness, on every kind of file syst
       REQUIRE_IN_CHILD(names_in(directory.path()) == std::vector<std::string>{"s.lock"});
       REQUIRE_IN_CHILD(lock.file.inode == inode_of(directory / "s.lock"));
       // What was found out is used again.
-      const Script script(pretence.answer);
+      int tries = 0;
+      const Script script([&](const sys::CallInfo& info) {
+        tries += is(info, sys::Call::flock) ? 1 : 0;
+        return pretence.answer(info);
+      });
       REQUIRE_IN_CHILD(published(place_in(directory.path(), "t.lock")).fd);
+      REQUIRE_IN_CHILD(tries == 0);
       REQUIRE_IN_CHILD(place.directory->traits->naming.load() == pretence.naming);
     });
   }
@@ -198,6 +208,7 @@ TEST_CASE("the name is taken exclusively on every kind of file system") {
       REQUIRE_IN_CHILD(attempt->file_system_now.has_value());
       REQUIRE_IN_CHILD(inode_of(directory / "s.lock") == inode && read_text(directory / "s.lock") == "other");
       REQUIRE_IN_CHILD(names_in(directory.path()) == std::vector<std::string>{"s.lock"});
+      REQUIRE_IN_CHILD(place.directory->traits->naming.load() == pretence.naming);
     });
   }
 }

@@ -824,6 +824,23 @@ TEST_CASE("where another user may not make a session's directory, an inspection 
         }).exited_with(0));
 }
 
+TEST_CASE("where another user may not remove a dead owner's lock, an inspection says that an acquire would fail") {
+  if (!can_become_second_user()) {
+    skip_aloud("becoming another user needs root");
+    return;
+  }
+  const Session session;
+  plant(session.lock, foreign_record(dead_pid()));
+  fs::permissions(session.lock, fs::perms(0644));
+  fs::permissions(session.directory.path(), fs::perms(0755));
+  CHECK(as_second_user(session, [] {
+          const auto stale = LockManager().inspect("s.jsonl");
+          REQUIRE_IN_CHILD(stale.has_value() && stale->removable);
+          REQUIRE_IN_CHILD(stale->cause == std::errc::permission_denied);
+          REQUIRE_IN_CHILD(!LockManager().try_acquire("s.jsonl").has_value());
+        }).exited_with(0));
+}
+
 // --- words -----------------------------------------------------------------------------------------------------------
 
 TEST_CASE("a time-out reads as documented") {

@@ -852,6 +852,30 @@ TEST_CASE("a lock that names nobody cannot be named to be forced away") {
   CHECK(fs::exists(session.lock));
 }
 
+TEST_CASE("a lock that cannot be read is neither joined nor forced away, and nothing else is said of it") {
+  const Session session;
+  auto holder = holder_of(session.path);
+  const std::string id = *value_or_throw(LockManager().inspect(session.path)).record.lock_id;
+  const Script script(failing(sys::Call::pread, EIO));
+  CHECK(code_of(LockManager().force_release(session.path, id, true)) == std::errc::io_error);
+  CHECK(code_of(LockManager().join(session.path, id)) == std::errc::io_error);
+  CHECK(fs::exists(session.lock));
+}
+
+TEST_CASE("who may not take a lock away by force does not even lock it") {
+  const Session session;
+  const auto holder = holder_of(session.path);
+  int locked = 0;
+  const Script script([&](const sys::CallInfo& info) {
+    locked += info.call == sys::Call::flock ? 1 : 0;
+    return 0;
+  });
+  CHECK(code_of(LockManager().force_release(session.path, std::to_string(holder.pid()), true)) == Errc::lost);
+  const std::string id = *value_or_throw(LockManager().inspect(session.path)).record.lock_id;
+  CHECK(code_of(LockManager().force_release(session.path, id)) == Errc::locked);
+  CHECK(locked == 0);
+}
+
 TEST_CASE("without force, age alone does not take a lock whose owner may be alive") {
   // Protects: the policy in `ForcedRelease::judge_and_check`.
   const Session session;

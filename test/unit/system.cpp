@@ -686,6 +686,22 @@ TEST_CASE("a watched inode tells that it lost its name") {
   CHECK(event.wd == watch.value);
 }
 
+TEST_CASE("a program whose output is wanted inherits no blocked signal") {
+  std::string name = "cat";
+  std::string file = "/proc/self/status";
+  char* const argv[] = {name.data(), file.data(), nullptr};
+  sigset_t blocked;
+  sigset_t before;
+  ::sigemptyset(&blocked);
+  ::sigaddset(&blocked, SIGTERM);
+  ::pthread_sigmask(SIG_BLOCK, &blocked, &before);
+  const auto captured =
+      sys::capture_output("cat", argv, environ, 1U << 16U, std::chrono::steady_clock::now() + test::k_patience);
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  REQUIRE(captured.ok());
+  CHECK(captured.output.find("SigBlk:\t0000000000000000\n") != std::string::npos);
+}
+
 TEST_CASE("the output of a program that cannot be waited for or read tells why, and the program is gone") {
   std::array<std::string, 3> words{"sh", "-c", "echo word; exec sleep 1000"};
   char* const argv[] = {words[0].data(), words[1].data(), words[2].data(), nullptr};

@@ -333,6 +333,55 @@ TEST_CASE("a forked child cannot append") {
 
 // --- the torn last line ----------------------------------------------------------------------------------------------
 
+TEST_CASE("a session that appears while it is opened is appended to") {
+  Session session;
+  int looks = 0;
+  const Script script([&](const sys::CallInfo& info) {
+    if (is_call_on(info, sys::Call::openat, "run.jsonl") && ++looks == 2) {
+      write_text(session.path, "0\n");  // it was not there a moment ago
+    }
+    return 0;
+  });
+  CHECK(must(session.open().append("1")).offset == 2);
+  CHECK(looks == 2);
+  CHECK(session.text() == "0\n1\n");
+}
+
+TEST_CASE("what was moved before an append that failed is told of with what the next one moves") {
+  Session session("{\"torn");
+  auto transcript = session.open();
+  {
+    const Script script([&](const sys::CallInfo& info) {
+      return info.call == sys::Call::write && !session.torn().empty() ? ENOSPC : 0;
+    });
+    CHECK(failed(transcript.append("1")).code == std::errc::no_space_on_device);
+  }
+  CHECK(session.text().empty());
+  add_raw(session.path, "[2");
+  CHECK(must(transcript.append("3")).torn_bytes_moved == 8);
+  CHECK(session.text() == "3\n");
+  CHECK(session.torn() == "{\"torn\n[2\n");
+}
+
+TEST_CASE("a long torn line of which only a part can be copied leaves nothing of itself beside") {
+  const std::string torn = "\"" + std::string(150'000, 'x');  // copied in three pieces
+  Session session(torn);
+  int writes = 0;
+  {
+    const Script script([&](const sys::CallInfo& info) {
+      writes += info.call == sys::Call::write ? 1 : 0;
+      if (info.call == sys::Call::write && writes == 2) {
+        *info.length /= 2;
+      }
+      return info.call == sys::Call::write && writes > 2 ? ENOSPC : 0;
+    });
+    CHECK(failed(session.open().append("1")).code == std::errc::no_space_on_device);
+  }
+  CHECK(session.text() == torn);
+  CHECK(session.torn().empty());
+  CHECK(must(session.open().append("1")).torn_bytes_moved == torn.size());
+}
+
 TEST_CASE("a torn last line is moved away before the first append, and said so once") {
   for (const std::string torn : {"{\"n\":1", "{\"n\":1}}", "nul", "\"a", " ", "\r", "{}{}", "a"}) {
     CAPTURE(torn);

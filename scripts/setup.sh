@@ -6,7 +6,7 @@
 build_packages=(
   meson ninja-build pkg-config cmake g++ libsimdjson-dev libboost-filesystem-dev libexpected-dev libfmt-dev libcli11-dev
 )
-test_packages=(doctest-dev python3 procps util-linux)
+test_packages=(doctest-dev python3 procps util-linux bindfs btrfs-progs)
 benchmark_packages=(libbenchmark-dev)
 meson_minimum=1.0.1
 

@@ -30,6 +30,9 @@ struct FileSystemTraits {
   std::atomic<bool> locks_tried{false};
   /// Witness and marks may be used: OFD locks exist and do not collide with `flock`.
   std::atomic<bool> record_locks{true};
+  /// To the kernel each name of a file is a file of its own, with locks of its own, as on many FUSE file systems: the
+  /// high-level interface of libfuse knows paths, not files.
+  std::atomic<bool> names_apart{false};
   /// The inode number of an open file was seen to equal that of its name.
   std::atomic<bool> inodes_trusted{false};
 };

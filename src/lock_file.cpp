@@ -63,6 +63,9 @@ class Candidate {
   /// Leaves the file for another attempt, unless it has a temporary name that would lie about meanwhile.
   void leave(SpareFile& spare);
   Result<void> check_inode_identity();
+  /// Goes over to a descriptor of the file's own name, where that of its temporary one is another file's to the kernel.
+  /// False: somebody took the file away already, as an operator may.
+  Result<bool> adopt_name();
 
   /// The time by this file system when it was made; none where it was made long ago, as a spare.
   [[nodiscard]] std::optional<WallTime> made() const { return made_; }
@@ -70,6 +73,10 @@ class Candidate {
   [[nodiscard]] std::optional<WallTime> written() const {
     struct stat status {};
     return !made_ && sys::fstat(fd_.get(), status).ok() ? modification_time(status) : made_;
+  }
+  /// It was made and cannot be found: a sweep took it for left over, or nothing leads to a nameless file here.
+  [[nodiscard]] bool is_lost(const std::error_code& why) const {
+    return fd_ && !may_be_nameless() && why == std::errc::no_such_file_or_directory;
   }
   PublishedFile take() { return {std::move(fd_), file_, has_witness_}; }
 
@@ -87,6 +94,9 @@ class Candidate {
   Result<void> create();
   Result<void> take_witness();
   Result<void> try_locks();
+  Result<void> try_names();
+  Result<std::optional<PinnedFile>> pin_named() const;
+  bool take_back();
   Result<void> write();
   int link_nameless();
   int link_temporary();
@@ -151,7 +161,15 @@ Result<void> Candidate::take_witness() {
       traits().record_locks.store(false);
     }
   }
-  return traits().locks_tried.load() ? Result<void>{} : try_locks();
+  if (!traits().locks_tried.load()) {
+    if (auto tried = try_locks(); !tried) {
+      return tried;
+    }
+  }
+  if (traits().names_apart.load()) {
+    has_witness_ = false;  // nobody finds it by the lock's own name; `adopt_name` takes one that is not declared
+  }
+  return {};
 }
 
 /// Once for a file system: a lock that could not be released must not be published, and witness and marks must not
@@ -182,9 +200,49 @@ Result<void> Candidate::try_locks() {
     }
     return failure(locked.code(), "flock", place_);
   }
-  (void)sys::flock(second.fd.get(), LOCK_UN);
+  const auto own = sys::flock(fd_.get(), LOCK_EX | LOCK_NB);
+  (void)sys::flock(fd_.get(), LOCK_UN);
   (void)sys::ofd_set_lock(fd_.get(), F_UNLCK, k_mark_offset);
+  second.fd.reset();
+  if (own.error != EWOULDBLOCK) {
+    return own.ok() ? unsupported(place_, "flock keeps nobody out there") : failure(own.code(), "flock", place_);
+  }
+  if (auto tried = try_names(); !tried) {
+    return tried;
+  }
   traits().locks_tried.store(true);
+  return {};
+}
+
+/// Once for a file system where a file has a temporary name first: whether who opens the file by one name is kept out
+/// by a lock on what was opened by the other.
+Result<void> Candidate::try_names() {
+  if (temporary_name_.empty()) {
+    return {};
+  }
+  std::string id(publication_.id);
+  if (!id.empty()) {
+    id.front() = id.front() == '0' ? '1' : '0';
+  }
+  const std::string other_name = temporary_name(place_.name, id);
+  const auto linked = sys::linkat(directory(), temporary_name_.c_str(), directory(), other_name.c_str(), 0);
+  if (linked.error == EPERM || linked.error == EMLINK || is_not_supported(linked.error)) {
+    return {};  // it will have to be renamed, and then stays the file it is
+  }
+  if (!linked.ok()) {
+    return failure(linked.code(), "linkat", place_);
+  }
+  auto other = sys::open(directory(), other_name.c_str(), O_RDWR | O_NOFOLLOW);
+  const char* const call = other.ok() ? "flock" : "openat";
+  const auto locked = other.ok() ? sys::flock(other.fd.get(), LOCK_EX | LOCK_NB) : sys::Outcome{-1, other.error};
+  const auto own = locked.ok() ? sys::flock(fd_.get(), LOCK_EX | LOCK_NB) : locked;
+  (void)sys::flock(fd_.get(), LOCK_UN);
+  other.fd.reset();  // before its name, which such file systems keep under another as long as it is open
+  (void)sys::unlinkat(directory(), other_name.c_str());
+  if (!locked.ok() || (!own.ok() && own.error != EWOULDBLOCK)) {
+    return failure(own.code(), call, place_);
+  }
+  traits().names_apart.store(own.ok());
   return {};
 }
 
@@ -278,6 +336,48 @@ int Candidate::give_name() {
   return temporary_name_.empty() ? link_nameless() : link_temporary();
 }
 
+Result<std::optional<PinnedFile>> Candidate::pin_named() const {
+  auto pinned = pin_file(place_);
+  return pinned && *pinned && (*pinned)->unreadable ? failure((*pinned)->unreadable, "read lock", place_)
+                                                    : std::move(pinned);
+}
+
+bool Candidate::take_back() {
+  fd_.reset();  // its number may be what is wanting
+  auto pinned = pin_named();
+  if (!pinned || !*pinned) {
+    return pinned.has_value();
+  }
+  const auto removal = remove_verified(place_, **pinned, [&]() -> Result<bool> { return (*pinned)->text == content_; });
+  return removal && *removal != Removal::busy;
+}
+
+Result<bool> Candidate::adopt_name() {
+  if (!traits().names_apart.load() || traits().naming.load() != Naming::temporary_link) {
+    return true;
+  }
+  auto pinned = pin_named();
+  if (!pinned) {
+    Error error = std::move(pinned).error();
+    if (!take_back()) {
+      error.detail = "the file is there already, and stays until this process has ended";
+    }
+    return tl::unexpected(std::move(error));
+  }
+  if (!*pinned || (*pinned)->text != content_) {
+    return false;
+  }
+  fd_ = std::move((*pinned)->fd);
+  file_ = (*pinned)->file;
+  sys::remember_inode(fd_.get(), file_.device, file_.inode);
+  // It comes after the record here, which therefore does not declare it: that it is held proves that somebody lives,
+  // and that it is not proves nothing.
+  if (publication_.with_witness && traits().record_locks.load()) {
+    (void)sys::ofd_set_lock(fd_.get(), F_WRLCK, k_witness_offset);
+  }
+  return true;
+}
+
 /// Once for a file system: where the inode of an open file is not that of its name, nothing here can be verified.
 Result<void> Candidate::check_inode_identity() {
   if (traits().inodes_trusted.load()) {
@@ -336,15 +436,12 @@ Result<std::optional<PublishAttempt>> judge_naming_failure(const Place& place, i
 /// One candidate. None: it was swept away before it had its name, and another is needed.
 Result<std::optional<PublishAttempt>> publish_one(const Place& place, const Publication& publication,
                                                   SpareFile& spare) {
-  const auto& naming = place.directory->traits->naming;
-  const Naming naming_before = naming.load();
   Candidate candidate(place, publication);
   if (auto prepared = candidate.prepare(spare); !prepared) {
     if (may_mean_removed(prepared.error().code) && place.directory->is_removed()) {
       return directory_gone();
     }
-    if (naming_before == Naming::untried && naming.load() == Naming::temporary_link &&
-        prepared.error().code == std::errc::no_such_file_or_directory) {
+    if (candidate.is_lost(prepared.error().code)) {
       return std::nullopt;
     }
     return tl::unexpected(std::move(prepared).error());
@@ -357,6 +454,13 @@ Result<std::optional<PublishAttempt>> publish_one(const Place& place, const Publ
   }
   if (error != 0) {
     return judge_naming_failure(place, error);
+  }
+  auto adopted = candidate.adopt_name();
+  if (!adopted) {
+    return tl::unexpected(std::move(adopted).error());
+  }
+  if (!*adopted) {
+    return PublishAttempt{PublishOutcome::contended, std::nullopt, candidate.made()};
   }
   if (auto checked = candidate.check_inode_identity(); !checked) {
     return tl::unexpected(std::move(checked).error());

@@ -105,6 +105,21 @@ std::optional<LockLine> parse_lock_line(std::string_view line) {
   return result;
 }
 
+/// Whether a process is seen to have this file open.
+bool has_open(pid_t pid, const FileIdentity& file) {
+  const auto descriptors =
+      sys::open(AT_FDCWD, ("/proc/" + std::to_string(pid) + "/fd").c_str(), O_RDONLY | O_DIRECTORY);
+  bool found = false;
+  if (descriptors.ok()) {
+    (void)sys::read_names(descriptors.fd.get(), [&](std::string_view name) {
+      struct stat status {};
+      found = found || (sys::fstatat(descriptors.fd.get(), std::string(name).c_str(), status, 0).ok() &&
+                        status.st_dev == file.device && status.st_ino == file.inode);
+    });
+  }
+  return found;
+}
+
 // --- reading ---------------------------------------------------------------------------------------------------------
 
 /// Our own shortage, which passes: an answer that was lost to it is asked for again.
@@ -403,6 +418,17 @@ std::optional<pid_t> parse_flock_holder(std::string_view proc_locks, unsigned ma
   return waiting;
 }
 
+std::vector<pid_t> parse_flock_pids(std::string_view proc_locks, std::uint64_t inode) {
+  std::vector<pid_t> pids;
+  while (!proc_locks.empty()) {
+    const auto line = parse_lock_line(take_until(proc_locks, '\n'));
+    if (line && line->flock && line->pid > 0 && line->inode == inode) {
+      pids.insert(line->waits ? pids.end() : pids.begin(), line->pid);
+    }
+  }
+  return pids;
+}
+
 const Observer& this_observer() {
   return this_snapshot().observer;
 }
@@ -482,7 +508,14 @@ std::optional<std::int64_t> boot_time_seconds() {
 
 std::optional<pid_t> flock_holder(const FileIdentity& file) {
   const Text text = read_file(AT_FDCWD, "/proc/locks", k_text_bytes_max);
-  return parse_flock_holder(text.content, major(file.device), minor(file.device), file.inode);
+  if (const auto pid = parse_flock_holder(text.content, major(file.device), minor(file.device), file.inode)) {
+    return pid;
+  }
+  // For stat(2) each subvolume of a btrfs is a device of its own, for /proc/locks all of it is one (fs/locks.c,
+  // lock_get_status tells `i_sb->s_dev`): see who has the file open.
+  const auto pids = parse_flock_pids(text.content, file.inode);
+  const auto found = std::find_if(pids.begin(), pids.end(), [&](pid_t pid) { return has_open(pid, file); });
+  return found != pids.end() ? std::optional(*found) : std::nullopt;
 }
 
 DescriptorLink descriptor_link(int fd) noexcept {

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <optional>
 #include <string_view>
+#include <vector>
 
 #include <sys/types.h>
 
@@ -63,6 +64,8 @@ struct ProcStat {
 /// As above, from the text of `/proc/locks`; who holds it goes before who waits for it.
 [[nodiscard]] std::optional<pid_t> parse_flock_holder(std::string_view proc_locks, unsigned major, unsigned minor,
                                                       std::uint64_t inode);
+/// All that hold or want one on an inode of this number, of whatever device.
+[[nodiscard]] std::vector<pid_t> parse_flock_pids(std::string_view proc_locks, std::uint64_t inode);
 
 /// `/proc/thread-self/fd/<fd>`: a path to what an open descriptor refers to, for calls that want a path. Not
 /// `/proc/self`, which has no descriptors any more once the main thread has ended. Async-signal-safe.

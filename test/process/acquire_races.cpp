@@ -43,20 +43,6 @@ bool links_lock(const sys::CallInfo& info) {
   return is_call_on(info, sys::Call::linkat, k_lock_name);
 }
 
-/// A moment that is told by the calls before it; each child begins anew.
-using Moment = std::function<bool(const sys::CallInfo&)>;
-
-/// Does something once, before the first call that fits.
-Answer once_before(Moment moment, std::function<void()> act) {
-  return outermost([moment = std::move(moment), act = std::move(act), done = false](const sys::CallInfo& info) mutable {
-    if (!done && moment(info)) {
-      done = true;
-      act();
-    }
-    return 0;
-  });
-}
-
 /// The `flock` with which a reclaim begins: the first after the lock was opened and judged.
 Moment locks_to_reclaim() {
   return [judged = false](const sys::CallInfo& info) mutable {

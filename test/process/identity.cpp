@@ -4,12 +4,14 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdint>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <thread>
+#include <vector>
 
 #include <doctest/doctest.h>
 #include <fcntl.h>
@@ -438,16 +440,16 @@ TEST_CASE("the boot time is the kernel's, not one that is mounted over it") {
   });
 }
 
-TEST_CASE("who holds a flock is told by its inode") {
-  // Of file systems with subvolumes /proc/locks tells other device numbers than stat(2): tmpfs has none.
-  const auto mounted = TmpfsMount::mount("size=64k");
-  const TemporaryDirectory directory;
-  const auto path = (mounted ? mounted->path() : directory.path()) / "lock";
+namespace {
+
+/// Of a file in this directory that a child has locked, and after that.
+void check_flock_holder_in(const std::filesystem::path& directory) {
+  const auto path = directory / "lock";
   write_text(path, "");
   struct stat status {};
-  REQUIRE(::stat(path.c_str(), &status) == 0);
+  REQUIRE_IN_CHILD(::stat(path.c_str(), &status) == 0);
   const FileIdentity file{status.st_dev, status.st_ino};
-  CHECK_FALSE(flock_holder(file));
+  REQUIRE_IN_CHILD(!flock_holder(file));
   auto child = ChildProcess::run([&path](Channel& parent) {
     const auto opened = sys::open(AT_FDCWD, path.c_str(), O_RDWR);
     REQUIRE_IN_CHILD(opened.ok() && sys::flock(opened.fd.get(), LOCK_EX | LOCK_NB).ok());
@@ -456,8 +458,48 @@ TEST_CASE("who holds a flock is told by its inode") {
     return 0;
   });
   child.expect("locked");
-  CHECK(flock_holder(file) == child.pid());
-  CHECK_FALSE(flock_holder({status.st_dev, status.st_ino + 1}));
+  REQUIRE_IN_CHILD(flock_holder(file) == child.pid());
+  REQUIRE_IN_CHILD(!flock_holder({status.st_dev, status.st_ino + 1}));
+  REQUIRE_IN_CHILD(!flock_holder({status.st_dev + 1, status.st_ino}));
   child.kill();
-  CHECK_FALSE(flock_holder(file));
+  REQUIRE_IN_CHILD(!flock_holder(file));
+}
+
+}  // namespace
+
+TEST_CASE("who holds a flock is told by its inode") {
+  check_in({CLONE_NEWNS}, [](Channel& parent) {
+    std::string why_not;
+    const auto mounted = TmpfsMount::mount("size=64k", &why_not);
+    if (!mounted) {
+      return skip_from_inside(parent, "a tmpfs cannot be mounted: " + why_not);
+    }
+    check_flock_holder_in(mounted->path());
+    return 0;
+  });
+}
+
+TEST_CASE("who holds a flock is told where the kernel has another device number for it than for a file") {
+  // Protects: the second half of `flock_holder`; on btrfs each subvolume is a device of its own for stat(2) only.
+  const TemporaryDirectory directory;
+  check_in({CLONE_NEWNS}, [&](Channel& parent) {
+    if (read_text("/proc/filesystems").find("\tbtrfs\n") == std::string::npos) {
+      return skip_from_inside(parent, "this kernel has no btrfs");
+    }
+    const auto image = directory / "image";
+    const auto mounted = directory / "mounted";
+    constexpr std::uintmax_t k_bytes = std::uintmax_t{128} << 20;  // mkfs.btrfs wants 109 MiB
+    write_text(image, "");
+    std::filesystem::resize_file(image, k_bytes);
+    std::filesystem::create_directory(mounted);
+    for (const auto& command : {std::vector<std::string>{"mkfs.btrfs", "-q", image.string()},
+                                std::vector<std::string>{"mount", "-o", "loop", image.string(), mounted.string()}}) {
+      if (const auto result = run_command(command); !result.ended.exited_with(0)) {
+        return skip_from_inside(parent, command.front() + ": " + result.error.substr(0, result.error.find('\n')));
+      }
+    }
+    check_flock_holder_in(mounted);
+    REQUIRE_IN_CHILD(run_command({"umount", mounted.string()}).ended.exited_with(0));
+    return 0;
+  });
 }

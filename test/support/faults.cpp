@@ -313,6 +313,7 @@ void KnownTraits::forget() const {
   traits_->naming.store(Naming::untried);
   traits_->locks_tried.store(false);
   traits_->record_locks.store(true);
+  traits_->names_apart.store(false);
   traits_->inodes_trusted.store(false);
 }
 

@@ -37,6 +37,16 @@ Answer outermost(Answer answer) {
   };
 }
 
+Answer once_before(Moment moment, std::function<void()> act) {
+  return outermost([moment = std::move(moment), act = std::move(act), done = false](const sys::CallInfo& info) mutable {
+    if (!done && moment(info)) {
+      done = true;
+      act();
+    }
+    return 0;
+  });
+}
+
 SessionLock held(Result<SessionLock> lock) {
   return value_or_throw(std::move(lock));
 }
@@ -122,6 +132,13 @@ pid_t dead_pid() {
   const pid_t pid = child.pid();
   (void)child.wait();
   return pid;
+}
+
+bool is_unguarded(const std::filesystem::path& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const bool locked = fd >= 0 && ::flock(fd, LOCK_EX | LOCK_NB) == 0;
+  ::close(fd);
+  return locked;
 }
 
 Result<SessionLock> try_lock(const std::filesystem::path& session, const StalePolicy& policy) {

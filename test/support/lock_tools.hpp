@@ -27,6 +27,12 @@ namespace sessionlock::test {
 /// A script whose own calls of the library go through unasked.
 [[nodiscard]] Answer outermost(Answer answer);
 
+/// A moment that is told by the calls before it; each child begins anew.
+using Moment = std::function<bool(const sys::CallInfo&)>;
+
+/// Does something once, before the first call that fits.
+[[nodiscard]] Answer once_before(Moment moment, std::function<void()> act);
+
 /// A session that nobody has yet, in a directory of its own.
 struct Session {
   TemporaryDirectory directory{};
@@ -88,6 +94,9 @@ class WorkingDirectory {
 
 /// A pid that no process has: of a child that has ended.
 [[nodiscard]] pid_t dead_pid();
+
+/// Whether nobody has the `flock` of a file.
+[[nodiscard]] bool is_unguarded(const std::filesystem::path& path);
 
 /// One try.
 [[nodiscard]] Result<SessionLock> try_lock(const std::filesystem::path& session, const StalePolicy& policy = {});

@@ -144,6 +144,8 @@ TEST_CASE("the flock holder of exactly this inode is found") {
   CHECK(parse_flock_holder(locks, 0xfe, 0, 1234) == 100);
   CHECK_FALSE(parse_flock_holder(locks, 0xfe, 0, 123));
   CHECK_FALSE(parse_flock_holder("", 0xfe, 0, 12345));
+  CHECK(parse_flock_pids(locks, 12345) == std::vector<pid_t>{1234, 102, 101, 1235});
+  CHECK(parse_flock_pids(locks, 123).empty());
 }
 
 TEST_CASE("where only a waiter can be seen, the waiter is told") {

@@ -1,0 +1,185 @@
+// On a FUSE file system that knows paths, not files (bindfs, by the high-level interface of libfuse): to the kernel
+// each name of a file is a file of its own there, and a lock that was taken through one binds nobody who came by
+// another.
+
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <sched.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <sessionlock/lock_manager.hpp>
+#include <sessionlock/pid_file.hpp>
+
+#include "check_in.hpp"
+#include "lock_directory.hpp"
+#include "lock_tools.hpp"
+#include "process.hpp"
+#include "script.hpp"
+
+using namespace sessionlock;
+using namespace sessionlock::test;
+namespace fs = std::filesystem;
+
+namespace {
+
+bool is_fuse(const fs::path& directory) {
+  constexpr auto k_fuse_magic = 0x65735546;
+  struct statfs status {};
+  return ::statfs(directory.c_str(), &status) == 0 && status.f_type == k_fuse_magic;
+}
+
+/// Runs `body` where temporary directories lie on such a file system.
+void on_fuse(const std::function<void()>& body) {
+  const TemporaryDirectory source;
+  const TemporaryDirectory mounted;
+  check_in({CLONE_NEWNS | CLONE_NEWPID}, [&](Channel& parent) {
+    if (!fs::exists("/dev/fuse")) {
+      return skip_from_inside(parent, "this kernel has no FUSE");
+    }
+    const pid_t server = ::fork();
+    if (server == 0) {
+      ::execlp("bindfs", "bindfs", "-f", source.path().c_str(), mounted.path().c_str(), nullptr);
+      ::_exit(127);
+    }
+    bool has_ended = false;
+    wait_until("bindfs has mounted its directory", [&] {
+      has_ended = ::waitpid(server, nullptr, WNOHANG) == server;
+      return has_ended || is_fuse(mounted.path());
+    });
+    if (has_ended) {
+      return skip_from_inside(parent, "bindfs cannot be run");
+    }
+    ::setenv("TMPDIR", mounted.path().c_str(), 1);
+    body();
+    return 0;
+  });
+}
+
+bool opens_lock(const sys::CallInfo& info) {
+  return is_call_on(info, sys::Call::openat, "s.jsonl.lock");
+}
+
+}  // namespace
+
+TEST_CASE("where each name is a file to the kernel, that is noticed, and no witness is declared") {
+  on_fuse([] {
+    const Session session;
+    {
+      const auto lock = held(try_lock(session.path));
+      REQUIRE_IN_CHILD(value_or_throw(open_directory(session.directory.path()))->traits->names_apart.load());
+      REQUIRE_IN_CHILD(!lock.record().witness);
+      REQUIRE_IN_CHILD(lock.verify().has_value());
+      REQUIRE_IN_CHILD(lock.guarded([] {}).has_value());
+      REQUIRE_IN_CHILD(names_in(session.directory.path()) == std::vector<std::string>{"s.jsonl.lock"});
+    }
+    REQUIRE_IN_CHILD(names_in(session.directory.path()).empty());
+  });
+}
+
+TEST_CASE("where each name is a file to the kernel, force waits for a guarded write, and fences the writer after it") {
+  // Protects: `Candidate::adopt_name`. Without it force came between a stopped writer's look and its write.
+  on_fuse([] {
+    const Session session;
+    auto holder = ChildProcess::run([&](Channel& parent) {
+      const auto lock = held(try_lock(session.path));
+      const auto written = lock.guarded([&] {
+        parent.tell(*lock.record().lock_id);
+        (void)parent.hear();
+      });
+      REQUIRE_IN_CHILD(written.has_value());
+      parent.tell("written");
+      (void)parent.hear();
+      bool ran = false;
+      REQUIRE_IN_CHILD(code_of(lock.guarded([&] { ran = true; })) == Errc::lost && !ran);
+      return 0;
+    });
+    const std::string id = *holder.hear();
+    REQUIRE_IN_CHILD(code_of(LockManager().force_release(session.path, id, true)) == Errc::locked);
+    holder.tell("write");
+    holder.expect("written");
+    REQUIRE_IN_CHILD(LockManager().force_release(session.path, id, true).has_value());
+    const auto successor = held(try_lock(session.path));
+    holder.tell("write again");
+    REQUIRE_IN_CHILD(holder.wait().exited_with(0));
+    REQUIRE_IN_CHILD(successor.verify().has_value());
+  });
+}
+
+TEST_CASE("where each name is a file to the kernel, a killed starter's program keeps the lock until its own end") {
+  // Protects: the witness that `Candidate::adopt_name` takes.
+  on_fuse([] {
+    const Session session;
+    auto starter = ChildProcess::run([&](Channel& parent) {
+      const auto lock = held(try_lock(session.path));
+      char name[] = "sleep";
+      char time[] = "1000";
+      char* const arguments[] = {name, time, nullptr};
+      parent.tell(std::to_string(value_or_throw(lock.spawn_with(name, arguments, environ))));
+      (void)parent.hear();
+      return 0;
+    });
+    const pid_t program = std::stoi(*starter.hear());
+    (void)starter.kill();
+    const auto refused = try_lock(session.path);
+    REQUIRE_IN_CHILD(!refused && refused.error().holder->basis == Basis::witness_inherited);
+    ::kill(program, SIGKILL);
+    wait_until("the program is gone", [&] { return try_lock(session.path).has_value(); });
+  });
+}
+
+TEST_CASE(
+    "where each name is a file to the kernel, a lock that is taken away before it is opened by its name is lost") {
+  // Protects: the comparison in `Candidate::adopt_name`.
+  on_fuse([] {
+    const Session session;
+    const auto owner = idle_process();
+    bool has_gone = false;
+    const Script script(once_before(opens_lock, [&] {
+      has_gone = fs::remove(session.lock);
+      plant(session.lock, foreign_record(owner.pid()));
+    }));
+    const auto refused = try_lock(session.path);
+    REQUIRE_IN_CHILD(has_gone && !refused && refused.error().holder->record.pid == owner.pid());
+  });
+}
+
+TEST_CASE("where each name is a file to the kernel, a lock that cannot be opened by its name is not left behind") {
+  on_fuse([] {
+    const Session session;
+    bool has_failed = false;
+    const Script script(
+        [&](const sys::CallInfo& info) { return opens_lock(info) && !std::exchange(has_failed, true) ? EMFILE : 0; });
+    const auto refused = try_lock(session.path);
+    REQUIRE_IN_CHILD(has_failed && !refused && refused.error().code == std::errc::too_many_files_open);
+    REQUIRE_IN_CHILD(names_in(session.directory.path()).empty());
+    REQUIRE_IN_CHILD(try_lock(session.path).has_value());
+  });
+}
+
+TEST_CASE("where each name is a file to the kernel, a PID file is released under a lock that others see, too") {
+  on_fuse([] {
+    const TemporaryDirectory directory;
+    const auto path = directory / "d.pid";
+    bool guarded = false;
+    {
+      auto claimed = value_or_throw(PidFile::claim(path));
+      const Script script(outermost([&](const sys::CallInfo& info) {
+        guarded = guarded || (is_call_on(info, sys::Call::unlinkat, "d.pid") && !is_unguarded(path));
+        return 0;
+      }));
+      REQUIRE_IN_CHILD(claimed.file->release().has_value());
+    }
+    REQUIRE_IN_CHILD(guarded);
+    REQUIRE_IN_CHILD(names_in(directory.path()).empty());
+  });
+}

@@ -64,8 +64,8 @@ class WitnessText {
 
  private:
   /// "ofd:", two 64-bit numbers of at most 20 digits, and the colon between them.
-  std::array<char, 45> text_;
-  std::size_t size_;
+  std::array<char, 45> text_{};
+  std::size_t size_{0};
 };
 [[nodiscard]] std::string format_witness(const FileIdentity& file);
 

@@ -231,6 +231,9 @@ Result<std::optional<std::string>> follow(const Directory& directory, const std:
   }
   std::array<char, PATH_MAX> buffer{};
   const auto length = sys::readlinkat(directory.fd.get(), name.c_str(), buffer.data(), buffer.size());
+  if (length.error == EINVAL || length.error == ENOENT) {
+    return path();  // no link any more: whoever follows it looks again, as often as it follows links
+  }
   if (!length.ok()) {
     return failure(length.code(), "readlinkat", path());
   }

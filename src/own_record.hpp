@@ -30,8 +30,8 @@ struct RecordSeed {
 
 /// Where the texts lie that are made for one record.
 struct RecordTexts {
-  Rfc3339Text created_at;
-  HexText lock_id;
+  Rfc3339Text created_at{};
+  HexText lock_id{};
   std::string session{};
 };
 

@@ -134,13 +134,6 @@ pid_t dead_pid() {
   return pid;
 }
 
-bool is_unguarded(const std::filesystem::path& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  const bool locked = fd >= 0 && ::flock(fd, LOCK_EX | LOCK_NB) == 0;
-  ::close(fd);
-  return locked;
-}
-
 Result<SessionLock> try_lock(const std::filesystem::path& session, const StalePolicy& policy) {
   AcquireOptions options;
   options.stale = policy;

@@ -95,9 +95,6 @@ class WorkingDirectory {
 /// A pid that no process has: of a child that has ended.
 [[nodiscard]] pid_t dead_pid();
 
-/// Whether nobody has the `flock` of a file.
-[[nodiscard]] bool is_unguarded(const std::filesystem::path& path);
-
 /// One try.
 [[nodiscard]] Result<SessionLock> try_lock(const std::filesystem::path& session, const StalePolicy& policy = {});
 

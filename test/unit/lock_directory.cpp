@@ -308,6 +308,24 @@ TEST_CASE("a relative link is followed from where its directory is now") {
   CHECK(located(directory / "link/s").session.path() == directory / "e/target");
 }
 
+TEST_CASE("a link that goes while it is followed is looked at again") {
+  // Protects: EINVAL and ENOENT of `readlinkat` in `follow`.
+  const TemporaryDirectory directory;
+  fs::create_symlink("target", directory / "s");
+  for (const bool is_replaced : {true, false}) {
+    const Script script(once_before([](const sys::CallInfo& info) { return info.call == sys::Call::readlinkat; },
+                                    [&] {
+                                      fs::remove(directory / "s");
+                                      if (is_replaced) {
+                                        write_text(directory / "s", "");
+                                      }
+                                    }));
+    CHECK(located(directory / "s").session.path() == directory / "s");
+    fs::remove(directory / "s");
+    fs::create_symlink("target", directory / "s");
+  }
+}
+
 TEST_CASE("a location is current until its path leads elsewhere") {
   const TemporaryDirectory directory;
   write_text(directory / "one", "");

@@ -143,6 +143,7 @@ Result<std::optional<SessionLock>> Acquisition::attempt() {
   if (admission.kind == Admission::Kind::turn) {
     return contend(*location, *admission.turn);
   }
+  const std::shared_ptr<Hold> hold = admission.hold;
   auto lock = answer(std::move(admission), *location);
   // A lock that this process has at a path that leads elsewhere by now says nothing of the session. Whoever shares a
   // hold has a lock, and so must look as everybody does who has one:
@@ -152,6 +153,9 @@ Result<std::optional<SessionLock>> Acquisition::attempt() {
                                      : confirm(*location, locate_options(false));
   if (!confirmed) {
     return tl::unexpected(std::move(confirmed).error());
+  }
+  if (*confirmed && is_shared) {
+    hold->announce();  // whoever published it may not have come that far
   }
   return *confirmed ? std::move(lock) : std::nullopt;
 }

@@ -23,7 +23,7 @@ constexpr std::uint64_t k_xfs_magic = 0x58465342;
 constexpr std::size_t k_file_systems_max = 1024;
 
 struct Known {
-  using Key = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>;
+  using Key = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t>;
   std::mutex mutex;
   std::map<Key, std::shared_ptr<FileSystemTraits>> traits;
 };
@@ -58,16 +58,21 @@ std::string file_system_name(std::uint64_t type) {
   return found == k_named.end() ? fmt::format("{:#x}", type) : std::string{found->name};
 }
 
-std::shared_ptr<FileSystemTraits> traits_of(std::uint64_t device, const sys::FileSystem& file_system) {
+std::shared_ptr<FileSystemTraits> traits_of(std::uint64_t device, std::uint64_t mount,
+                                            const sys::FileSystem& file_system) {
+  const bool is_local = is_local_file_system(file_system.type);
+  if (!is_local && mount == 0) {
+    return std::make_shared<FileSystemTraits>();
+  }
   Known& known = g_known.get();
   const std::lock_guard lock(known.mutex);
   if (known.traits.size() >= k_file_systems_max) {
     known.traits.clear();  // only memory of answers: they are found out again
   }
-  auto& traits = known.traits[{device, file_system.type, file_system.id}];
+  auto& traits = known.traits[{device, is_local ? 0 : mount, file_system.type, file_system.id}];
   if (!traits) {
     traits = std::make_shared<FileSystemTraits>();
-    traits->local = is_local_file_system(file_system.type);
+    traits->local = is_local;
   }
   return traits;
 }

@@ -30,6 +30,8 @@ struct FileSystemTraits {
   std::atomic<bool> locks_tried{false};
   /// Witness and marks may be used: OFD locks exist and do not collide with `flock`.
   std::atomic<bool> record_locks{true};
+  /// Whether `names_apart` was tried out.
+  std::atomic<bool> names_tried{false};
   /// To the kernel each name of a file is a file of its own, with locks of its own, as on many FUSE file systems: the
   /// high-level interface of libfuse knows paths, not files.
   std::atomic<bool> names_apart{false};
@@ -44,8 +46,10 @@ struct FileSystemTraits {
 /// The name of a `statfs` type as mount(8) has it; its number in hexadecimal where it is not known here.
 [[nodiscard]] std::string file_system_name(std::uint64_t type);
 
-/// The traits of the file system that `device` and `file_system` identify. Device numbers of virtual file systems are
-/// given out again after an unmount, so the device alone would not do.
-[[nodiscard]] std::shared_ptr<FileSystemTraits> traits_of(std::uint64_t device, const sys::FileSystem& file_system);
+/// The traits of the file system that these identify. Device numbers of virtual file systems are given out again after
+/// an unmount, and FUSE's have no id: what is not known to be local is told by its mount as well, and where the kernel
+/// has no unique number for that (0) it is asked anew each time.
+[[nodiscard]] std::shared_ptr<FileSystemTraits> traits_of(std::uint64_t device, std::uint64_t mount,
+                                                          const sys::FileSystem& file_system);
 
 }  // namespace sessionlock

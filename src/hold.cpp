@@ -48,7 +48,9 @@ Step HoldCore::look_at_descriptor() const noexcept {
   }
   // A closed number is not ours any more; a disk or server that does not answer (EIO, ESTALE) proves nothing, and to
   // take it for the end would leave the lock behind for as long as this process lives.
-  return found.error == EBADF ? Step{Step::Answer::other} : Step{Step::Answer::failed, sys::Call::fstat, found.error};
+  // ENOENT is how a file system answers that knows paths, not files (FUSE's): there is none any more.
+  return found.error == EBADF || found.error == ENOENT ? Step{Step::Answer::other}
+                                                       : Step{Step::Answer::failed, sys::Call::fstat, found.error};
 }
 
 Step HoldCore::try_enter() const noexcept {

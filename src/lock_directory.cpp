@@ -130,7 +130,7 @@ Result<ExaminedDirectory> examine(sys::Opened opened, const std::string& path,
       return failure(result.code(), "fstatfs", path);
     }
     remembered = std::make_shared<const KnownDirectory>(
-        KnownDirectory{identity, found.mount, traits_of(identity.device, file_system), {}});
+        KnownDirectory{identity, found.mount, traits_of(identity.device, found.mount, file_system), {}});
   }
   return ExaminedDirectory{std::move(opened.fd), std::move(remembered)};
 }

@@ -100,6 +100,8 @@ class Candidate {
   Result<void> write();
   int link_nameless();
   int link_temporary();
+  /// An errno, as `give_name`.
+  int link_by_name();
 
   const Place& place_;
   const Publication& publication_;
@@ -110,6 +112,8 @@ class Candidate {
   std::string content_;
   std::size_t previous_size_{0};
   bool has_witness_{false};
+  /// It has its name besides the temporary one.
+  bool is_linked_{false};
 };
 
 void Candidate::leave(SpareFile& spare) {
@@ -166,6 +170,11 @@ Result<void> Candidate::take_witness() {
       return tried;
     }
   }
+  if (!temporary_name_.empty() && !traits().names_tried.load()) {
+    if (auto tried = try_names(); !tried) {
+      return tried;
+    }
+  }
   if (traits().names_apart.load()) {
     has_witness_ = false;  // nobody finds it by the lock's own name; `adopt_name` takes one that is not declared
   }
@@ -201,14 +210,13 @@ Result<void> Candidate::try_locks() {
     return failure(locked.code(), "flock", place_);
   }
   const auto own = sys::flock(fd_.get(), LOCK_EX | LOCK_NB);
-  (void)sys::flock(fd_.get(), LOCK_UN);
+  for (const int fd : {fd_.get(), second.fd.get()}) {
+    (void)sys::flock(fd, LOCK_UN);  // also where a child that is just being started has a copy
+  }
   (void)sys::ofd_set_lock(fd_.get(), F_UNLCK, k_mark_offset);
   second.fd.reset();
   if (own.error != EWOULDBLOCK) {
     return own.ok() ? unsupported(place_, "flock keeps nobody out there") : failure(own.code(), "flock", place_);
-  }
-  if (auto tried = try_names(); !tried) {
-    return tried;
   }
   traits().locks_tried.store(true);
   return {};
@@ -217,9 +225,6 @@ Result<void> Candidate::try_locks() {
 /// Once for a file system where a file has a temporary name first: whether who opens the file by one name is kept out
 /// by a lock on what was opened by the other.
 Result<void> Candidate::try_names() {
-  if (temporary_name_.empty()) {
-    return {};
-  }
   std::string id(publication_.id);
   if (!id.empty()) {
     id.front() = id.front() == '0' ? '1' : '0';
@@ -227,6 +232,7 @@ Result<void> Candidate::try_names() {
   const std::string other_name = temporary_name(place_.name, id);
   const auto linked = sys::linkat(directory(), temporary_name_.c_str(), directory(), other_name.c_str(), 0);
   if (linked.error == EPERM || linked.error == EMLINK || is_not_supported(linked.error)) {
+    traits().names_tried.store(true);
     return {};  // it will have to be renamed, and then stays the file it is
   }
   if (!linked.ok()) {
@@ -236,13 +242,16 @@ Result<void> Candidate::try_names() {
   const char* const call = other.ok() ? "flock" : "openat";
   const auto locked = other.ok() ? sys::flock(other.fd.get(), LOCK_EX | LOCK_NB) : sys::Outcome{-1, other.error};
   const auto own = locked.ok() ? sys::flock(fd_.get(), LOCK_EX | LOCK_NB) : locked;
-  (void)sys::flock(fd_.get(), LOCK_UN);
+  for (const int fd : {fd_.get(), other.fd.get()}) {
+    (void)sys::flock(fd, LOCK_UN);  // also where a child that is just being started has a copy
+  }
   other.fd.reset();  // before its name, which such file systems keep under another as long as it is open
   (void)sys::unlinkat(directory(), other_name.c_str());
   if (!locked.ok() || (!own.ok() && own.error != EWOULDBLOCK)) {
     return failure(own.code(), call, place_);
   }
   traits().names_apart.store(own.ok());
+  traits().names_tried.store(true);
   return {};
 }
 
@@ -263,6 +272,13 @@ Result<void> Candidate::write() {
       return failure(std::make_error_code(std::errc::io_error), "write", place_, "the file system takes no bytes");
     }
     done += static_cast<std::size_t>(written.value);
+  }
+  // To the kernel, or a server, that will be another file's content soon: sshfs with several connections links before
+  // it writes.
+  if (traits().names_apart.load()) {
+    if (const auto synced = sys::fsync(fd_.get()); !synced.ok() && !is_not_supported(synced.error)) {
+      return failure(synced.code(), "fsync", place_);
+    }
   }
   return {};
 }
@@ -313,12 +329,9 @@ int Candidate::link_nameless() {
 
 int Candidate::link_temporary() {
   if (traits().naming.load() == Naming::temporary_link) {
-    const int error = sys::linkat(directory(), temporary_name_.c_str(), directory(), place_.name.c_str(), 0).error;
-    // A network file system may have made the link and lost its reply.
-    if (error == EEXIST && has_its_name()) {
-      return 0;
-    }
-    if (error != EPERM && error != EMLINK && !is_not_supported(error)) {
+    const int error = link_by_name();
+    is_linked_ = error == 0;
+    if (traits().names_apart.load() || (error != EPERM && error != EMLINK && !is_not_supported(error))) {
       return error;
     }
     traits().naming.store(Naming::temporary_rename);
@@ -330,6 +343,24 @@ int Candidate::link_temporary() {
     return 0;
   }
   return error;
+}
+
+int Candidate::link_by_name() {
+  for (int attempt = 1;; ++attempt) {
+    const int error = sys::linkat(directory(), temporary_name_.c_str(), directory(), place_.name.c_str(), 0).error;
+    // A network file system may have made the link and lost its reply.
+    if (error == EEXIST && has_its_name()) {
+      return 0;
+    }
+    // sshfs says the same when another host was faster; where links were seen to work it can mean nothing else.
+    if (error != EPERM || !traits().names_apart.load() || attempt == k_candidates_max) {
+      return error;
+    }
+    struct stat status {};
+    if (sys::fstatat(directory(), place_.name.c_str(), status, AT_SYMLINK_NOFOLLOW).ok()) {
+      return EEXIST;
+    }
+  }
 }
 
 int Candidate::give_name() {
@@ -348,12 +379,13 @@ bool Candidate::take_back() {
   if (!pinned || !*pinned) {
     return pinned.has_value();
   }
-  const auto removal = remove_verified(place_, **pinned, [&]() -> Result<bool> { return (*pinned)->text == content_; });
+  const auto removal =
+      remove_verified(place_, **pinned, [&]() -> Result<bool> { return content_.starts_with((*pinned)->text); });
   return removal && *removal != Removal::busy;
 }
 
 Result<bool> Candidate::adopt_name() {
-  if (!traits().names_apart.load() || traits().naming.load() != Naming::temporary_link) {
+  if (!is_linked_ || !traits().names_apart.load()) {
     return true;
   }
   auto pinned = pin_named();
@@ -363,6 +395,11 @@ Result<bool> Candidate::adopt_name() {
       error.detail = "the file is there already, and stays until this process has ended";
     }
     return tl::unexpected(std::move(error));
+  }
+  if (*pinned && (*pinned)->text != content_ && content_.starts_with((*pinned)->text)) {
+    (void)take_back();
+    return failure(std::make_error_code(std::errc::io_error), "publish", place_,
+                   "what was written by the temporary name is not all there by the lock's own");
   }
   if (!*pinned || (*pinned)->text != content_) {
     return false;

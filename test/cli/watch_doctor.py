@@ -50,9 +50,11 @@ class Watch(command.Case):
 
     def test_it_tells_that_a_program_runs_on_with_its_dead_owners_lock_and_the_label(self):
         watch, other = self.watch(), self.watch("--json")
-        holder = self.hold(None, "--label", "nightly")
+        running = self.folder / "running"
+        holder = self.start("run", "--label", "nightly", self.session, "--", "sh", "-c", f"touch '{running}'; exec sleep 1000")
         self.assertIn("acquired", self.line(watch))
         self.assertEqual(json.loads(self.line(other))["label"], "nightly")
+        command.wait_until("the program runs", running.exists)
         holder.kill()
         self.assertRegex(self.line(watch), r"owner-died .* label \"nightly\" .*; a program it gave the lock to runs on\n$")
         self.assertEqual(json.loads(self.line(other))["label"], "nightly")

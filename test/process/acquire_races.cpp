@@ -501,6 +501,44 @@ TEST_CASE("who waits to share a hold gets no share of one on what the session wa
   CHECK(!fs::exists(session.lock));
 }
 
+TEST_CASE("the end of a hold is told although who published it failed on the way, and another shares it") {
+  // Protects: `announce` in `Acquisition::attempt`.
+  //   1. A is about to publish; B queues behind A, to share.   2. A publishes, and B is given its share.
+  //   3. A cannot look at the session once more.   4. B has the lock, and loses it.
+  const Session session;
+  AcquireOptions options;
+  options.timeout = k_patience;
+  options.reentrant = true;
+  options.owner = "both";
+  const Events events;
+  LockManager manager(events.options());
+  Result<SessionLock> b;
+  std::thread thread;
+  const auto a_thread = std::this_thread::get_id();
+  bool is_linked = false;
+  {
+    const Script script(outermost([&](const sys::CallInfo& info) {
+      if (std::this_thread::get_id() != a_thread) {
+        return 0;
+      }
+      if (!is_linked && links_lock(info)) {
+        is_linked = true;
+        thread = std::thread([&] { b = manager.acquire(session.path, options); });
+        events.wait_for(EventKind::contended);
+      } else if (is_linked && info.call == sys::Call::fstatat && !is_call_on(info, info.call, k_lock_name)) {
+        return EMFILE;
+      }
+      return 0;
+    }));
+    CHECK(code_of(manager.acquire(session.path, options)) == std::errc::too_many_files_open);
+    thread.join();
+  }
+  REQUIRE_MESSAGE(b.has_value(), (b ? "" : b.error().message()));
+  fs::remove(session.lock);
+  CHECK(code_of(b->verify()) == Errc::lost);
+  CHECK(events.of(EventKind::lost).size() == 1);
+}
+
 TEST_CASE("what became no session since it was known is refused, and leaves no lock") {
   const Session session;
   for (const bool is_directory : {true, false}) {

@@ -13,6 +13,7 @@
 
 #include <doctest/doctest.h>
 #include <sched.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -24,6 +25,7 @@
 #include "lock_directory.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
+#include "sanitizers.hpp"
 #include "script.hpp"
 
 using namespace sessionlock;
@@ -38,8 +40,8 @@ bool is_fuse(const fs::path& directory) {
   return ::statfs(directory.c_str(), &status) == 0 && status.f_type == k_fuse_magic;
 }
 
-/// Runs `body` where temporary directories lie on such a file system.
-void on_fuse(const std::function<void()>& body) {
+/// Runs `body` where temporary directories lie on such a file system, and tells it what that shows.
+void on_fuse(const std::function<void(const fs::path& shown)>& body) {
   const TemporaryDirectory source;
   const TemporaryDirectory mounted;
   check_in({CLONE_NEWNS | CLONE_NEWPID}, [&](Channel& parent) {
@@ -60,9 +62,19 @@ void on_fuse(const std::function<void()>& body) {
       return skip_from_inside(parent, "bindfs cannot be run");
     }
     ::setenv("TMPDIR", mounted.path().c_str(), 1);
-    body();
+    body(source.path());
     return 0;
   });
+}
+
+FileSystemTraits& traits_at(const Session& session) {
+  return *value_or_throw(open_directory(session.directory.path()))->traits;
+}
+
+/// Whether a guarded write keeps out whoever opens the lock by its name.
+bool guards(const SessionLock& lock) {
+  bool is_kept_out = false;
+  return lock.guarded([&] { is_kept_out = !is_unguarded(lock.lock_path()); }).has_value() && is_kept_out;
 }
 
 bool opens_lock(const sys::CallInfo& info) {
@@ -72,14 +84,14 @@ bool opens_lock(const sys::CallInfo& info) {
 }  // namespace
 
 TEST_CASE("where each name is a file to the kernel, that is noticed, and no witness is declared") {
-  on_fuse([] {
+  on_fuse([](const fs::path&) {
     const Session session;
     {
       const auto lock = held(try_lock(session.path));
-      REQUIRE_IN_CHILD(value_or_throw(open_directory(session.directory.path()))->traits->names_apart.load());
+      REQUIRE_IN_CHILD(traits_at(session).names_apart.load());
       REQUIRE_IN_CHILD(!lock.record().witness);
       REQUIRE_IN_CHILD(lock.verify().has_value());
-      REQUIRE_IN_CHILD(lock.guarded([] {}).has_value());
+      REQUIRE_IN_CHILD(guards(lock));
       REQUIRE_IN_CHILD(names_in(session.directory.path()) == std::vector<std::string>{"s.jsonl.lock"});
     }
     REQUIRE_IN_CHILD(names_in(session.directory.path()).empty());
@@ -88,7 +100,7 @@ TEST_CASE("where each name is a file to the kernel, that is noticed, and no witn
 
 TEST_CASE("where each name is a file to the kernel, force waits for a guarded write, and fences the writer after it") {
   // Protects: `Candidate::adopt_name`. Without it force came between a stopped writer's look and its write.
-  on_fuse([] {
+  on_fuse([](const fs::path&) {
     const Session session;
     auto holder = ChildProcess::run([&](Channel& parent) {
       const auto lock = held(try_lock(session.path));
@@ -117,7 +129,7 @@ TEST_CASE("where each name is a file to the kernel, force waits for a guarded wr
 
 TEST_CASE("where each name is a file to the kernel, a killed starter's program keeps the lock until its own end") {
   // Protects: the witness that `Candidate::adopt_name` takes.
-  on_fuse([] {
+  on_fuse([](const fs::path&) {
     const Session session;
     auto starter = ChildProcess::run([&](Channel& parent) {
       const auto lock = held(try_lock(session.path));
@@ -140,7 +152,7 @@ TEST_CASE("where each name is a file to the kernel, a killed starter's program k
 TEST_CASE(
     "where each name is a file to the kernel, a lock that is taken away before it is opened by its name is lost") {
   // Protects: the comparison in `Candidate::adopt_name`.
-  on_fuse([] {
+  on_fuse([](const fs::path&) {
     const Session session;
     const auto owner = idle_process();
     bool has_gone = false;
@@ -154,7 +166,7 @@ TEST_CASE(
 }
 
 TEST_CASE("where each name is a file to the kernel, a lock that cannot be opened by its name is not left behind") {
-  on_fuse([] {
+  on_fuse([](const fs::path&) {
     const Session session;
     bool has_failed = false;
     const Script script(
@@ -167,7 +179,7 @@ TEST_CASE("where each name is a file to the kernel, a lock that cannot be opened
 }
 
 TEST_CASE("where each name is a file to the kernel, a PID file is released under a lock that others see, too") {
-  on_fuse([] {
+  on_fuse([](const fs::path&) {
     const TemporaryDirectory directory;
     const auto path = directory / "d.pid";
     bool guarded = false;
@@ -181,5 +193,114 @@ TEST_CASE("where each name is a file to the kernel, a PID file is released under
     }
     REQUIRE_IN_CHILD(guarded);
     REQUIRE_IN_CHILD(names_in(directory.path()).empty());
+  });
+}
+
+#if !SESSIONLOCK_THREAD_SANITIZER  // which cannot follow a raw clone(2)
+TEST_CASE("where each name is a file to the kernel, that is noticed beside a child that is just being started") {
+  // Protects: LOCK_UN in `Candidate::try_locks` and `try_names`.
+  //   1. A tries a flock through a second descriptor.   2. B, a child of another thread of the process, has a copy of
+  //   that until its exec.   3. A closes its own.   4. A must not take B's flock for a sign that the names are one
+  //   file.
+  for (const int before : {2, 3, 4, 5, 6, 7, 8}) {
+    on_fuse([before](const fs::path&) {
+      const Session session;
+      int flocks = 0;
+      pid_t child = 0;
+      const Script script([&](const sys::CallInfo& info) {
+        if (info.call == sys::Call::flock && ++flocks == before) {
+          child = static_cast<pid_t>(::syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0));  // as posix_spawn(3), without handlers
+          if (child == 0) {
+            ::pause();
+          }
+        }
+        return 0;
+      });
+      const auto lock = held(try_lock(session.path));
+      REQUIRE_IN_CHILD(child > 0 && traits_at(session).names_apart.load());
+      ::kill(child, SIGKILL);
+      ::waitpid(child, nullptr, 0);
+      REQUIRE_IN_CHILD(guards(lock));
+    });
+  }
+}
+#endif
+
+TEST_CASE(
+    "where each name is a file to the kernel, a lock that was linked is opened by its name whatever others found out") {
+  // Protects: `Candidate::is_linked_`.
+  on_fuse([](const fs::path&) {
+    const Session session;
+    (void)held(try_lock(session.path));
+    FileSystemTraits& traits = traits_at(session);
+    const auto keep = value_or_throw(open_directory(session.directory.path()));
+    const Script script(
+        once_before([](const sys::CallInfo& info) { return is_call_on(info, sys::Call::linkat, ".lock"); },
+                    [&] { traits.naming.store(Naming::temporary_rename); }));
+    const auto lock = held(try_lock(session.path));
+    REQUIRE_IN_CHILD(guards(lock));
+  });
+}
+
+TEST_CASE(
+    "where each name is a file to the kernel, EPERM of a link is another's being faster, and not the want of links") {
+  // Protects: `Candidate::link_by_name`. sshfs says so of a name that came between the kernel's look and the server's.
+  on_fuse([](const fs::path&) {
+    const Session session;
+    (void)held(try_lock(session.path));
+    int refusals = 1;
+    const Script script([&](const sys::CallInfo& info) {
+      return is_call_on(info, sys::Call::linkat, ".lock") && refusals-- > 0 ? EPERM : 0;
+    });
+    {
+      const auto lock = held(try_lock(session.path));  // nobody had it
+      refusals = 1;
+      REQUIRE_IN_CHILD(
+          ChildProcess::run([&](Channel&) { return code_of(try_lock(session.path)) == Errc::locked ? 0 : 1; })
+              .wait()
+              .exited_with(0));
+    }
+    refusals = 1000;
+    REQUIRE_IN_CHILD(code_of(try_lock(session.path)) == std::errc::operation_not_permitted);
+    refusals = 0;
+    REQUIRE_IN_CHILD(try_lock(session.path).has_value());
+  });
+}
+
+TEST_CASE("where each name is a file to the kernel, a record that is not all there by the lock's name is an error") {
+  // Protects: the first comparison in `Candidate::adopt_name`.
+  on_fuse([](const fs::path&) {
+    const Session session;
+    const Script script(once_before(opens_lock, [&] { fs::resize_file(session.lock, 7); }));
+    REQUIRE_IN_CHILD(code_of(try_lock(session.path)) == std::errc::io_error);
+    REQUIRE_IN_CHILD(names_in(session.directory.path()).empty());
+  });
+}
+
+TEST_CASE("where each name is a file to the kernel, the record is written before it gets the lock's name") {
+  // Protects: `fsync` in `Candidate::write`.
+  on_fuse([](const fs::path&) {
+    const Session session;
+    (void)held(try_lock(session.path));
+    bool is_synced = false;
+    const Script script([&](const sys::CallInfo& info) {
+      is_synced = is_synced || info.call == sys::Call::fsync;
+      REQUIRE_IN_CHILD(is_synced || !is_call_on(info, sys::Call::linkat, ".lock"));
+      return 0;
+    });
+    REQUIRE_IN_CHILD(try_lock(session.path).has_value());
+  });
+}
+
+TEST_CASE("a lock that is removed behind the back of a file system that knows paths is lost") {
+  // Protects: ENOENT in `HoldCore::look_at_descriptor`.
+  on_fuse([](const fs::path& shown) {
+    const Session session;
+    const auto lock = held(try_lock(session.path));
+    REQUIRE_IN_CHILD(fs::remove(shown / session.directory.path().filename() / "s.jsonl.lock"));
+    wait_until("the kernel asks again", [&] { return code_of(lock.verify()) == Errc::lost; });
+    bool ran = false;
+    REQUIRE_IN_CHILD(code_of(lock.guarded([&] { ran = true; })) == Errc::lost && !ran);
+    REQUIRE_IN_CHILD(try_lock(session.path).has_value());
   });
 }

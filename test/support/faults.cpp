@@ -306,6 +306,7 @@ void KnownTraits::settle() const {
   forget();
   traits_->naming.store(Naming::empty_path);
   traits_->locks_tried.store(true);
+  traits_->names_tried.store(true);
   traits_->inodes_trusted.store(true);
 }
 
@@ -313,6 +314,7 @@ void KnownTraits::forget() const {
   traits_->naming.store(Naming::untried);
   traits_->locks_tried.store(false);
   traits_->record_locks.store(true);
+  traits_->names_tried.store(false);
   traits_->names_apart.store(false);
   traits_->inodes_trusted.store(false);
 }

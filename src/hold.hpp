@@ -21,6 +21,7 @@
 
 #include "lock_file.hpp"
 #include "own_record.hpp"
+#include "publication.hpp"
 
 namespace sessionlock {
 

@@ -10,6 +10,7 @@
 #include "lock_id.hpp"
 #include "pid_judgement.hpp"
 #include "process_probe.hpp"
+#include "publication.hpp"
 #include "run_once.hpp"
 #include "waiter.hpp"
 
@@ -21,10 +22,6 @@ using Clock = std::chrono::steady_clock;
 
 /// Where files come and go all the time there is nothing to be claimed.
 constexpr int k_claim_attempts_max = 1000;
-
-Error failure(std::error_code code, std::string operation, const std::filesystem::path& path, std::string detail = {}) {
-  return {code, std::move(operation), path, std::nullopt, std::move(detail)};
-}
 
 std::optional<std::string> token_of(const ProcessIdentity& identity) {
   return identity.start_time_ticks ? std::optional(std::to_string(*identity.start_time_ticks)) : std::nullopt;
@@ -59,17 +56,16 @@ bool is_abandoned(const PinnedFile& pinned, const Place& place, const PidFileIns
 Result<std::optional<PinnedFile>> pin_readable(const Place& place) {
   auto pinned = pin_file(place);
   if (pinned && *pinned && (*pinned)->unreadable) {
-    return tl::unexpected(failure((*pinned)->unreadable, "read PID file", place.path()));
+    return failure((*pinned)->unreadable, "read PID file", place.path());
   }
   if (pinned && *pinned && (*pinned)->too_long) {
-    return tl::unexpected(
-        failure(Errc::not_a_lock_file, "read PID file", place.path(), "it is longer than any PID file"));
+    return failure(Errc::not_a_lock_file, "read PID file", place.path(), "it is longer than any PID file");
   }
   return pinned;
 }
 
 /// Under its lock a file is read again. What cannot be read then may say anything by now.
-Error unreadable_now(const PinnedFile& pinned, const std::filesystem::path& path) {
+tl::unexpected<Error> unreadable_now(const PinnedFile& pinned, const std::filesystem::path& path) {
   return failure(pinned.unreadable, "read PID file", path);
 }
 
@@ -133,7 +129,7 @@ Result<Claim::Step> Claim::judge_contender(const Place& place, PinnedFile& pinne
   bool abandoned = false;
   const auto removable = [&]() -> Result<bool> {
     if (pinned.unreadable) {
-      return tl::unexpected(unreadable_now(pinned, place.path()));
+      return unreadable_now(pinned, place.path());
     }
     found = judge(pinned, place.path(), options_.policy);
     abandoned = is_abandoned(pinned, place, found, options_.policy.malformed_grace);
@@ -156,7 +152,7 @@ Result<void> invalidate(const std::vector<std::filesystem::path>& paths) {
   for (const auto& path : paths) {
     const auto unlinked = sys::unlinkat(AT_FDCWD, path.c_str());
     if (!unlinked.ok() && unlinked.error != ENOENT) {
-      return tl::unexpected(failure(unlinked.code(), "invalidate", path));
+      return failure(unlinked.code(), "invalidate", path);
     }
   }
   return {};
@@ -174,7 +170,7 @@ struct PidFile::State {
   bool ended{false};
 
   [[nodiscard]] bool is_inherited() const { return generation != sys::process_generation(); }
-  [[nodiscard]] Error lost() const { return failure(Errc::lost, "use PID file", path); }
+  [[nodiscard]] tl::unexpected<Error> lost() const { return failure(Errc::lost, "use PID file", path); }
   /// Runs with the inode locked, and named by the path.
   Result<Attempt> guarded(const std::function<Result<void>()>& action);
   Result<Attempt> release_once();
@@ -187,7 +183,7 @@ Result<Attempt> PidFile::State::guarded(const std::function<Result<void>()>& act
     case Step::Answer::busy:
       return Attempt::again;
     case Step::Answer::other:
-      return tl::unexpected(lost());
+      return lost();
     case Step::Answer::failed:
       return tl::unexpected(to_error(entered, path));
     case Step::Answer::done:
@@ -202,7 +198,7 @@ Result<Attempt> PidFile::State::release_once() {
   return guarded([this]() -> Result<void> {
     const auto unlinked = sys::unlinkat(place.directory->fd.get(), place.name.c_str());
     if (!unlinked.ok() && unlinked.error != ENOENT) {
-      return tl::unexpected(failure(unlinked.code(), "unlinkat", path));
+      return failure(unlinked.code(), "unlinkat", path);
     }
     return {};
   });
@@ -232,12 +228,12 @@ PidFile::~PidFile() {
 Result<PidClaim> PidFile::claim(const std::filesystem::path& path, const PidFileOptions& options) {
   if (!are_extra_fields(options.extra_fields) ||
       (!options.extra_fields.empty() && options.format != PidFileFormat::json)) {
-    return tl::unexpected(failure(Errc::invalid_argument, "claim", path,
-                                  "the extra fields are no JSON members, or name pid or startToken"));
+    return failure(Errc::invalid_argument, "claim", path,
+                   "the extra fields are no JSON members, or name pid or startToken");
   }
   const ProcessIdentity owner = options.owner ? *options.owner : this_process();
   if (owner.pid < 1) {
-    return tl::unexpected(failure(Errc::invalid_argument, "claim", path, "the owner has no pid"));
+    return failure(Errc::invalid_argument, "claim", path, "the owner has no pid");
   }
   const PidRecord record{owner.pid, token_of(owner), false, options.extra_fields, options.format};
   Claim claim(path, options);
@@ -263,12 +259,12 @@ Result<PidClaim> PidFile::claim(const std::filesystem::path& path, const PidFile
     }
     if (step->pause) {
       if (Clock::now() >= claim.deadline()) {
-        return tl::unexpected(failure(Errc::timed_out, "claim", path, "a claim in progress does not come to an end"));
+        return failure(Errc::timed_out, "claim", path, "a claim in progress does not come to an end");
       }
       pause_briefly(attempt, claim.deadline());
     }
   }
-  return tl::unexpected(failure(Errc::timed_out, "claim", path, "the file came and went at every attempt"));
+  return failure(Errc::timed_out, "claim", path, "the file came and went at every attempt");
 }
 
 Result<void> PidFile::release() {
@@ -276,7 +272,7 @@ Result<void> PidFile::release() {
     return {};
   }
   if (state_->is_inherited()) {
-    return tl::unexpected(state_->lost());
+    return state_->lost();
   }
   auto released = repeat("release PID file", state_->path, [this] { return state_->release_once(); });
   state_->ended = released || released.error().code == Errc::lost;
@@ -285,12 +281,12 @@ Result<void> PidFile::release() {
 
 Result<void> PidFile::touch() {
   if (!owns()) {
-    return tl::unexpected(state_ ? state_->lost() : failure(Errc::lost, "use PID file", {}));
+    return state_ ? state_->lost() : failure(Errc::lost, "use PID file", std::filesystem::path());
   }
   return repeat("touch PID file", state_->path, [this] {
     return state_->guarded([this]() -> Result<void> {
       const auto touched = sys::touch(state_->file.fd.get());
-      return touched.ok() ? Result<void>{} : tl::unexpected(failure(touched.code(), "futimens", state_->path));
+      return touched.ok() ? Result<void>{} : failure(touched.code(), "futimens", state_->path);
     });
   });
 }
@@ -346,7 +342,7 @@ Result<PidFileRemoval> remove_pid_file(const std::filesystem::path& path, bool a
     PinnedFile& file = **pinned;
     const auto removable = [&]() -> Result<bool> {
       if (file.unreadable) {
-        return tl::unexpected(unreadable_now(file, path));
+        return unreadable_now(file, path);
       }
       result.found = judge(file, path, policy);
       const bool dead =
@@ -354,7 +350,7 @@ Result<PidFileRemoval> remove_pid_file(const std::filesystem::path& path, bool a
       return names(result.found.record, own, policy) || (also_dead && dead);
     };
     if (!*removable()) {
-      return tl::unexpected(failure(Errc::locked, "remove PID file", path, result.found.explanation()));
+      return failure(Errc::locked, "remove PID file", path, result.found.explanation());
     }
     const auto removal = remove_verified(*place, file, removable);
     if (!removal) {

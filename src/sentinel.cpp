@@ -14,6 +14,7 @@
 #include "lock_directory.hpp"
 #include "lock_file.hpp"
 #include "lock_id.hpp"
+#include "publication.hpp"
 #include "run_once.hpp"
 #include "sentinel_text.hpp"
 

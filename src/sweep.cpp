@@ -24,6 +24,7 @@
 #include "inspector.hpp"
 #include "lock_directory.hpp"
 #include "lock_file.hpp"
+#include "publication.hpp"
 
 namespace sessionlock {
 namespace {

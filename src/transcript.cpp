@@ -405,7 +405,7 @@ Result<Transcript> Transcript::open(SessionLock& lock, AppendOptions options) {
   state->share = SessionLockAccess::share(lock);
   state->options = options;
   if (!state->share) {
-    return failure(Errc::lost, "open transcript", {}, "the handle owns no lock");
+    return failure(Errc::lost, "open transcript", std::filesystem::path(), "the handle owns no lock");
   }
   // Under the lock, because this may create the file.
   auto scope = state->share->enter_guard();
@@ -436,7 +436,7 @@ Result<AppendReport> Transcript::append(std::string_view json) {
 Result<AppendReport> Transcript::append(std::span<const std::string_view> records) {
   retry_failed_releases();
   if (!state_) {
-    return failure(Errc::lost, "append", {}, "the transcript was moved away");
+    return failure(Errc::lost, "append", std::filesystem::path(), "the transcript was moved away");
   }
   if (auto assembled = state_->assemble(records); !assembled) {
     return tl::unexpected(std::move(assembled).error());

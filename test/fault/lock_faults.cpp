@@ -19,6 +19,7 @@
 #include "lock_file.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
+#include "publication.hpp"
 #include "script.hpp"
 
 namespace fs = std::filesystem;

@@ -470,15 +470,21 @@ TEST_CASE("nobody waits for the lock of what a session was, nor hears of it") {
   CHECK(events == std::vector<EventKind>{EventKind::acquired});
 }
 
+/// For threads that are to share one hold.
+AcquireOptions for_both() {
+  AcquireOptions options;
+  options.timeout = k_patience;
+  options.reentrant = true;
+  options.owner = "both";
+  return options;
+}
+
 TEST_CASE("who waits to share a hold gets no share of one on what the session was") {
   // Protects: `is_current` in `Acquisition::attempt`.
   //   1. A has the turn, and is about to publish.   2. B looks at the session, and queues behind A, to share.
   //   3. The session becomes a link.   4. A publishes; B is given its share; A sees the link, and lets go.
   const Session session;
-  AcquireOptions options;
-  options.timeout = k_patience;
-  options.reentrant = true;
-  options.owner = "both";
+  const AcquireOptions options = for_both();
   std::atomic<bool> is_queued{false};
   ManagerOptions watched;
   watched.observer = [&](const Event& event) { is_queued = is_queued || event.kind == EventKind::contended; };
@@ -506,10 +512,7 @@ TEST_CASE("the end of a hold is told although who published it failed on the way
   //   1. A is about to publish; B queues behind A, to share.   2. A publishes, and B is given its share.
   //   3. A cannot look at the session once more.   4. B has the lock, and loses it.
   const Session session;
-  AcquireOptions options;
-  options.timeout = k_patience;
-  options.reentrant = true;
-  options.owner = "both";
+  const AcquireOptions options = for_both();
   const Events events;
   LockManager manager(events.options());
   Result<SessionLock> b;

@@ -165,6 +165,23 @@ TEST_CASE(
   });
 }
 
+TEST_CASE(
+    "where each name is a file to the kernel, another program's empty file is not taken for what is left of ours") {
+  // Protects: that `Candidate` asks for its own inode, because the beginning of every record is like every other's.
+  on_fuse([](const fs::path&) {
+    const Session session;
+    for (const std::string_view begun : {"", "{\n  \"pid\": "}) {
+      const Script script(once_before(opens_lock, [&] {
+        fs::remove(session.lock);
+        plant(session.lock, begun);  // it creates first and writes then
+      }));
+      REQUIRE_IN_CHILD(code_of(try_lock(session.path)) == Errc::locked);
+      REQUIRE_IN_CHILD(read_text(session.lock) == begun);
+      fs::remove(session.lock);
+    }
+  });
+}
+
 TEST_CASE("where each name is a file to the kernel, a lock that cannot be opened by its name is not left behind") {
   on_fuse([](const fs::path&) {
     const Session session;

@@ -44,6 +44,7 @@
 #include "lock_file.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
+#include "publication.hpp"
 
 namespace fs = std::filesystem;
 using namespace sessionlock;

@@ -1,4 +1,5 @@
 #include "lock_file.hpp"
+#include "publication.hpp"
 
 #include <cerrno>
 #include <chrono>
@@ -208,7 +209,11 @@ TEST_CASE("the name is taken exclusively on every kind of file system") {
       REQUIRE_IN_CHILD(attempt->file_system_now.has_value());
       REQUIRE_IN_CHILD(inode_of(directory / "s.lock") == inode && read_text(directory / "s.lock") == "other");
       REQUIRE_IN_CHILD(names_in(directory.path()) == std::vector<std::string>{"s.lock"});
-      REQUIRE_IN_CHILD(place.directory->traits->naming.load() == pretence.naming);
+      const FileSystemTraits& traits = *place.directory->traits;
+      REQUIRE_IN_CHILD(traits.naming.load() == pretence.naming);
+      // Protects: that the names are tried as soon as there are some, whatever was tried before.
+      const bool is_named = pretence.naming == Naming::temporary_link || pretence.naming == Naming::temporary_rename;
+      REQUIRE_IN_CHILD(traits.names_tried.load() == is_named && !traits.names_apart.load());
     });
   }
 }

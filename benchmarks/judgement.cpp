@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "bench.hpp"
-#include "classify.hpp"
+#include "verdict/classify.hpp"
 
 namespace sessionlock::bench {
 namespace {

@@ -3,6 +3,7 @@
 /// \file
 /// The right to write one session, as a handle.
 
+#include <chrono>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -123,5 +124,15 @@ auto SessionLock::guarded(F&& write) const -> detail::GuardedResult<std::invoke_
     return write();
   }
 }
+
+/// A lock this process holds.
+struct HeldLock {
+  std::filesystem::path session_path{};
+  std::filesystem::path lock_path{};
+  LockRecord record{};
+  std::chrono::milliseconds held_for{0};
+  /// How many handles share it; 0 for one whose release failed and is to be tried again.
+  int depth{0};
+};
 
 }  // namespace sessionlock

@@ -22,11 +22,14 @@
 
 #include <sessionlock/counters.hpp>
 #include <sessionlock/error.hpp>
+#include <sessionlock/event.hpp>
 #include <sessionlock/file_system_check.hpp>
 #include <sessionlock/lock_manager.hpp>
 #include <sessionlock/lock_record.hpp>
 #include <sessionlock/lock_watch.hpp>
+#include <sessionlock/options.hpp>
 #include <sessionlock/pid_file.hpp>
+#include <sessionlock/pid_record.hpp>
 #include <sessionlock/process_identity.hpp>
 #include <sessionlock/process_signal.hpp>
 #include <sessionlock/sentinel.hpp>

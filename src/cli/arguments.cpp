@@ -1,4 +1,4 @@
-#include "arguments.hpp"
+#include "cli/arguments.hpp"
 
 #include <cstdlib>
 #include <optional>
@@ -7,8 +7,8 @@
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
-#include "duration_text.hpp"
-#include "printable_text.hpp"
+#include "text/duration_text.hpp"
+#include "text/printable_text.hpp"
 
 namespace sessionlock::cli {
 

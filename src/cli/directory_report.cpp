@@ -1,4 +1,4 @@
-#include "directory_report.hpp"
+#include "cli/directory_report.hpp"
 
 #include <cerrno>
 #include <vector>
@@ -7,11 +7,11 @@
 #include <sys/stat.h>
 #include <CLI/CLI.hpp>
 
-#include "exit_status.hpp"
-#include "inspection_text.hpp"
-#include "json_writer.hpp"
-#include "printable_text.hpp"
-#include "terminal.hpp"
+#include "cli/exit_status.hpp"
+#include "cli/inspection_text.hpp"
+#include "cli/json_writer.hpp"
+#include "cli/terminal.hpp"
+#include "text/printable_text.hpp"
 
 namespace sessionlock::cli {
 namespace {

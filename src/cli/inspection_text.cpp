@@ -1,4 +1,4 @@
-#include "inspection_text.hpp"
+#include "cli/inspection_text.hpp"
 
 #include <algorithm>
 #include <array>
@@ -8,8 +8,8 @@
 
 #include <fmt/format.h>
 
-#include "duration_text.hpp"
-#include "printable_text.hpp"
+#include "text/duration_text.hpp"
+#include "text/printable_text.hpp"
 
 namespace sessionlock::cli {
 namespace {

@@ -11,8 +11,8 @@
 #include <sessionlock/error.hpp>
 #include <sessionlock/staleness.hpp>
 
-#include "json_writer.hpp"
-#include "terminal.hpp"
+#include "cli/json_writer.hpp"
+#include "cli/terminal.hpp"
 
 namespace sessionlock::cli {
 

@@ -1,10 +1,10 @@
-#include "json_writer.hpp"
+#include "cli/json_writer.hpp"
 
 #include <utility>
 
 #include <fmt/format.h>
 
-#include "json_text.hpp"
+#include "text/json_text.hpp"
 
 namespace sessionlock::cli {
 

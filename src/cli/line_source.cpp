@@ -1,4 +1,4 @@
-#include "line_source.hpp"
+#include "cli/line_source.hpp"
 
 #include <algorithm>
 #include <array>
@@ -6,7 +6,7 @@
 
 #include <unistd.h>
 
-#include "signals.hpp"
+#include "cli/signals.hpp"
 
 namespace sessionlock::cli {
 namespace {

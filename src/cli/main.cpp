@@ -10,10 +10,10 @@
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
-#include "command.hpp"
-#include "exit_status.hpp"
-#include "printable_text.hpp"
-#include "terminal.hpp"
+#include "cli/command.hpp"
+#include "cli/exit_status.hpp"
+#include "cli/terminal.hpp"
+#include "text/printable_text.hpp"
 
 namespace sessionlock::cli {
 namespace {

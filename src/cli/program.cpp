@@ -1,4 +1,4 @@
-#include "program.hpp"
+#include "cli/program.hpp"
 
 #include <algorithm>
 #include <array>
@@ -13,8 +13,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "arguments.hpp"
-#include "exit_status.hpp"
+#include "cli/arguments.hpp"
+#include "cli/exit_status.hpp"
 
 namespace sessionlock::cli {
 namespace {

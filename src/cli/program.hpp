@@ -14,7 +14,7 @@
 
 #include <sys/types.h>
 
-#include "signals.hpp"
+#include "cli/signals.hpp"
 
 namespace sessionlock::cli {
 

@@ -1,4 +1,4 @@
-#include "signals.hpp"
+#include "cli/signals.hpp"
 
 #include <atomic>
 #include <cerrno>
@@ -10,7 +10,7 @@
 #include <poll.h>
 #include <unistd.h>
 
-#include "exit_status.hpp"
+#include "cli/exit_status.hpp"
 
 namespace sessionlock::cli {
 namespace {

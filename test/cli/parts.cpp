@@ -19,11 +19,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "exit_status.hpp"
-#include "json_writer.hpp"
-#include "line_source.hpp"
-#include "signals.hpp"
-#include "terminal.hpp"
+#include "cli/exit_status.hpp"
+#include "cli/json_writer.hpp"
+#include "cli/line_source.hpp"
+#include "cli/signals.hpp"
+#include "cli/terminal.hpp"
 
 namespace sessionlock::cli {
 namespace {

@@ -6,9 +6,9 @@
 #include <unistd.h>
 
 #include "process.hpp"
-#include "process_probe.hpp"
+#include "process/process_probe.hpp"
 #include "script.hpp"
-#include "system.hpp"
+#include "system/system.hpp"
 
 using namespace sessionlock;
 using sessionlock::test::Channel;

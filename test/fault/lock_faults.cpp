@@ -16,10 +16,10 @@
 #include <sessionlock/sessionlock.hpp>
 
 #include "faults.hpp"
-#include "lock_file.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
-#include "publication.hpp"
+#include "protocol/lock_file.hpp"
+#include "protocol/publication.hpp"
 #include "script.hpp"
 
 namespace fs = std::filesystem;

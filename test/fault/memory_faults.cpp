@@ -19,7 +19,7 @@
 #include "process.hpp"
 #include "sanitizers.hpp"
 #include "script.hpp"
-#include "system.hpp"
+#include "system/system.hpp"
 
 namespace {
 

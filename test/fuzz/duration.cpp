@@ -5,8 +5,8 @@
 #include <string>
 #include <string_view>
 
-#include "duration_text.hpp"
 #include "support/target.hpp"
+#include "text/duration_text.hpp"
 
 using sessionlock::parse_duration;
 using std::chrono::milliseconds;

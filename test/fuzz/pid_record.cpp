@@ -8,8 +8,8 @@
 #include <string>
 #include <string_view>
 
-#include "pid_judgement.hpp"
-#include "ps_start_token.hpp"
+#include "claims/pid_judgement.hpp"
+#include "process/ps_start_token.hpp"
 #include "support/json_oracle.hpp"
 #include "support/target.hpp"
 

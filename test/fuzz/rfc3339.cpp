@@ -6,7 +6,7 @@
 #include <string_view>
 
 #include "support/target.hpp"
-#include "timestamp.hpp"
+#include "text/timestamp.hpp"
 
 using sessionlock::format_rfc3339;
 using sessionlock::parse_rfc3339;

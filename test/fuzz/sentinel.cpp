@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "sentinel_text.hpp"
+#include "claims/sentinel_text.hpp"
 #include "support/target.hpp"
 
 using sessionlock::parse_sentinel;

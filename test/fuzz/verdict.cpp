@@ -14,9 +14,9 @@
 
 #include <sessionlock/staleness.hpp>
 
-#include "classify.hpp"
 #include "support/json_oracle.hpp"
 #include "support/target.hpp"
+#include "verdict/classify.hpp"
 
 using namespace std::chrono_literals;
 using sessionlock::Basis;

@@ -18,9 +18,9 @@
 
 #include "lock_tools.hpp"
 #include "process.hpp"
-#include "process_probe.hpp"
+#include "process/process_probe.hpp"
 #include "script.hpp"
-#include "waiter.hpp"
+#include "waiting/waiter.hpp"
 
 namespace fs = std::filesystem;
 using namespace sessionlock;

@@ -22,9 +22,9 @@
 #include <sessionlock/pid_file.hpp>
 
 #include "check_in.hpp"
-#include "lock_directory.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
+#include "protocol/lock_directory.hpp"
 #include "sanitizers.hpp"
 #include "script.hpp"
 

@@ -25,9 +25,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "lock_directory.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
+#include "protocol/lock_directory.hpp"
 #include "script.hpp"
 
 namespace fs = std::filesystem;

@@ -24,8 +24,8 @@
 
 #include "check_in.hpp"
 #include "process.hpp"
-#include "process_probe.hpp"
-#include "system.hpp"
+#include "process/process_probe.hpp"
+#include "system/system.hpp"
 
 #ifndef CLONE_NEWTIME
 #define CLONE_NEWTIME 0x00000080

@@ -14,10 +14,10 @@
 
 #include <sessionlock/sentinel.hpp>
 
+#include "claims/sentinel_text.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
 #include "script.hpp"
-#include "sentinel_text.hpp"
 
 using namespace sessionlock;
 using namespace sessionlock::test;

@@ -19,7 +19,7 @@
 
 #include "process.hpp"
 #include "script.hpp"
-#include "system.hpp"
+#include "system/system.hpp"
 
 using namespace sessionlock;
 using namespace sessionlock::test;

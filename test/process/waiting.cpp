@@ -33,11 +33,11 @@
 
 #include "events.hpp"
 #include "fairness.hpp"
-#include "hold_table.hpp"
-#include "lock_directory.hpp"
-#include "lock_file.hpp"
+#include "hold/lock_queue.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
+#include "protocol/lock_directory.hpp"
+#include "protocol/lock_file.hpp"
 #include "script.hpp"
 #include "wake_ups.hpp"
 

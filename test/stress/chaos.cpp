@@ -39,12 +39,12 @@
 
 #include <sessionlock/sessionlock.hpp>
 
-#include "classify.hpp"
 #include "faults.hpp"
-#include "lock_file.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
-#include "publication.hpp"
+#include "protocol/lock_file.hpp"
+#include "protocol/publication.hpp"
+#include "verdict/classify.hpp"
 
 namespace fs = std::filesystem;
 using namespace sessionlock;

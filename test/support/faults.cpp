@@ -13,9 +13,9 @@
 #include <doctest/doctest.h>
 #include <unistd.h>
 
-#include "lock_directory.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
+#include "protocol/lock_directory.hpp"
 #include "sanitizers.hpp"
 #include "script.hpp"
 

@@ -17,8 +17,8 @@
 
 #include <sessionlock/error.hpp>
 
-#include "file_system_traits.hpp"
-#include "system.hpp"
+#include "protocol/file_system_traits.hpp"
+#include "system/system.hpp"
 
 namespace sessionlock::test {
 

@@ -13,7 +13,7 @@
 
 #include <sessionlock/process_identity.hpp>
 
-#include "timestamp.hpp"
+#include "text/timestamp.hpp"
 
 namespace sessionlock::test {
 namespace {

@@ -17,10 +17,10 @@
 #include <sessionlock/lock_manager.hpp>
 #include <sessionlock/lock_record.hpp>
 
-#include "lock_directory.hpp"
 #include "process.hpp"
+#include "protocol/lock_directory.hpp"
 #include "script.hpp"
-#include "system.hpp"
+#include "system/system.hpp"
 
 namespace sessionlock::test {
 

@@ -18,9 +18,9 @@
 #include <sessionlock/lock_manager.hpp>
 #include <sessionlock/process_identity.hpp>
 
-#include "classify.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
+#include "verdict/classify.hpp"
 
 namespace sessionlock::test {
 namespace {

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <utility>
 
-#include "system.hpp"
+#include "system/system.hpp"
 
 namespace sessionlock::test {
 

@@ -2,8 +2,8 @@
 
 /// \file
 /// JSON (RFC 8259) read in the plainest way there is: one function for each rule of the grammar, a tree as the result,
-/// numbers as the decimal digits they are. Shares nothing with what it judges (`src/lock_record.cpp`,
-/// `src/json_grammar.cpp`): no library, no function, and no author's habit of looking at tokens.
+/// numbers as the decimal digits they are. Shares nothing with what it judges (`src/record/lock_record.cpp`,
+/// `src/text/json_grammar.cpp`): no library, no function, and no author's habit of looking at tokens.
 
 #include <cstddef>
 #include <memory>

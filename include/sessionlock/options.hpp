@@ -1,0 +1,82 @@
+#pragma once
+
+/// \file
+/// How to acquire a lock, and what a manager does besides.
+
+#include <chrono>
+#include <csignal>
+#include <filesystem>
+#include <functional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include <sys/types.h>
+
+#include <sessionlock/event.hpp>
+#include <sessionlock/export.hpp>
+#include <sessionlock/staleness.hpp>
+
+namespace sessionlock {
+
+/// The longest hold limit that is written down: about 24.8 days, what a 32-bit count of milliseconds holds.
+inline constexpr std::chrono::milliseconds k_max_hold_max{2'147'000'000};
+
+/// How to acquire. Durations are measured on the monotonic clock.
+struct SESSIONLOCK_API AcquireOptions {
+  /// How long to wait. Zero or less: one try. `milliseconds::max()`: no limit.
+  std::chrono::milliseconds timeout{std::chrono::seconds{60}};
+  /// How long the holder means to hold; written into the record, reported when exceeded, enforced by nobody.
+  std::chrono::milliseconds max_hold{std::chrono::minutes{5}};
+  StalePolicy stale{};
+  /// Let the thread that acquired, or a caller with the same non-empty `owner`, share the hold and its count.
+  bool reentrant{false};
+  /// Names who shares a re-entrant hold across threads; empty: the thread does.
+  std::string owner{};
+  /// The application's words for people who meet the lock: a run id, a command. At most 1 KiB.
+  std::string label{};
+  /// Gives up a wait: `Errc::cancelled`. The lock is then either held by nobody here or was returned, never lost.
+  std::stop_token stop{};
+  /// Accept a session file with several hard links, each of which would have a lock of its own.
+  bool allow_hard_links{false};
+
+  /// The defaults, changed by `SESSIONLOCK_ACQUIRE_TIMEOUT_MS`, `SESSIONLOCK_STALE_MS` and `SESSIONLOCK_MAX_HOLD_MS`
+  /// where those hold nothing but decimal digits; anything else is ignored.
+  [[nodiscard]] static AcquireOptions from_environment();
+};
+
+/// A hold limit that suits a wait: the longer of `min` and `timeout + grace`, at most `k_max_hold_max`, and that for an
+/// unlimited wait.
+[[nodiscard]] SESSIONLOCK_API std::chrono::milliseconds max_hold_for(
+    std::chrono::milliseconds timeout, std::chrono::milliseconds grace = std::chrono::minutes{2},
+    std::chrono::milliseconds min = std::chrono::minutes{5});
+
+/// What the watchdog does with a hold past its `max_hold`, besides telling the observer.
+enum class OverrunAction {
+  report,  ///< Nothing.
+  release  ///< Gives it up, unless a guarded write is under way: the handle's next one fails with `lost`.
+};
+
+/// The signals that end a program as a rule, for `ManagerOptions::cleanup_signals`.
+inline constexpr int k_cleanup_signals[] = {SIGINT, SIGTERM, SIGQUIT, SIGABRT, SIGHUP};
+
+struct ManagerOptions {
+  /// Permissions of lock files, less the umask. Whoever can open one can take its `flock` and so delay its owner.
+  mode_t mode{0600};
+  /// Where locks lie; empty: beside their sessions. For programs on one kernel that reach the session by one path.
+  std::filesystem::path lock_directory{};
+  /// Release at normal exit what is held then. Only for holds that write through `guarded` alone: buffered streams that
+  /// are flushed later, or threads that go on, would write without the lock.
+  bool release_at_exit{true};
+  /// Release what may be released at exit also when one of these signals ends the process; none unless asked, because a
+  /// library does not own its process's signals. Only where the signal has its default action: one that is ignored or
+  /// handled stays the application's. For the whole process, from the first manager on that names it.
+  std::vector<int> cleanup_signals{};
+  /// How often a thread of this manager looks for over-long holds; zero or less: there is no such thread.
+  std::chrono::milliseconds watchdog_interval{0};
+  OverrunAction overrun{OverrunAction::report};
+  /// Is told of events, by the thread they happen on, under no lock of the library. What it throws is dropped.
+  std::function<void(const Event&)> observer{};
+};
+
+}  // namespace sessionlock

@@ -1,0 +1,27 @@
+#pragma once
+
+/// \file
+/// What PID files and sentinels have in common: files at a path of their own that are published, looked at and removed
+/// by the lock's protocol.
+
+#include <chrono>
+#include <filesystem>
+#include <functional>
+#include <string>
+
+#include <sessionlock/error.hpp>
+
+#include "protocol/lock_directory.hpp"
+
+namespace sessionlock {
+
+/// The place that a path names; its directory must be there. A symbolic link at the end is not followed.
+/// Errors: `Errc::invalid_argument` for a path that names no file; those of opening the directory.
+[[nodiscard]] Result<Place> place_of(const std::filesystem::path& path);
+
+enum class Attempt { done, again };
+/// Repeats an attempt while somebody else is faster, 5 s at most. Errors: `Errc::timed_out`; the attempt's own.
+[[nodiscard]] Result<void> repeat(const std::string& operation, const std::filesystem::path& path,
+                                  const std::function<Result<Attempt>()>& attempt);
+
+}  // namespace sessionlock

@@ -1,0 +1,368 @@
+#include <sessionlock/pid_file.hpp>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include <fcntl.h>
+
+#include "claims/claim_path.hpp"
+#include "claims/pid_judgement.hpp"
+#include "process/process_probe.hpp"
+#include "protocol/lock_file.hpp"
+#include "protocol/publication.hpp"
+#include "system/deadline.hpp"
+#include "system/random_id.hpp"
+
+namespace sessionlock {
+namespace {
+
+using std::chrono::milliseconds;
+using Clock = std::chrono::steady_clock;
+
+/// Where files come and go all the time there is nothing to be claimed.
+constexpr int k_claim_attempts_max = 1000;
+
+std::optional<std::string> token_of(const ProcessIdentity& identity) {
+  return identity.start_time_ticks ? std::optional(std::to_string(*identity.start_time_ticks)) : std::nullopt;
+}
+
+/// What a pinned file means now.
+PidFileInspection judge(const PinnedFile& pinned, const std::filesystem::path& path, const PidFilePolicy& policy) {
+  PidRecord record = parse_pid_record(pinned.text);
+  Liveness liveness = Liveness::unknown;
+  std::optional<std::string> token;
+  if (record.pid) {
+    // The token first: one that cannot be read because its process is just ending is then a dead process's.
+    token = policy.ask.start_token ? policy.ask.start_token(*record.pid) : process_start_token(*record.pid);
+    liveness = policy.ask.liveness ? policy.ask.liveness(*record.pid) : process_liveness(*record.pid);
+  }
+  PidFileInspection found = judge_pid_record(std::move(record), liveness, token, policy);
+  found.path = path;
+  return found;
+}
+
+/// Whether the file names nobody for so long that it is no claim in progress.
+bool is_abandoned(const PinnedFile& pinned, const Place& place, const PidFileInspection& found, milliseconds grace) {
+  if (found.state != PidFileState::invalid || found.record.pid) {
+    return false;
+  }
+  const WallTime now = file_system_clock(*place.directory).value_or(sys::wall_clock());
+  const auto age = time_between(now, pinned.modified);
+  return age > std::max(grace, milliseconds{0});
+}
+
+/// Reads what is at a place, or says what keeps it from being read.
+Result<std::optional<PinnedFile>> pin_readable(const Place& place) {
+  auto pinned = pin_file(place);
+  if (pinned && *pinned && (*pinned)->unreadable) {
+    return failure((*pinned)->unreadable, "read PID file", place.path());
+  }
+  if (pinned && *pinned && (*pinned)->too_long) {
+    return failure(Errc::not_a_lock_file, "read PID file", place.path(), "it is longer than any PID file");
+  }
+  return pinned;
+}
+
+/// Under its lock a file is read again. What cannot be read then may say anything by now.
+tl::unexpected<Error> unreadable_now(const PinnedFile& pinned, const std::filesystem::path& path) {
+  return failure(pinned.unreadable, "read PID file", path);
+}
+
+/// Whether the record is this running process's. Without a token the pid may have been another's before; where such
+/// records are trusted that is its own as well.
+bool names(const PidRecord& record, const ProcessIdentity& process, const PidFilePolicy& policy) {
+  if (record.pid != process.pid || record.corrupt_token) {
+    return false;
+  }
+  return record.start_token ? record.start_token == token_of(process) : policy.without_token == UnverifiedOwner::trust;
+}
+
+/// One claim from call to answer.
+class Claim {
+ public:
+  Claim(const std::filesystem::path& path, const PidFileOptions& options)
+      : path_(path), options_(options), deadline_(Deadline(options.timeout).end()) {}
+
+  /// None: somebody was faster, or was in the way for a moment; try again.
+  struct Step {
+    std::optional<PublishedFile> published{};
+    std::optional<PidFileInspection> running{};
+    bool pause{false};
+  };
+  Result<Step> step(const Place& place, const PidRecord& record);
+
+  [[nodiscard]] Clock::time_point deadline() const { return deadline_; }
+
+ private:
+  Result<Step> judge_contender(const Place& place, PinnedFile& pinned);
+
+  const std::filesystem::path& path_;
+  const PidFileOptions& options_;
+  const Clock::time_point deadline_;
+};
+
+Result<Claim::Step> Claim::step(const Place& place, const PidRecord& record) {
+  auto id = random_lock_id();
+  if (!id) {
+    return tl::unexpected(random_failure(id.error(), path_));
+  }
+  auto attempt =
+      publish_file(place, {options_.mode, *id, false, [&](const FileIdentity*) { return format_pid_record(record); }});
+  if (!attempt) {
+    return tl::unexpected(std::move(attempt).error());
+  }
+  if (attempt->outcome == PublishOutcome::published) {
+    Step step;
+    step.published = std::move(attempt->file);
+    return step;
+  }
+  auto pinned = attempt->outcome == PublishOutcome::contended ? pin_readable(place) : std::nullopt;
+  if (!pinned) {
+    return tl::unexpected(std::move(pinned).error());
+  }
+  return pinned->has_value() ? judge_contender(place, **pinned) : Step{};
+}
+
+Result<Claim::Step> Claim::judge_contender(const Place& place, PinnedFile& pinned) {
+  PidFileInspection found;
+  bool abandoned = false;
+  const auto removable = [&]() -> Result<bool> {
+    if (pinned.unreadable) {
+      return unreadable_now(pinned, place.path());
+    }
+    found = judge(pinned, place.path(), options_.policy);
+    abandoned = is_abandoned(pinned, place, found, options_.policy.malformed_grace);
+    return found.state == PidFileState::stale || abandoned;
+  };
+  if (*removable()) {
+    const auto removal = remove_verified(place, pinned, removable);
+    if (!removal) {
+      return tl::unexpected(removal.error());
+    }
+    // Busy: somebody else is removing it, who may be stopped. Spared: it says something else by now.
+    return Step{{}, {}, *removal == Removal::busy || *removal == Removal::spared};
+  }
+  const bool in_progress = found.state == PidFileState::invalid && !found.record.pid;
+  return in_progress ? Step{{}, {}, true} : Step{{}, std::move(found), false};
+}
+
+/// Removes what describes a former owner.
+Result<void> invalidate(const std::vector<std::filesystem::path>& paths) {
+  for (const auto& path : paths) {
+    const auto unlinked = sys::unlinkat(AT_FDCWD, path.c_str());
+    if (!unlinked.ok() && unlinked.error != ENOENT) {
+      return failure(unlinked.code(), "invalidate", path);
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+struct PidFile::State {
+  std::filesystem::path path;
+  Place place;
+  PublishedFile file;
+  PidRecord record;
+  bool keep{false};
+  std::uint64_t generation{sys::process_generation()};
+  bool ended{false};
+
+  [[nodiscard]] bool is_inherited() const { return generation != sys::process_generation(); }
+  [[nodiscard]] tl::unexpected<Error> lost() const { return failure(Errc::lost, "use PID file", path); }
+  /// Runs with the inode locked, and named by the path.
+  Result<Attempt> guarded(const std::function<Result<void>()>& action);
+  Result<Attempt> release_once();
+};
+
+Result<Attempt> PidFile::State::guarded(const std::function<Result<void>()>& action) {
+  const int directory = place.directory->fd.get();
+  const Step entered = try_enter_guard(directory, place.name.c_str(), file.fd.get(), file.file);
+  switch (entered.answer) {
+    case Step::Answer::busy:
+      return Attempt::again;
+    case Step::Answer::other:
+      return lost();
+    case Step::Answer::failed:
+      return tl::unexpected(to_error(entered, path));
+    case Step::Answer::done:
+      break;
+  }
+  auto done = action();
+  (void)leave_guard(file.fd.get());
+  return done ? Result<Attempt>(Attempt::done) : tl::unexpected(std::move(done).error());
+}
+
+Result<Attempt> PidFile::State::release_once() {
+  return guarded([this]() -> Result<void> {
+    const auto unlinked = sys::unlinkat(place.directory->fd.get(), place.name.c_str());
+    if (!unlinked.ok() && unlinked.error != ENOENT) {
+      return failure(unlinked.code(), "unlinkat", path);
+    }
+    return {};
+  });
+}
+
+PidFile::PidFile(std::unique_ptr<State> state) noexcept : state_(std::move(state)) {}
+PidFile::PidFile(PidFile&&) noexcept = default;
+
+PidFile& PidFile::operator=(PidFile&& other) noexcept {
+  if (this != &other) {
+    const PidFile former(std::move(*this));  // its destructor releases
+    state_ = std::move(other.state_);
+  }
+  return *this;
+}
+
+PidFile::~PidFile() {
+  if (!owns() || state_->keep) {
+    return;
+  }
+  try {
+    (void)release();  // what stays behind is stale as soon as its owner is gone
+  } catch (...) {     // no memory
+  }
+}
+
+Result<PidClaim> PidFile::claim(const std::filesystem::path& path, const PidFileOptions& options) {
+  if (!are_extra_fields(options.extra_fields) ||
+      (!options.extra_fields.empty() && options.format != PidFileFormat::json)) {
+    return failure(Errc::invalid_argument, "claim", path,
+                   "the extra fields are no JSON members, or name pid or startToken");
+  }
+  const ProcessIdentity owner = options.owner ? *options.owner : this_process();
+  if (owner.pid < 1) {
+    return failure(Errc::invalid_argument, "claim", path, "the owner has no pid");
+  }
+  const PidRecord record{owner.pid, token_of(owner), false, options.extra_fields, options.format};
+  Claim claim(path, options);
+  for (int attempt = 0; attempt < k_claim_attempts_max; ++attempt) {
+    auto place = place_of(path);
+    if (!place) {
+      return tl::unexpected(std::move(place).error());
+    }
+    auto step = claim.step(*place, record);
+    if (!step) {
+      return tl::unexpected(std::move(step).error());
+    }
+    if (step->published) {
+      PidFile file(std::make_unique<State>(State{path, std::move(*place), std::move(*step->published), record}));
+      if (auto done = invalidate(options.invalidate); !done) {
+        return tl::unexpected(std::move(done).error());  // and the file goes again
+      }
+      file.state_->keep = options.keep;
+      return PidClaim{std::move(file), std::nullopt};
+    }
+    if (step->running) {
+      return PidClaim{std::nullopt, std::move(step->running)};
+    }
+    if (step->pause) {
+      if (Clock::now() >= claim.deadline()) {
+        return failure(Errc::timed_out, "claim", path, "a claim in progress does not come to an end");
+      }
+      pause_briefly(attempt, claim.deadline());
+    }
+  }
+  return failure(Errc::timed_out, "claim", path, "the file came and went at every attempt");
+}
+
+Result<void> PidFile::release() {
+  if (!state_ || state_->ended) {
+    return {};
+  }
+  if (state_->is_inherited()) {
+    return state_->lost();
+  }
+  auto released = repeat("release PID file", state_->path, [this] { return state_->release_once(); });
+  state_->ended = released || released.error().code == Errc::lost;
+  return released;
+}
+
+Result<void> PidFile::touch() {
+  if (!owns()) {
+    return state_ ? state_->lost() : failure(Errc::lost, "use PID file", std::filesystem::path());
+  }
+  return repeat("touch PID file", state_->path, [this] {
+    return state_->guarded([this]() -> Result<void> {
+      const auto touched = sys::touch(state_->file.fd.get());
+      return touched.ok() ? Result<void>{} : failure(touched.code(), "futimens", state_->path);
+    });
+  });
+}
+
+bool PidFile::owns() const noexcept {
+  return state_ && !state_->ended && !state_->is_inherited();
+}
+
+const std::filesystem::path& PidFile::path() const {
+  static const auto& none = *new std::filesystem::path;
+  return state_ ? state_->path : none;
+}
+
+const PidRecord& PidFile::record() const {
+  static const auto& none = *new PidRecord;
+  return state_ ? state_->record : none;
+}
+
+Result<PidFileInspection> inspect_pid_file(const std::filesystem::path& path, const PidFilePolicy& policy) {
+  PidFileInspection missing;
+  missing.path = path;
+  const auto place = place_of(path);
+  if (!place) {
+    return place.error().code == std::errc::no_such_file_or_directory ? Result<PidFileInspection>(std::move(missing))
+                                                                      : tl::unexpected(place.error());
+  }
+  const auto pinned = pin_readable(*place);
+  if (!pinned) {
+    return tl::unexpected(pinned.error());
+  }
+  return pinned->has_value() ? judge(**pinned, path, policy) : std::move(missing);
+}
+
+Result<PidFileRemoval> remove_pid_file(const std::filesystem::path& path, bool also_dead, const PidFilePolicy& policy,
+                                       const std::optional<ProcessIdentity>& self) {
+  const ProcessIdentity own = self ? *self : this_process();
+  PidFileRemoval result;
+  const auto attempt = [&]() -> Result<Attempt> {
+    const auto place = place_of(path);
+    if (!place) {
+      return place.error().code == std::errc::no_such_file_or_directory ? Result<Attempt>(Attempt::done)
+                                                                        : tl::unexpected(place.error());
+    }
+    auto pinned = pin_readable(*place);
+    if (!pinned) {
+      return tl::unexpected(pinned.error());
+    }
+    result.found = PidFileInspection{};
+    result.found.path = path;
+    if (!pinned->has_value()) {
+      return Attempt::done;
+    }
+    PinnedFile& file = **pinned;
+    const auto removable = [&]() -> Result<bool> {
+      if (file.unreadable) {
+        return unreadable_now(file, path);
+      }
+      result.found = judge(file, path, policy);
+      const bool dead =
+          result.found.state == PidFileState::stale || is_abandoned(file, *place, result.found, policy.malformed_grace);
+      return names(result.found.record, own, policy) || (also_dead && dead);
+    };
+    if (!*removable()) {
+      return failure(Errc::locked, "remove PID file", path, result.found.explanation());
+    }
+    const auto removal = remove_verified(*place, file, removable);
+    if (!removal) {
+      return tl::unexpected(removal.error());
+    }
+    result.removed = *removal == Removal::removed;
+    return result.removed ? Attempt::done : Attempt::again;
+  };
+  if (auto done = repeat("remove PID file", path, attempt); !done) {
+    return tl::unexpected(std::move(done).error());
+  }
+  return result;
+}
+
+}  // namespace sessionlock

@@ -1,0 +1,294 @@
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+#include <cstdint>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include <sessionlock/lock_record.hpp>
+#include <sessionlock/pid_file.hpp>
+
+#include "claims/pid_judgement.hpp"
+#include "process/ps_start_token.hpp"
+
+namespace sessionlock {
+namespace {
+
+// The JSON form is read by the parser of lock records: it proves that the text is one JSON object, and says what its
+// `pid` is. What that parser does not keep, the other members, are then taken out of a text that is known to be JSON.
+
+constexpr std::string_view k_pid = "pid";
+constexpr std::string_view k_start_token = "startToken";
+constexpr std::string_view k_unknown = "unknown";
+constexpr std::string_view k_json_space = " \t\n\r";
+
+std::string_view trim(std::string_view text) {
+  const auto start = text.find_first_not_of(k_json_space);
+  return start == std::string_view::npos ? std::string_view{}
+                                         : text.substr(start, text.find_last_not_of(k_json_space) - start + 1);
+}
+
+/// The text of a JSON string; none for any other value.
+std::optional<std::string> text_of(std::string_view json) {
+  return parse_lock_record(fmt::format("{{\"host\":{}}}", json)).host;
+}
+
+/// A text as a JSON string.
+std::string json_of(const std::string& text) {
+  LockRecord carrier;
+  carrier.host = text;
+  const std::string object = format_lock_record(carrier);  // one member on a line of its own
+  const auto start = object.find(": ") + 2;
+  return object.substr(start, object.find('\n', start) - start);
+}
+
+/// Where the JSON value or key that begins here ends: at the first of these outside of strings and brackets.
+std::size_t end_of(std::string_view json, std::size_t at, std::string_view terminators) {
+  int depth = 0;
+  bool in_string = false;
+  for (; at < json.size(); ++at) {
+    const char c = json[at];
+    if (in_string) {
+      at += c == '\\' ? 1 : 0;
+      in_string = c != '"';
+    } else if (depth == 0 && terminators.find(c) != std::string_view::npos) {
+      break;
+    } else if (c == '"') {
+      in_string = true;
+    } else {
+      depth += c == '{' || c == '[' ? 1 : c == '}' || c == ']' ? -1 : 0;
+    }
+  }
+  return std::min(at, json.size());
+}
+
+struct Member {
+  std::string name;
+  std::string_view value;
+  /// Both, as they are written.
+  std::string_view text;
+};
+
+/// The members of what stands between an object's braces. The text is known to be JSON.
+std::vector<Member> members_of(std::string_view inside) {
+  std::vector<Member> members;
+  for (std::size_t at = 0; at < inside.size();) {
+    const std::size_t end = end_of(inside, at, ",");
+    const std::string_view text = trim(inside.substr(at, end - at));
+    const std::size_t colon = end_of(text, 0, ":");
+    members.push_back(
+        {text_of(trim(text.substr(0, colon))).value_or(""), trim(text.substr(std::min(colon + 1, text.size()))), text});
+    at = end + 1;
+  }
+  return members;
+}
+
+/// A number of digits alone, without leading zeros.
+template <class Integer>
+std::optional<Integer> plain_number(std::string_view text) {
+  Integer value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const bool whole = error == std::errc{} && end == text.data() + text.size();
+  if (!whole || text.front() == '-' || (text.front() == '0' && text.size() > 1)) {
+    return std::nullopt;
+  }
+  return value;
+}
+
+bool is_ticks(std::string_view token) {
+  return plain_number<std::uint64_t>(token).has_value();
+}
+/// The two kinds of tokens that this library makes.
+bool is_token(std::string_view token) {
+  return is_ticks(token) || parse_lstart(token) == token;
+}
+
+void set_token(PidRecord& record, std::string_view token) {
+  if (is_token(token)) {
+    record.start_token = token;
+  } else {
+    record.corrupt_token = token != k_unknown;
+  }
+}
+
+PidRecord parse_json(std::string_view text) {
+  PidRecord record;
+  record.format = PidFileFormat::json;
+  record.pid = parse_lock_record(text).pid;
+  if (!record.pid) {
+    return record;
+  }
+  text = trim(text);
+  for (const Member& member : members_of(text.substr(1, text.size() - 2))) {
+    if (member.name == k_start_token) {  // of duplicates the last one counts
+      record.start_token.reset();
+      record.corrupt_token = false;
+      // Other programs write the number as a number.
+      const auto token = text_of(member.value);
+      if (member.value != "null") {
+        set_token(record, token ? std::string_view(*token) : member.value);
+      }
+    } else if (member.name != k_pid) {
+      record.extra_fields += record.extra_fields.empty() ? "" : ", ";
+      record.extra_fields += member.text;
+    }
+  }
+  return record;
+}
+
+PidRecord parse_text(std::string_view text) {
+  PidRecord record;
+  if (text.ends_with('\n')) {
+    text.remove_suffix(text.ends_with("\r\n") ? 2 : 1);
+  }
+  const auto separator = text.find_first_of(": ");
+  const auto pid = plain_number<std::int32_t>(text.substr(0, separator));
+  if (!pid || *pid < 1) {
+    return record;
+  }
+  record.pid = *pid;
+  if (separator != std::string_view::npos) {
+    record.format = text[separator] == ':' ? PidFileFormat::colon : PidFileFormat::space;
+    set_token(record, text.substr(separator + 1));
+  }
+  return record;
+}
+
+}  // namespace
+
+PidRecord parse_pid_record(std::string_view text) {
+  return trim(text).starts_with('{') ? parse_json(text) : parse_text(text);
+}
+
+std::string format_pid_record(const PidRecord& record) {
+  const std::string pid = fmt::format("{}", record.pid.value_or(0));
+  switch (record.format) {
+    case PidFileFormat::colon:
+      return fmt::format("{}:{}\n", pid, record.start_token.value_or(std::string(k_unknown)));
+    case PidFileFormat::space:
+      return record.start_token ? fmt::format("{} {}\n", pid, *record.start_token) : pid + "\n";
+    case PidFileFormat::plain:
+      return pid + "\n";
+    case PidFileFormat::json:
+      break;
+  }
+  std::string text = fmt::format("{{\"pid\": {}", pid);
+  if (record.start_token) {
+    text += fmt::format(", \"startToken\": {}", json_of(*record.start_token));
+  }
+  if (!record.extra_fields.empty()) {
+    text += ", " + record.extra_fields;
+  }
+  return text + "}\n";
+}
+
+bool are_extra_fields(std::string_view fields) {
+  if (trim(fields).empty()) {
+    return true;
+  }
+  // With a pid before and after: braces or a comma at an end would make it no JSON, or another pid.
+  const std::string text = fmt::format("{{\"pid\": 1, {}, \"pid\": 2}}", fields);
+  if (parse_lock_record(text).pid != 2) {
+    return false;
+  }
+  const auto members = members_of(fields);
+  return std::none_of(members.begin(), members.end(),
+                      [](const Member& member) { return member.name == k_pid || member.name == k_start_token; });
+}
+
+PidFileInspection judge_pid_record(PidRecord record, Liveness liveness, const std::optional<std::string>& token,
+                                   const PidFilePolicy& policy) {
+  PidFileInspection found;
+  const auto conclude = [&](PidFileState state) {
+    found.state = state;
+    found.record = std::move(record);
+    return found;
+  };
+  const auto unverified = [&](UnverifiedOwner owner) {
+    found.unverified = true;
+    found.recycled = owner == UnverifiedOwner::stale;
+    return conclude(owner == UnverifiedOwner::trust ? PidFileState::alive : PidFileState::stale);
+  };
+  if (!record.pid) {
+    return conclude(PidFileState::invalid);
+  }
+  if (liveness != Liveness::alive) {
+    return conclude(liveness == Liveness::dead ? PidFileState::stale : PidFileState::unknown);
+  }
+  if (record.corrupt_token) {
+    return conclude(PidFileState::invalid);
+  }
+  if (!record.start_token) {
+    return unverified(policy.without_token);
+  }
+  if (!token) {
+    return unverified(policy.unreadable_token);
+  }
+  if (is_ticks(*record.start_token) != is_ticks(*token)) {
+    return conclude(PidFileState::unknown);  // told by different clocks
+  }
+  found.recycled = *record.start_token != *token;
+  return conclude(found.recycled ? PidFileState::stale : PidFileState::alive);
+}
+
+std::optional<ProcessIdentity> recorded_process(const PidRecord& record) {
+  if (!record.pid || record.corrupt_token) {
+    return std::nullopt;
+  }
+  ProcessIdentity identity = this_process();
+  identity.pid = *record.pid;
+  identity.start_time_ticks.reset();
+  if (record.start_token) {
+    identity.start_time_ticks = plain_number<std::uint64_t>(*record.start_token);
+    if (!identity.start_time_ticks) {
+      return std::nullopt;
+    }
+  }
+  return identity;
+}
+
+std::string_view to_string(PidFileState state) {
+  switch (state) {
+    case PidFileState::missing:
+      return "missing";
+    case PidFileState::alive:
+      return "alive";
+    case PidFileState::stale:
+      return "stale";
+    case PidFileState::invalid:
+      return "invalid";
+    case PidFileState::unknown:
+      return "unknown";
+  }
+  return "unknown";
+}
+
+std::string PidFileInspection::explanation() const {
+  const std::string who = record.pid ? fmt::format("pid {}", *record.pid) : "nobody";
+  switch (state) {
+    case PidFileState::missing:
+      return "There is no PID file.";
+    case PidFileState::alive:
+      return unverified
+                 ? fmt::format("Running, as far as can be told: {} exists, but its start cannot be compared.", who)
+                 : fmt::format("Running: {} started when the file says.", who);
+    case PidFileState::stale:
+      if (unverified) {
+        return fmt::format("Stale by policy: {} exists, but nothing tells that it is the process that was meant.", who);
+      }
+      return recycled ? fmt::format("Stale: {} was reused by a process that started at another time.", who)
+                      : fmt::format("Stale: {} is dead.", who);
+    case PidFileState::invalid:
+      return record.pid ? fmt::format("Invalid: {} exists, but the file's start token is corrupt.", who)
+                        : "Invalid: the file names no process.";
+    case PidFileState::unknown:
+      break;
+  }
+  return fmt::format("Unknown: nothing that can be seen from here tells whether {} is the process that was meant.",
+                     who);
+}
+
+}  // namespace sessionlock

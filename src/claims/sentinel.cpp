@@ -1,0 +1,200 @@
+#include <sessionlock/sentinel.hpp>
+
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <cstdint>
+#include <limits>
+#include <utility>
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include "claims/claim_path.hpp"
+#include "claims/sentinel_text.hpp"
+#include "protocol/lock_directory.hpp"
+#include "protocol/lock_file.hpp"
+#include "protocol/publication.hpp"
+#include "system/random_id.hpp"
+#include "verdict/failure.hpp"
+
+namespace sessionlock {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr mode_t k_mode = 0644;
+
+Result<PublishAttempt> publish_text(const Place& place, const std::string& text) {
+  auto id = random_lock_id();
+  if (!id) {
+    return tl::unexpected(random_failure(id.error(), place.path()));
+  }
+  return publish_file(place, {k_mode, *id, false, [&](const FileIdentity*) { return text; }});
+}
+
+/// Puts a new file in the place of the one that is there, under that one's `flock`: whoever is about to remove the old
+/// one for being expired holds the same `flock` and compares, so it cannot hit the new one.
+///
+///   1. A reads an expired file.  2. B replaces it here.  3. A locks the old inode, sees that the path names another.
+Result<Attempt> replace(const Place& place, PinnedFile& old, const std::string& text) {
+  const int directory = place.directory->fd.get();
+  const Step entered = try_enter_guard(directory, place.name.c_str(), old.fd.get(), old.file);
+  if (entered.answer == Step::Answer::failed) {
+    return tl::unexpected(to_error(entered, place.path()));
+  }
+  if (entered.answer != Step::Answer::done) {
+    return Attempt::again;
+  }
+  Result<Attempt> replaced = Attempt::done;
+  const auto id = random_lock_id();
+  const Place fresh{place.directory, id ? temporary_name(place.name, *id) : std::string()};
+  if (!id) {
+    replaced = tl::unexpected(random_failure(id.error(), place.path()));
+  } else if (const auto published = publish_text(fresh, text); !published) {
+    replaced = tl::unexpected(published.error());
+  } else if (published->outcome != PublishOutcome::published) {
+    replaced = Attempt::again;
+  } else if (const auto renamed = sys::rename_over(directory, fresh.name.c_str(), place.name.c_str()); !renamed.ok()) {
+    (void)sys::unlinkat(directory, fresh.name.c_str());
+    replaced = failure(renamed.code(), "renameat", place.path());
+  }
+  (void)leave_guard(old.fd.get());
+  return replaced;
+}
+
+Result<Attempt> set_once(const std::filesystem::path& path, const std::string& text) {
+  auto place = place_of(path);
+  if (!place) {
+    return tl::unexpected(std::move(place).error());
+  }
+  auto published = publish_text(*place, text);
+  if (!published) {
+    return tl::unexpected(std::move(published).error());
+  }
+  if (published->outcome != PublishOutcome::contended) {
+    return published->outcome == PublishOutcome::published ? Attempt::done : Attempt::again;
+  }
+  auto old = pin_file(*place);
+  if (!old) {
+    return tl::unexpected(std::move(old).error());
+  }
+  if (!old->has_value()) {
+    return Attempt::again;
+  }
+  return (*old)->unreadable ? Result<Attempt>(failure((*old)->unreadable, "read sentinel", path))
+                            : replace(*place, **old, text);
+}
+
+/// What is there, with the place it was found at; none if there is nothing.
+struct Found {
+  Place place;
+  PinnedFile file;
+};
+Result<std::optional<Found>> find(const std::filesystem::path& path) {
+  auto place = place_of(path);
+  if (!place) {
+    if (place.error().code == std::errc::no_such_file_or_directory) {
+      return std::nullopt;
+    }
+    return tl::unexpected(std::move(place).error());
+  }
+  auto pinned = pin_file(*place);
+  if (!pinned) {
+    return tl::unexpected(std::move(pinned).error());
+  }
+  if (!pinned->has_value()) {
+    return std::nullopt;
+  }
+  return Found{std::move(*place), std::move(**pinned)};
+}
+
+bool is_active(const PinnedFile& file) {
+  return !file.too_long && sentinel_is_active(file.text, file.modified, sys::wall_clock());
+}
+
+Result<Attempt> clear_once(const std::filesystem::path& path) {
+  auto found = find(path);
+  if (!found) {
+    return tl::unexpected(std::move(found).error());
+  }
+  if (!found->has_value()) {
+    return Attempt::done;
+  }
+  PinnedFile& file = (*found)->file;
+  if (file.unreadable && file.file == FileIdentity{}) {  // not even looked at: it cannot be told from a later one
+    return failure(file.unreadable, "open sentinel", path);
+  }
+  const auto removal = remove_verified((*found)->place, file, []() -> Result<bool> { return true; });
+  if (!removal) {
+    return tl::unexpected(removal.error());
+  }
+  return *removal == Removal::removed ? Attempt::done : Attempt::again;
+}
+
+}  // namespace
+
+std::optional<WallTime> parse_sentinel(std::string_view text) {
+  if (!text.empty() && text.back() == '\n') {
+    text.remove_suffix(1);
+  }
+  std::int64_t expiry{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), expiry);
+  if (error != std::errc{} || end != text.data() + text.size() || text.front() == '-') {
+    return std::nullopt;
+  }
+  return WallTime{milliseconds{expiry}};
+}
+
+bool sentinel_is_active(std::string_view text, WallTime modified, WallTime now) {
+  const auto expiry = parse_sentinel(text);
+  if (!expiry || *expiry <= now) {
+    return false;
+  }
+  const auto left = time_between(*expiry, now);
+  const auto meant_for = modified < *expiry ? time_between(*expiry, modified) : milliseconds{0};
+  return left <= k_sentinel_ttl_max && left - meant_for <= meant_for;
+}
+
+Sentinel::Sentinel(std::filesystem::path path) : path_(std::move(path)) {}
+
+Result<void> Sentinel::set(milliseconds ttl) const {
+  if (ttl <= milliseconds{0}) {
+    return clear();
+  }
+  if (ttl > k_sentinel_ttl_max) {
+    return failure(Errc::invalid_argument, "set sentinel", path_, "it would stand for more than a year");
+  }
+  return repeat("set sentinel", path_, [&] {
+    return set_once(path_, fmt::format("{}\n", (sys::wall_clock() + ttl).time_since_epoch().count()));
+  });
+}
+
+Result<bool> Sentinel::active() const {
+  auto found = find(path_);
+  if (!found) {
+    return tl::unexpected(std::move(found).error());
+  }
+  if (!found->has_value()) {
+    return false;
+  }
+  const Place& place = (*found)->place;
+  PinnedFile& file = (*found)->file;
+  if (file.unreadable) {
+    return failure(file.unreadable, "read sentinel", path_);
+  }
+  if (is_active(file)) {
+    return true;
+  }
+  const auto removal =
+      remove_verified(place, file, [&]() -> Result<bool> { return !file.unreadable && !is_active(file); });
+  // It is absent all the same where it cannot be taken away: a read-only directory must not keep a daemon from
+  // starting.
+  return removal && *removal == Removal::replaced ? active() : Result<bool>(false);
+}
+
+Result<void> Sentinel::clear() const {
+  return repeat("clear sentinel", path_, [&] { return clear_once(path_); });
+}
+
+}  // namespace sessionlock

@@ -1,0 +1,68 @@
+#include <sessionlock/spawn_gate.hpp>
+
+#include <algorithm>
+#include <utility>
+
+#include "hold/acquisition.hpp"
+#include "hold/hold.hpp"
+#include "hold/lock_queue.hpp"
+#include "verdict/failure.hpp"
+
+namespace sessionlock {
+namespace {
+
+/// A gate's file is nobody's session, so nothing is reported to anybody.
+const std::shared_ptr<const ManagerOptions>& gate_manager() {
+  static const auto& options = *new std::shared_ptr<const ManagerOptions>(std::make_shared<const ManagerOptions>());
+  return options;
+}
+
+AcquireOptions acquire_options(const GateOptions& gate, std::chrono::milliseconds timeout) {
+  AcquireOptions options;
+  options.timeout = timeout;
+  options.stop = gate.stop;
+  options.allow_hard_links = true;  // the path is the lock file; there is no session to have two names
+  if (gate.stale_after > std::chrono::milliseconds{0}) {
+    options.stale.stale_mtime = gate.stale_after;
+    options.max_hold = std::min(gate.stale_after, k_max_hold_max);
+  }
+  return options;
+}
+
+}  // namespace
+
+SpawnGate::SpawnGate(std::filesystem::path path, GateOptions options)
+    : path_(std::move(path)), options_(std::move(options)) {}
+
+Result<GateEntry> SpawnGate::try_enter() {
+  retry_failed_releases();
+  const AcquireOptions once = acquire_options(options_, std::chrono::milliseconds{0});
+  auto lock = Acquisition(gate_manager(), path_, once, LockNaming::itself).acquire();
+  if (lock) {
+    return GateEntry{GateOutcome::acquired, std::move(*lock), std::nullopt};
+  }
+  if (lock.error().code == Errc::locked) {
+    return GateEntry{GateOutcome::busy, {}, std::move(lock.error().holder)};
+  }
+  return tl::unexpected(std::move(lock).error());
+}
+
+Result<void> SpawnGate::wait_until_done(std::chrono::milliseconds timeout, const std::optional<Inspection>& holder) {
+  retry_failed_releases();
+  const AcquireOptions options = acquire_options(options_, timeout);
+  return Acquisition(gate_manager(), path_, options, LockNaming::itself)
+      .wait_until_free(holder ? holder->record.lock_id : std::nullopt);
+}
+
+Result<void> SpawnGate::touch(const SessionLock& lock) {
+  const auto& share = SessionLockAccess::share(lock);
+  return lock.guarded([&]() -> Result<void> {
+    const auto touched = sys::touch(share->hold->core().fd);
+    if (!touched.ok()) {
+      return failure(touched.code(), "futimens", lock.lock_path());
+    }
+    return {};
+  });
+}
+
+}  // namespace sessionlock

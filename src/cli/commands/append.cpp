@@ -1,0 +1,251 @@
+// `sessionlock append`: JSON lines from standard input become records of a session.
+
+#include <sessionlock/transcript.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include <fmt/format.h>
+#include <unistd.h>
+#include <CLI/CLI.hpp>
+
+#include "cli/arguments.hpp"
+#include "cli/command.hpp"
+#include "cli/exit_status.hpp"
+#include "cli/line_source.hpp"
+#include "cli/signals.hpp"
+#include "cli/verbose.hpp"
+#include "text/json_text.hpp"
+#include "text/printable_text.hpp"
+
+namespace sessionlock::cli {
+namespace {
+
+struct AppendArguments {
+  SessionArguments session{};
+  AcquireArguments acquire{};
+  bool fsync{false};
+  bool hold{false};
+};
+
+using Records = std::span<const std::string_view>;
+
+/// Writes batches, each under the lock, which it takes and gives up as it was told.
+class BatchWriter {
+ public:
+  BatchWriter(const AppendArguments& arguments, std::stop_token stop)
+      : arguments_(arguments),
+        manager_(manager_options(arguments)),
+        options_(arguments.acquire.acquire_options(arguments.session)),
+        enclosing_id_(environment("SESSIONLOCK_ID")) {
+    options_.stop = std::move(stop);
+  }
+
+  /// Writes all of them or, where it fails, none.
+  Result<void> write(Records records) {
+    Result<void> result = write_joined(records);
+    // Not that run's session, or it has ended: then it is a session like any other.
+    if (!result && result.error().code == Errc::lost) {
+      result = write_acquired(records);
+    }
+    return result;
+  }
+
+  /// Whether the session's name can be meant as one.
+  Result<void> check_session() const {
+    const Result<Inspection> inspection = manager_.inspect(arguments_.session.session);
+    return inspection ? Result<void>{} : tl::unexpected(inspection.error());
+  }
+
+  Result<void> release() {
+    transcript_.reset();
+    return lock_.release();
+  }
+
+  /// How many records, over all batches.
+  [[nodiscard]] std::uint64_t written() const { return written_; }
+
+ private:
+  static ManagerOptions manager_options(const AppendArguments& arguments) {
+    ManagerOptions options = arguments.session.manager_options();
+    if (arguments.acquire.verbose) {
+      options.observer = narrator();
+    }
+    return options;
+  }
+
+  /// Writes under the lock of the `run` that this is part of. `Errc::lost` if there is no such lock.
+  Result<void> write_joined(Records records) {
+    if (enclosing_id_.empty()) {
+      return tl::unexpected(Error{Errc::lost, "join", {}, {}, {}});
+    }
+    Result<SessionLock> joined = manager_.join(arguments_.session.session, enclosing_id_);
+    if (!joined) {
+      return tl::unexpected(std::move(joined).error());
+    }
+    Result<Transcript> transcript = Transcript::open(*joined, {.fsync = arguments_.fsync});
+    if (!transcript) {
+      return tl::unexpected(std::move(transcript).error());
+    }
+    return append(*transcript, records);
+  }
+
+  Result<void> write_acquired(Records records) {
+    if (!transcript_) {
+      Result<SessionLock> lock = manager_.acquire(arguments_.session.session, options_);
+      if (!lock) {
+        return tl::unexpected(std::move(lock).error());
+      }
+      lock_ = std::move(*lock);
+      Result<Transcript> transcript = Transcript::open(lock_, {.fsync = arguments_.fsync});
+      if (!transcript) {
+        return tl::unexpected(std::move(transcript).error());
+      }
+      transcript_ = std::move(*transcript);
+    }
+    Result<void> result = append(*transcript_, records);
+    if (result && !arguments_.hold) {
+      result = release();
+    }
+    return result;
+  }
+
+  Result<void> append(Transcript& transcript, Records records) {
+    const Result<AppendReport> report = transcript.append(records);
+    if (!report) {
+      return tl::unexpected(report.error());
+    }
+    written_ += report->records;
+    if (report->torn_bytes_moved > 0) {
+      complain(fmt::format("an incomplete last line was moved to {}.torn ({} bytes)",
+                           printable_text(lock_.session_path().native()), report->torn_bytes_moved));
+    }
+    return {};
+  }
+
+  const AppendArguments& arguments_;
+  LockManager manager_;
+  AcquireOptions options_;
+  const std::string enclosing_id_;
+  SessionLock lock_;
+  std::optional<Transcript> transcript_;
+  std::uint64_t written_{0};
+};
+
+std::string too_long_words() {
+  return fmt::format("it is longer than {} MiB", k_transcript_record_bytes_max / 1024 / 1024);
+}
+
+bool is_record(std::string_view line) {
+  return line.size() <= k_transcript_record_bytes_max && is_transcript_record(line);
+}
+
+/// Says which line stopped it and what became of the others.
+int refuse_line(std::uint64_t number, std::string_view words, std::uint64_t written) {
+  complain(fmt::format("line {} of the input is not one JSON value: {}; {} appended before it, none after", number,
+                       words, written == 1 ? "1 record" : fmt::format("{} records", written)));
+  return k_bad_data;
+}
+
+std::string first_bytes(std::string_view line) {
+  if (line.empty()) {
+    return "it is empty";
+  }
+  if (line.size() > k_transcript_record_bytes_max) {
+    return too_long_words();
+  }
+  std::size_t shown = std::min<std::size_t>(line.size(), 60);
+  while (shown < line.size() && shown > 0 && (static_cast<unsigned char>(line[shown]) & 0xc0U) == 0x80) {
+    --shown;  // not in the middle of a character
+  }
+  // As JSON first, because the line may be no UTF-8, then for a terminal.
+  std::string text;
+  json::append_string(text, line.substr(0, shown));
+  return printable_text(text) + (shown < line.size() ? "…" : "");
+}
+
+/// Why a write failed, and what had been written by then. For contention that is one line and no more.
+int fail_write(Error error, std::uint64_t written) {
+  const bool is_contention = error.code == Errc::locked || error.code == Errc::timed_out;
+  if (written == 0 && !is_contention) {
+    error.detail += error.detail.empty() ? "nothing was appended" : "; nothing was appended";
+  }
+  const int status = fail(error);
+  if (written > 0) {
+    complain(fmt::format("only the first {} appended",
+                         written == 1 ? "record was" : fmt::format("{} records were", written)));
+  }
+  return status;
+}
+
+/// Why the input gave no more lines.
+int finish(const Batch& batch, BatchWriter& writer, SignalCatcher& signals) {
+  // Who named no session should hear it even if there was nothing to append.
+  const bool had_nothing = batch.end == Batch::End::end && writer.written() == 0;
+  const Result<void> released = had_nothing ? writer.check_session() : writer.release();
+  const int status = released ? k_done : fail(released.error());
+  if (batch.end == Batch::End::interrupted) {
+    if (const std::vector<Caught> caught = signals.take(); !caught.empty()) {
+      die_of(caught.front().number);
+    }
+  }
+  if (batch.end == Batch::End::too_long) {
+    return refuse_line(batch.first_line, too_long_words(), writer.written());
+  }
+  if (batch.end == Batch::End::failed) {
+    static_cast<void>(fail_write(Error{batch.error, "read", {}, {}, "standard input"}, writer.written()));
+    return k_io_error;
+  }
+  return status;
+}
+
+int append(const AppendArguments& arguments) {
+  SignalCatcher signals{k_ending_signals};
+  const Interruption interruption{signals};
+  BatchWriter writer{arguments, interruption.token()};
+  LineSource source{STDIN_FILENO, signals.wake_fd(), k_transcript_record_bytes_max};
+  while (true) {
+    const Batch batch = source.next();
+    const auto bad = std::find_if_not(batch.lines.begin(), batch.lines.end(), is_record);
+    const Records records{batch.lines.begin(), bad};
+    if (!records.empty()) {
+      if (const Result<void> written = writer.write(records); !written) {
+        if (written.error().code == Errc::cancelled) {
+          return finish({{}, batch.first_line, Batch::End::interrupted, {}}, writer, signals);
+        }
+        return fail_write(written.error(), writer.written());
+      }
+    }
+    if (bad != batch.lines.end()) {
+      return refuse_line(batch.first_line + records.size(), first_bytes(*bad), writer.written());
+    }
+    if (batch.end != Batch::End::open) {
+      return finish(batch, writer, signals);
+    }
+  }
+}
+
+}  // namespace
+
+void declare_append(CLI::App& app, Invocation& invocation) {
+  CLI::App& command = *app.add_subcommand("append", "Append the JSON lines of standard input to a session");
+  const auto arguments = std::make_shared<AppendArguments>();
+  add_session(command, arguments->session);
+  add_acquire_options(command, arguments->acquire);
+  command.add_flag("--fsync", arguments->fsync, "Wait until the records are on stable storage");
+  command.add_flag("--hold", arguments->hold, "Keep the lock between batches");
+  add_session_options(command, arguments->session);
+  command.footer(
+      "Each line is one record and is written whole. The lock is taken for each batch of what can be read at once.\n"
+      "The first line that is not one JSON value ends it, exit status 65; the lines before it are appended.");
+  command.callback([arguments, &invocation] { invocation.action = [arguments] { return append(*arguments); }; });
+}
+
+}  // namespace sessionlock::cli

@@ -1,0 +1,352 @@
+// `sessionlock pidfile`: claims and asks after PID files, and signals nobody but the process that is meant.
+
+#include <sessionlock/pid_file.hpp>
+#include <sessionlock/process_signal.hpp>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <chrono>
+#include <csignal>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+#include <unistd.h>
+#include <CLI/CLI.hpp>
+
+#include "cli/arguments.hpp"
+#include "cli/command.hpp"
+#include "cli/exit_status.hpp"
+#include "cli/json_writer.hpp"
+#include "cli/program.hpp"
+#include "cli/signals.hpp"
+#include "cli/terminal.hpp"
+#include "text/printable_text.hpp"
+
+namespace sessionlock::cli {
+namespace {
+
+// As init scripts have them (Linux Standard Base, "Init Script Actions").
+constexpr int k_running = 0;
+constexpr int k_dead_with_file = 1;
+constexpr int k_not_running = 3;
+constexpr int k_cannot_tell = 4;
+
+/// How a JSON file says that `stop` is to leave it. The other forms have no place for that.
+constexpr std::string_view k_kept = "\"keep\": true";
+
+struct PidFileArguments {
+  std::string file{};
+  bool json{false};
+  PidFileOptions claim{};
+  bool ok_if_running{false};
+  int signal{SIGTERM};
+  bool unverified{false};
+  std::chrono::milliseconds grace{std::chrono::seconds{10}};
+  bool keep{false};
+  bool if_dead{false};
+};
+
+int tell_running(const PidFileInspection& owner, bool ok_if_running) {
+  if (owner.state != PidFileState::alive) {
+    complain("not started: " + owner.explanation());
+    return k_locked;
+  }
+  complain(fmt::format("already running (pid {})", owner.record.pid.value_or(0)));
+  return ok_if_running ? k_done : k_locked;
+}
+
+/// Removes the file after COMMAND has ended. Where it is not the one that was claimed it may still be COMMAND's, which
+/// may have written it anew to say more; a successor's it is not, for it names a process that is gone.
+int clean_up(PidFile& file, const ProcessIdentity& owner, int status) {
+  Result<void> done = file.release();
+  if (!done && done.error().code == Errc::lost) {
+    const auto removed = remove_pid_file(file.path(), false, {}, owner);
+    done = removed || removed.error().code == Errc::locked ? Result<void>{} : tl::unexpected(removed.error());
+  }
+  if (done) {
+    return status;
+  }
+  complain(done.error().message());
+  return status == k_done ? k_failed : status;
+}
+
+/// A signal up to the moment at which COMMAND is let go ends it, the claim and this process; a later one is COMMAND's.
+int claim(const PidFileArguments& arguments, const std::vector<std::string>& program) {
+  SignalCatcher signals{k_ending_signals};
+  signals.add(SIGCHLD);
+  HeldProgram held{program};
+  const Result<ProcessIdentity> owner = identify(held.pid());
+  if (!owner) {
+    return fail(owner.error());
+  }
+  PidFileOptions options = arguments.claim;
+  options.owner = *owner;
+  if (options.keep && options.format == PidFileFormat::json) {
+    options.extra_fields = k_kept;
+  }
+  Result<PidClaim> claimed = PidFile::claim(arguments.file, options);
+  if (const int early = take_ending_signal(signals); early != 0) {
+    held.end();
+    if (claimed && claimed->file) {
+      static_cast<void>(claimed->file->release());
+    }
+    die_of(early);
+  }
+  if (!claimed) {
+    return fail(claimed.error());
+  }
+  if (claimed->running) {
+    return tell_running(*claimed->running, arguments.ok_if_running);
+  }
+  PidFile& file = *claimed->file;
+  if (const std::error_code reason = held.let_go()) {
+    return clean_up(file, *owner, program_failure(reason, program.front()));
+  }
+  const int status = attend(held.pid(), signals);
+  return options.keep ? status : clean_up(file, *owner, status);
+}
+
+int exit_status_of(PidFileState state) {
+  switch (state) {
+    case PidFileState::alive:
+      return k_running;
+    case PidFileState::stale:
+      return k_dead_with_file;
+    case PidFileState::missing:
+      return k_not_running;
+    case PidFileState::invalid:
+    case PidFileState::unknown:
+      break;
+  }
+  return k_cannot_tell;
+}
+
+int status(const PidFileArguments& arguments) {
+  const Result<PidFileInspection> found = inspect_pid_file(arguments.file);
+  if (!found) {
+    fail(found.error());
+    return k_cannot_tell;
+  }
+  if (!arguments.json) {
+    print(found->explanation() + "\n");
+    return exit_status_of(found->state);
+  }
+  JsonWriter json;
+  json.begin_object();
+  json.member("path", std::optional(arguments.file));
+  json.member("state", std::optional(std::string(to_string(found->state))));
+  json.member("pid", found->record.pid ? std::optional<std::int64_t>(*found->record.pid) : std::nullopt);
+  json.member("startToken", found->record.start_token);
+  json.member("recycled", found->recycled);
+  json.member("unverified", found->unverified);
+  json.member("explanation", std::optional(found->explanation()));
+  json.end_object();
+  print(json.finish());
+  return exit_status_of(found->state);
+}
+
+/// What a signal, or a stop, came to.
+int conclude(const Result<SignalReport>& report) {
+  if (!report) {
+    return fail(report.error());
+  }
+  switch (report->outcome) {
+    case SignalOutcome::signalled:
+      return k_running;
+    case SignalOutcome::gone:
+      complain("no such process: it has ended");
+      return k_not_running;
+    case SignalOutcome::recycled:
+      complain("refused: the pid belongs to another process now");
+      return k_dead_with_file;
+    case SignalOutcome::unverifiable:
+      complain("refused: nothing verifies that this is the process that was meant (see --unverified)");
+      return k_cannot_tell;
+    case SignalOutcome::refused:
+      complain("refused: this process is never signalled (pid 1, this command, the leader of its process group)");
+      return k_cannot_tell;
+  }
+  return k_cannot_tell;
+}
+
+/// Looks at the file, and acts on the process that it names, if that may be.
+template <class F>
+int act(const PidFileArguments& arguments, F&& action) {
+  const Result<PidFileInspection> found = inspect_pid_file(arguments.file);
+  if (!found) {
+    return fail(found.error());
+  }
+  const auto process = recorded_process(found->record);
+  if (!process) {
+    complain(found->explanation());
+    const bool gone = found->state == PidFileState::missing || found->state == PidFileState::stale;
+    return gone ? k_not_running : k_cannot_tell;
+  }
+  return action(*found, *process, arguments.unverified ? Verification::unverified : Verification::required);
+}
+
+int signal(const PidFileArguments& arguments) {
+  return act(arguments, [&](const PidFileInspection&, const ProcessIdentity& process, Verification verification) {
+    return conclude(signal_process(process, arguments.signal, verification));
+  });
+}
+
+int stop(const PidFileArguments& arguments) {
+  return act(arguments, [&](const PidFileInspection& found, const ProcessIdentity& process, Verification verification) {
+    const Result<SignalReport> report = stop_process(process, arguments.grace, verification);
+    const int status = conclude(report);
+    const bool is_over =
+        report && report->outcome != SignalOutcome::unverifiable && report->outcome != SignalOutcome::refused;
+    if (!is_over || arguments.keep || found.record.extra_fields.find(k_kept) != std::string::npos) {
+      return status;
+    }
+    // A file that names somebody alive by now is a successor's.
+    const auto removed = remove_pid_file(arguments.file);
+    return removed || removed.error().code == Errc::locked ? status : fail(removed.error());
+  });
+}
+
+int remove(const PidFileArguments& arguments) {
+  // Who says "my file" here is who called this command: a script that wrote its own pid, or that `claim` started.
+  const Result<ProcessIdentity> caller = identify(::getppid());
+  if (!caller) {
+    return fail(caller.error());
+  }
+  const auto removed = remove_pid_file(arguments.file, arguments.if_dead, {}, *caller);
+  if (!removed && removed.error().code == Errc::locked) {
+    const Result<PidFileInspection> found = inspect_pid_file(arguments.file);
+    const bool is_dead = found && found->state == PidFileState::stale;
+    complain(fmt::format("not removed, since it is not the caller's: {}{}", removed.error().detail,
+                         is_dead && !arguments.if_dead ? " --if-dead removes it." : ""));
+    return k_locked;
+  }
+  return removed ? k_done : fail(removed.error());
+}
+
+// sigabbrev_np(3) knows them, but only in glibc.
+struct SignalName {
+  std::string_view name;
+  int number;
+};
+constexpr std::array k_signal_names{
+    SignalName{"HUP", SIGHUP},   SignalName{"INT", SIGINT},       SignalName{"QUIT", SIGQUIT},
+    SignalName{"ILL", SIGILL},   SignalName{"TRAP", SIGTRAP},     SignalName{"ABRT", SIGABRT},
+    SignalName{"BUS", SIGBUS},   SignalName{"FPE", SIGFPE},       SignalName{"KILL", SIGKILL},
+    SignalName{"USR1", SIGUSR1}, SignalName{"SEGV", SIGSEGV},     SignalName{"USR2", SIGUSR2},
+    SignalName{"PIPE", SIGPIPE}, SignalName{"ALRM", SIGALRM},     SignalName{"TERM", SIGTERM},
+    SignalName{"CHLD", SIGCHLD}, SignalName{"CONT", SIGCONT},     SignalName{"STOP", SIGSTOP},
+    SignalName{"TSTP", SIGTSTP}, SignalName{"TTIN", SIGTTIN},     SignalName{"TTOU", SIGTTOU},
+    SignalName{"URG", SIGURG},   SignalName{"XCPU", SIGXCPU},     SignalName{"XFSZ", SIGXFSZ},
+    SignalName{"PROF", SIGPROF}, SignalName{"VTALRM", SIGVTALRM}, SignalName{"WINCH", SIGWINCH},
+    SignalName{"IO", SIGIO},     SignalName{"SYS", SIGSYS},
+};
+
+/// `TERM`, `SIGTERM` or `15`; none for what is no signal.
+std::optional<int> signal_number(std::string_view text) {
+  int number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error == std::errc{} && end == text.data() + text.size()) {
+    return number >= 1 && number <= SIGRTMAX ? std::optional(number) : std::nullopt;
+  }
+  text.remove_prefix(text.substr(0, 3) == "SIG" ? 3 : 0);
+  const auto named = std::find_if(k_signal_names.begin(), k_signal_names.end(),
+                                  [text](const SignalName& one) { return one.name == text; });
+  return named == k_signal_names.end() ? std::nullopt : std::optional(named->number);
+}
+
+using Arguments = std::shared_ptr<PidFileArguments>;
+
+CLI::App& add_action(CLI::App& group, Invocation& invocation, const Arguments& arguments, const std::string& name,
+                     const std::string& help, int (*action)(const PidFileArguments&)) {
+  CLI::App& command = *group.add_subcommand(name, help);
+  command.add_option("FILE", arguments->file, "The PID file")->required()->type_name("");
+  command.callback([=, &invocation] { invocation.action = [=] { return action(*arguments); }; });
+  return command;
+}
+
+void add_unverified(CLI::App& command, const Arguments& arguments) {
+  command.add_flag("--unverified", arguments->unverified,
+                   "Also a process of which the file tells only the pid, which may be another's by now");
+}
+
+void declare_claim(CLI::App& group, Invocation& invocation, const Arguments& arguments) {
+  CLI::App& command = *group.add_subcommand("claim", "Run a program if a PID file can be claimed for it");
+  command.add_option("FILE", arguments->file, "The PID file")->required()->type_name("");
+  command
+      .add_option_function<std::string>(
+          "--format",
+          [arguments](const std::string& name) {
+            PidFileFormat& format = arguments->claim.format;
+            format = name == "json"    ? PidFileFormat::json
+                     : name == "colon" ? PidFileFormat::colon
+                     : name == "space" ? PidFileFormat::space
+                                       : PidFileFormat::plain;
+          },
+          "How it is written: json (unless given), colon, space or plain")
+      ->type_name("FORM")
+      ->check([](const std::string& name) {
+        const bool known = name == "json" || name == "colon" || name == "space" || name == "plain";
+        return known ? std::string{} : fmt::format("'{}' is none of json, colon, space, plain", printable_text(name));
+      });
+  command.add_flag("--keep", arguments->claim.keep, "Leave it there when the program has ended");
+  command
+      .add_option_function<std::string>(
+          "--invalidate", [arguments](const std::string& path) { arguments->claim.invalidate.emplace_back(path); },
+          "A file that describes a former owner, removed once the claim stands; may be repeated")
+      ->trigger_on_parse()
+      ->type_name("PATH");
+  command.add_flag("--ok-if-running", arguments->ok_if_running, "Exit with 0 if somebody else has it and runs");
+  command.footer(
+      "The exit status is COMMAND's own; 128+N if signal N ended it, 126 or 127 if it cannot be run, 75 if the file\n"
+      "is another's.");
+  command.callback([arguments, &invocation] {
+    if (invocation.program.empty()) {
+      throw CLI::RequiredError("-- COMMAND");
+    }
+    invocation.action = [arguments, &invocation] { return claim(*arguments, invocation.program); };
+  });
+}
+
+}  // namespace
+
+void declare_pidfile(CLI::App& app, Invocation& invocation) {
+  CLI::App& group = *app.add_subcommand("pidfile", "Claim PID files, ask after them, signal who they name");
+  group.require_subcommand(1);
+  const auto arguments = std::make_shared<PidFileArguments>();
+  declare_claim(group, invocation, arguments);
+  CLI::App& asking = add_action(group, invocation, arguments, "status", "Tell whether its process runs", status);
+  asking.add_flag("--json", arguments->json, "Print a JSON document");
+  asking.footer("The exit status is 0 if it is alive, 1 if stale, 3 if missing, 4 if invalid or unknown.");
+  const std::string statuses =
+      "The exit status is 0 if it was signalled, 3 if it is gone or the file is missing, 1 if the pid is another\n"
+      "process's now, and 4 if that cannot be told; nobody is signalled then.";
+  CLI::App& signalling = add_action(group, invocation, arguments, "signal", "Signal exactly its process", signal);
+  const auto read_signal = [arguments](const std::string& text) {
+    const std::optional<int> number = signal_number(text);
+    if (!number) {
+      throw CLI::ValidationError("--signal", fmt::format("'{}' is no signal", printable_text(text)));
+    }
+    arguments->signal = *number;
+  };
+  signalling.add_option_function<std::string>("--signal", read_signal, "Which one (TERM unless given)")
+      ->type_name("NAME");
+  add_unverified(signalling, arguments);
+  signalling.footer(statuses);
+  CLI::App& stopping = add_action(group, invocation, arguments, "stop", "End its process, and remove the file", stop);
+  add_duration(stopping, "--timeout", arguments->grace,
+               "How long it has to end before it is killed (10s unless given)");
+  stopping.add_flag("--keep", arguments->keep, "Leave the file where it is");
+  add_unverified(stopping, arguments);
+  stopping.footer(statuses);
+  add_action(group, invocation, arguments, "remove", "Remove the file if it is the calling process's own", remove)
+      .add_flag("--if-dead", arguments->if_dead, "Or if its process is gone");
+}
+
+}  // namespace sessionlock::cli

@@ -1,0 +1,155 @@
+// `sessionlock run`: a program runs while this process holds the lock.
+//
+// While it runs, signals are passed on to it: program.hpp.
+//
+// A signal that comes before there is a program ends the wait for the lock, and then this process, by that signal. Its
+// handler stands before the acquire begins and stays until the end, so there is no gap in which a signal would kill the
+// wrapper and leave a lock or a program behind.
+//
+// INVARIANT: while the program lives this process does not give the lock up. That is why the library's clean-up on
+// signals is not asked for: it would do just that.
+
+#include <sessionlock/lock_manager.hpp>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+#include <unistd.h>
+#include <CLI/CLI.hpp>
+
+#include "cli/arguments.hpp"
+#include "cli/command.hpp"
+#include "cli/exit_status.hpp"
+#include "cli/program.hpp"
+#include "cli/signals.hpp"
+#include "cli/verbose.hpp"
+
+namespace sessionlock::cli {
+namespace {
+
+struct RunArguments {
+  SessionArguments session{};
+  AcquireArguments acquire{};
+};
+
+/// The lock that an enclosing `run` holds for the same session, if there is one: waiting for it would be waiting for
+/// ourselves. The id alone tells, for it names one acquisition of one session.
+std::optional<Inspection> lock_of_enclosing_run(const LockManager& manager, const RunArguments& arguments) {
+  const std::string id = environment("SESSIONLOCK_ID");
+  if (id.empty()) {
+    return std::nullopt;
+  }
+  Result<Inspection> inspection = manager.inspect(arguments.session.session, arguments.acquire.options.stale);
+  if (!inspection || inspection->state != LockState::held || inspection->record.lock_id != id) {
+    return std::nullopt;
+  }
+  return std::move(*inspection);
+}
+
+/// This process's environment, with what COMMAND is told about the lock.
+std::vector<std::string> environment_with(const SessionLock& lock, bool with_directory) {
+  std::vector<std::pair<std::string, std::string>> told{
+      {"SESSIONLOCK_SESSION=", lock.session_path().native()},
+      {"SESSIONLOCK_LOCK=", lock.lock_path().native()},
+      {"SESSIONLOCK_ID=", lock.record().lock_id.value_or("")},
+  };
+  if (with_directory) {
+    // Not as it was given: COMMAND may go to another directory.
+    told.emplace_back("SESSIONLOCK_DIRECTORY=", lock.lock_path().parent_path().native());
+  }
+  std::vector<std::string> result;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view old{*entry};
+    const bool replaced = std::any_of(told.begin(), told.end(),
+                                      [&](const auto& one) { return old.substr(0, one.first.size()) == one.first; });
+    if (!replaced) {
+      result.emplace_back(old);
+    }
+  }
+  for (const auto& [name, value] : told) {
+    result.push_back(name + value);
+  }
+  return result;
+}
+
+/// Runs the program to its end under the lock. Returns its exit status, or ours if it could not be run.
+int run_program(const SessionLock& lock, std::vector<std::string>& program, bool with_directory,
+                SignalCatcher& signals) {
+  std::vector<std::string> variables = environment_with(lock, with_directory);
+  signals.add(SIGCHLD);
+  const Result<pid_t> started =
+      lock.spawn_with(program.front().c_str(), pointers_to(program).data(), pointers_to(variables).data());
+  if (!started) {
+    const Error& error = started.error();
+    return error.code.category() == error_category() ? fail(error) : program_failure(error.code, program.front());
+  }
+  return attend(*started, signals);
+}
+
+Result<SessionLock> acquire(LockManager& manager, const RunArguments& arguments, const SignalCatcher& signals) {
+  const Interruption interruption{signals};
+  AcquireOptions options = arguments.acquire.acquire_options(arguments.session);
+  options.stop = interruption.token();
+  return manager.acquire(arguments.session.session, options);
+}
+
+int run(const RunArguments& arguments, std::vector<std::string> program) {
+  ManagerOptions manager_options = arguments.session.manager_options();
+  if (arguments.acquire.verbose) {
+    manager_options.observer = narrator();
+  }
+  LockManager manager{manager_options};
+  if (const std::optional<Inspection> ours = lock_of_enclosing_run(manager, arguments)) {
+    return fail({Errc::locked, "run", ours->lock_path, ours, "by the 'sessionlock run' around this one"});
+  }
+
+  SignalCatcher signals{k_ending_signals};
+  Result<SessionLock> lock = acquire(manager, arguments, signals);
+  if (const int early = take_ending_signal(signals); early != 0) {
+    if (lock) {
+      static_cast<void>(lock->release());
+    }
+    die_of(early);
+  }
+  if (!lock) {
+    return fail(lock.error());
+  }
+  int status = run_program(*lock, program, !manager_options.lock_directory.empty(), signals);
+  if (const Result<void> released = lock->release(); !released) {
+    complain(released.error().message());
+    status = status == k_done ? k_failed : status;
+  }
+  return status;
+}
+
+}  // namespace
+
+void declare_run(CLI::App& app, Invocation& invocation) {
+  CLI::App& command = *app.add_subcommand("run", "Run a program while holding a session's lock");
+  const auto arguments = std::make_shared<RunArguments>();
+  add_session(command, arguments->session);
+  add_acquire_options(command, arguments->acquire);
+  add_duration(command, "--stale-after", arguments->acquire.options.stale.stale_after,
+               "Age from which a lock counts as old (30m unless given)");
+  add_duration(command, "--max-hold", arguments->acquire.options.max_hold,
+               "How long the lock is meant to be held, for others to know (5m unless given)");
+  add_session_options(command, arguments->session);
+  command.footer(
+      "COMMAND sees SESSIONLOCK_SESSION, SESSIONLOCK_LOCK and SESSIONLOCK_ID. The exit status is COMMAND's own;\n"
+      "128+N if signal N ended it, 126 or 127 if it cannot be run, 75 if the session stays locked.");
+  command.callback([arguments, &invocation] {
+    if (invocation.program.empty()) {
+      throw CLI::RequiredError("-- COMMAND");
+    }
+    invocation.action = [arguments, &invocation] { return run(*arguments, invocation.program); };
+  });
+}
+
+}  // namespace sessionlock::cli

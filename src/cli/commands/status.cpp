@@ -1,0 +1,106 @@
+// `sessionlock status`: who holds sessions, and what an acquire would make of it.
+
+#include <sessionlock/lock_manager.hpp>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include "cli/arguments.hpp"
+#include "cli/command.hpp"
+#include "cli/exit_status.hpp"
+#include "cli/inspection_text.hpp"
+#include "cli/json_writer.hpp"
+#include "cli/terminal.hpp"
+
+namespace sessionlock::cli {
+namespace {
+
+struct StatusArguments {
+  std::vector<std::string> sessions{};
+  SessionArguments session{};
+  bool json{false};
+};
+
+/// One session looked at.
+struct Look {
+  std::string session;
+  Result<Inspection> result;
+};
+
+int exit_status(const std::vector<Look>& looks) {
+  int status = k_done;
+  for (const Look& look : looks) {
+    if (!look.result) {
+      status = cli::exit_status(look.result.error().code);
+    } else if (look.result->cause) {
+      status = cli::exit_status(look.result->cause);
+    }
+  }
+  for (const Look& look : looks) {
+    if (look.result && look.result->state != LockState::free && !look.result->removable) {
+      status = k_locked;
+    }
+  }
+  return status;
+}
+
+void print_json(const std::vector<Look>& looks) {
+  JsonWriter json;
+  json.begin_array();
+  for (const Look& look : looks) {
+    if (look.result) {
+      write_json(json, *look.result);
+    } else {
+      write_json(json, look.session, look.result.error());
+    }
+  }
+  json.end_array();
+  print(json.finish());
+}
+
+int status(const StatusArguments& arguments) {
+  const LockManager manager{arguments.session.manager_options()};
+  const AcquireOptions options = AcquireOptions::from_environment();
+  std::vector<Look> looks;
+  for (const std::string& session : arguments.sessions) {
+    looks.push_back({session, manager.inspect(session, options.stale)});
+  }
+  if (arguments.json) {
+    print_json(looks);
+  } else {
+    const Palette palette = Palette::for_output();
+    for (const Look& look : looks) {
+      if (look.result) {
+        print(describe(*look.result, palette));
+      }
+    }
+  }
+  for (const Look& look : looks) {
+    if (!look.result) {
+      complain(look.result.error().message());
+    }
+  }
+  return exit_status(looks);
+}
+
+}  // namespace
+
+void declare_status(CLI::App& app, Invocation& invocation) {
+  CLI::App& command =
+      *app.add_subcommand("status", "Tell who holds sessions, since when, and what an acquire would do");
+  const auto arguments = std::make_shared<StatusArguments>();
+  command.add_option("SESSION", arguments->sessions, "Session files; their locks are found for them")
+      ->required()
+      ->check(check_session_name)
+      ->type_name("");
+  command.add_flag("--json", arguments->json, "Print a JSON array, an object for each session");
+  add_session_options(command, arguments->session);
+  command.footer(
+      "The exit status is 0 if an acquire would succeed now, and 75 if it would have to wait for any of them.");
+  command.callback([arguments, &invocation] { invocation.action = [arguments] { return status(*arguments); }; });
+}
+
+}  // namespace sessionlock::cli

@@ -1,0 +1,133 @@
+// `sessionlock watch`: what happens to the locks in a directory, as it happens.
+
+#include <sessionlock/lock_manager.hpp>
+#include <sessionlock/lock_watch.hpp>
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <string_view>
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+
+#include "cli/command.hpp"
+#include "cli/exit_status.hpp"
+#include "cli/inspection_text.hpp"
+#include "cli/json_writer.hpp"
+#include "cli/signals.hpp"
+#include "cli/terminal.hpp"
+#include "text/duration_text.hpp"
+#include "text/printable_text.hpp"
+#include "text/timestamp.hpp"
+
+namespace sessionlock::cli {
+namespace {
+
+struct WatchArguments {
+  std::string directory{};
+  LockWatchOptions options{};
+  bool json{false};
+};
+
+Colour colour_of(LockEventKind kind) {
+  switch (kind) {
+    case LockEventKind::acquired:
+    case LockEventKind::held:
+      return Colour::yellow;
+    case LockEventKind::released:
+      return Colour::green;
+    case LockEventKind::reclaimed:
+      return Colour::cyan;
+    case LockEventKind::owner_died:
+      return Colour::red;
+  }
+  return Colour::plain;
+}
+
+std::string owner_words(const Inspection& lock) {
+  if (lock.record.pid) {
+    return fmt::format("pid {}", *lock.record.pid);
+  }
+  return lock.basis == Basis::no_file ? "gone before it could be read" : "no usable pid";
+}
+
+/// `2026-11-20T08:00:00.000Z  acquired    run.jsonl  pid 41237 label "nightly"`
+std::string line_for(const LockEvent& event, const std::filesystem::path& directory, const Palette& palette) {
+  const LockRecord& record = event.lock.record;
+  std::string line =
+      fmt::format("{}  {}  {}  {}", format_rfc3339(event.time),
+                  palette.paint(colour_of(event.kind), fmt::format("{:<10}", to_string(event.kind))),
+                  palette.paint(Colour::bold, path_below(event.lock, directory)), owner_words(event.lock));
+  if (record.label) {
+    line += " label " + quoted_text(*record.label);
+  }
+  if (event.lock.age && event.kind != LockEventKind::acquired) {
+    line += " age " + format_age(*event.lock.age);
+  }
+  if (event.kind == LockEventKind::owner_died && !event.lock.removable) {
+    line += "; a program it gave the lock to runs on";
+  }
+  return line + "\n";
+}
+
+std::string json_for(const LockEvent& event) {
+  JsonWriter json{JsonWriter::Layout::one_line};
+  json.begin_object();
+  json.member("time", std::optional{format_rfc3339(event.time)});
+  json.member("event", std::optional{std::string{to_string(event.kind)}});
+  const LockRecord& record = event.lock.record;
+  const bool is_there = event.kind != LockEventKind::released && event.kind != LockEventKind::reclaimed;
+  json.member("session",
+              event.lock.session_path.empty() ? std::nullopt : std::optional{event.lock.session_path.native()});
+  json.member("lockPath", std::optional{event.lock.lock_path.native()});
+  json.member("pid", record.pid ? std::optional<std::int64_t>{*record.pid} : std::nullopt);
+  json.member("createdAt", record.created_at);
+  json.member("ageMs", event.lock.age ? std::optional<std::int64_t>{event.lock.age->count()} : std::nullopt);
+  json.member("lockId", record.lock_id);
+  json.member("label", record.label);
+  json.member("host", record.host);
+  json.member("explanation",
+              is_there && event.lock.basis != Basis::no_file ? std::optional{event.lock.explanation()} : std::nullopt);
+  json.end_object();
+  return json.finish();
+}
+
+int watch(WatchArguments arguments) {
+  SignalCatcher signals{k_ending_signals};
+  const Interruption interruption{signals};
+  std::error_code ignored;
+  const std::filesystem::path directory = std::filesystem::canonical(arguments.directory, ignored);
+  const Palette palette = Palette::for_output();
+  std::stop_source stop;
+  const std::stop_callback on_signal(interruption.token(), [&stop] { stop.request_stop(); });
+  arguments.options.stop = stop.get_token();
+  arguments.options.degraded = [](const Error& error) { complain("has to poll: " + error.message()); };
+  const Result<void> watched = watch_locks(arguments.directory, arguments.options, [&](const LockEvent& event) {
+    print(arguments.json ? json_for(event) : line_for(event, directory, palette));
+    if (!flush_output()) {
+      stop.request_stop();  // nobody reads on
+    }
+  });
+  return watched ? k_done : fail(watched.error());
+}
+
+}  // namespace
+
+void declare_watch(CLI::App& app, Invocation& invocation) {
+  CLI::App& command = *app.add_subcommand("watch", "Tell what happens to the locks in a directory, as it happens");
+  const auto arguments = std::make_shared<WatchArguments>();
+  arguments->options.stale = AcquireOptions::from_environment().stale;
+  command.add_option("DIR", arguments->directory, "The directory")->required()->type_name("");
+  command.add_option("--suffix", arguments->options.suffix, "How the names of locks end (.jsonl.lock unless given)")
+      ->type_name("TEXT");
+  command.add_flag("--json", arguments->json, "Print one JSON object a line");
+  command.footer(
+      "Events: held (there from the start), acquired, released, owner-died, reclaimed. Ends when interrupted.");
+  command.callback([arguments, &invocation] { invocation.action = [arguments] { return watch(*arguments); }; });
+}
+
+}  // namespace sessionlock::cli

@@ -1,0 +1,60 @@
+#include "cli/verbose.hpp"
+
+#include <chrono>
+#include <string>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "cli/exit_status.hpp"
+#include "text/duration_text.hpp"
+
+namespace sessionlock::cli {
+namespace {
+
+/// As a time-out would name the holder.
+std::string holder_words(const Event& event, std::string words) {
+  return Error{Errc::locked, "wait", event.lock_path, event.inspection, std::move(words)}.message();
+}
+
+/// `has_waited` is about the acquire under way, if there is one.
+void tell(const Event& event, bool& has_waited) {
+  switch (event.kind) {
+    case EventKind::contended:
+      has_waited = true;
+      complain(holder_words(event, "waiting"));
+      if (event.inspection) {
+        complain(event.inspection->explanation());
+      }
+      break;
+    case EventKind::waiting:
+      complain(holder_words(event, "still waiting after " + format_age(event.duration)));
+      break;
+    case EventKind::acquired:
+      if (event.inspection) {
+        complain("took over a stale lock. " + event.inspection->explanation());
+      }
+      if (std::exchange(has_waited, false)) {
+        complain(fmt::format("acquired after {}", format_age(event.duration)));
+      }
+      break;
+    case EventKind::degraded:
+      complain(fmt::format("has to poll{}", event.error ? ": " + event.error->message() : ""));
+      break;
+    // These the commands tell themselves, whether they are verbose or not.
+    case EventKind::released:
+    case EventKind::lost:
+    case EventKind::overrun:
+    case EventKind::release_failed:
+      break;
+  }
+}
+
+}  // namespace
+
+std::function<void(const Event&)> narrator() {
+  // Acquires follow each other here, and so do their events.
+  return [has_waited = false](const Event& event) mutable { tell(event, has_waited); };
+}
+
+}  // namespace sessionlock::cli

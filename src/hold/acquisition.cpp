@@ -1,0 +1,548 @@
+#include "hold/acquisition.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include "process/process_probe.hpp"
+#include "system/random_id.hpp"
+#include "text/duration_text.hpp"
+#include "text/timestamp.hpp"
+#include "verdict/failure.hpp"
+#include "waiting/process_counters.hpp"
+
+namespace sessionlock {
+namespace {
+
+/// A session path that leads elsewhere every time is not going to stand still.
+constexpr int k_relocations_max = 100;
+/// Looks without a pause in between, where something moved; a lock that is replaced without end is waited for like
+/// another.
+constexpr int k_quick_looks_max = 100;
+/// Between two looks for somebody who was let go first.
+constexpr std::chrono::microseconds k_give_way_step{30};
+/// How often an observer is told that the wait goes on.
+constexpr std::chrono::seconds k_report_interval_min{2};
+constexpr std::chrono::seconds k_report_interval_max{10};
+/// How often a thread in the queue of its process looks whether the session is still the one that it queues for.
+constexpr std::chrono::seconds k_queue_look_interval{1};
+
+std::string timeout_words(std::chrono::milliseconds timeout) {
+  return "timeout " + format_limit(std::max(timeout, std::chrono::milliseconds{0}));
+}
+
+}  // namespace
+
+namespace {
+
+Result<RecordSeed> make_seed(const AcquireOptions& options, const SessionLocation& location, bool names_session) {
+  const auto lock_id = random_id();
+  if (!lock_id) {
+    return tl::unexpected(random_failure(lock_id.error(), location.session.path()));
+  }
+  const ProcessIdentity& self = this_identity();
+  return RecordSeed{.owner = &self,
+                    .tells_time_namespace = self.time_namespace != 0 || this_observer().time_namespaces_absent,
+                    .names_session = names_session,
+                    .lock_id = *lock_id,
+                    .created_at = sys::wall_clock(),
+                    .max_hold = std::clamp(options.max_hold, std::chrono::milliseconds{1}, k_max_hold_max),
+                    .label = options.label};
+}
+
+/// A handle's side of a share that a hold has given already.
+std::shared_ptr<LockShare> make_share(Hold& hold) {
+  try {
+    return std::make_shared<LockShare>();
+  } catch (...) {  // no memory
+    if (hold.forsake_share()) {
+      (void)hold.try_release();
+    }
+    throw;
+  }
+}
+
+/// Takes back what was just published, where there is no memory for a hold of it.
+void take_back(const PublishedFile& file, const Place& lock) noexcept {
+  const int directory = lock.directory->fd.get();
+  if (try_enter_guard(directory, lock.name.c_str(), file.fd.get(), file.file).answer == Step::Answer::done) {
+    (void)sys::unlinkat(directory, lock.name.c_str());
+  }
+}
+
+}  // namespace
+
+Acquisition::Acquisition(const std::shared_ptr<const ManagerOptions>& manager, const std::filesystem::path& session,
+                         const AcquireOptions& options, LockNaming naming)
+    : manager_(manager),
+      session_(session),
+      options_(options),
+      naming_(naming),
+      deadline_(options.timeout),
+      waiter_(deadline_, options.stop) {}
+
+Acquisition::~Acquisition() {
+  if (has_waited_) {
+    const auto waited = Deadline::Clock::now() - deadline_.start();
+    this_process_tally().wait_time_us +=
+        static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(waited).count());
+  }
+}
+
+LocateOptions Acquisition::locate_options(bool create) const {
+  return {manager_->lock_directory, create, options_.allow_hard_links, naming_};
+}
+
+Result<void> Acquisition::check_arguments() const {
+  if (session_.empty()) {
+    return failure(Errc::invalid_argument, "acquire", session_, "the session path is empty");
+  }
+  if (options_.label.size() > k_label_bytes_max) {
+    return failure(Errc::invalid_argument, "acquire", session_, "the label is longer than 1 KiB");
+  }
+  return {};
+}
+
+Result<SessionLock> Acquisition::acquire() {
+  if (auto valid = check_arguments(); !valid) {
+    return tl::unexpected(std::move(valid).error());
+  }
+  for (int relocation = 0; relocation <= k_relocations_max; ++relocation) {
+    auto lock = attempt();
+    if (!lock) {
+      return tl::unexpected(std::move(lock).error());
+    }
+    if (lock->has_value()) {
+      return std::move(**lock);
+    }
+  }
+  return failure(Errc::replaced_session, "acquire", session_, "the path led elsewhere each time the lock was held");
+}
+
+Result<std::optional<SessionLock>> Acquisition::attempt() {
+  reclaimed_from_.reset();  // what was taken over where the path led before was another session's
+  LocateOptions options = locate_options(true);
+  options.may_guess = naming_ == LockNaming::beside_session && options.lock_directory.empty();
+  auto location = locate(session_, options);
+  if (!location) {
+    return tl::unexpected(std::move(location).error());
+  }
+  Admission admission =
+      queue_for(key_of(*location), options_, deadline_, [&] { return look_up_from_queue(*location); });
+  const bool is_shared = admission.kind == Admission::Kind::shared;
+  if (admission.has_queued && !std::exchange(has_waited_, true)) {
+    ++this_process_tally().waits;
+  }
+  if (admission.kind == Admission::Kind::turn) {
+    return contend(*location, *admission.turn);
+  }
+  const std::shared_ptr<Hold> hold = admission.hold;
+  auto lock = answer(std::move(admission), *location);
+  // A lock that this process has at a path that leads elsewhere by now says nothing of the session. Whoever shares a
+  // hold has a lock, and so must look as everybody does who has one:
+  // 1. A has the turn and waits for another process; B queues behind A, to share. 2. The session becomes a link.
+  // 3. The other process lets go: A publishes, and B has its share. 4. A finds the session gone elsewhere, and leaves.
+  auto confirmed = lock && is_shared ? is_current(*location, session_, locate_options(false))
+                                     : confirm(*location, locate_options(false));
+  if (!confirmed) {
+    return tl::unexpected(std::move(confirmed).error());
+  }
+  if (*confirmed && is_shared) {
+    hold->announce();  // whoever published it may not have come that far
+  }
+  return *confirmed ? std::move(lock) : std::nullopt;
+}
+
+Result<std::optional<SessionLock>> Acquisition::answer(Admission&& admission, const SessionLocation& location) {
+  switch (admission.kind) {
+    case Admission::Kind::shared: {
+      auto share = make_share(*admission.hold);
+      share->hold = std::move(admission.hold);
+      share->nested = true;
+      return SessionLockAccess::make(std::move(share));
+    }
+    case Admission::Kind::would_block_itself:
+      return failure(Errc::invalid_argument, "acquire", location.lock.path(),
+                     "this thread has the lock already and would wait for itself without end; ask for a "
+                     "re-entrant lock, or set a time limit");
+    case Admission::Kind::moved:
+      return std::nullopt;
+    default:
+      break;
+  }
+  if (auto described = describe_holder(location); !described) {
+    return tl::unexpected(std::move(described).error());
+  }
+  return tl::unexpected(give_up(admission.kind == Admission::Kind::cancelled ? WakeUp::cancelled : WakeUp::deadline));
+}
+
+Result<std::optional<SessionLock>> Acquisition::contend(SessionLocation& location, Turn& turn) {
+  give_way(location);
+  RecordSeed seed;
+  RecordTexts texts;
+  SpareFile spare;
+  while (true) {
+    if (options_.stop.stop_requested()) {
+      return tl::unexpected(give_up(WakeUp::cancelled));
+    }
+    if (spare.fd) {
+      seed.created_at = sys::wall_clock();
+    } else {
+      auto made = make_seed(options_, location, !manager_->lock_directory.empty());
+      if (!made) {
+        return tl::unexpected(std::move(made).error());
+      }
+      seed = std::move(*made);
+    }
+    auto published = publish(location.lock, describe(seed, location.session, texts), manager_->mode, &spare);
+    if (published && published->outcome == PublishOutcome::published) {
+      return settle(std::move(location), turn, std::move(*published->file), std::move(seed));
+    }
+    // What is in the way at a path that leads elsewhere by now is not in our way.
+    if (auto confirmed = confirm(location, locate_options(false)); !confirmed || !*confirmed) {
+      return confirmed ? Result<std::optional<SessionLock>>(std::nullopt)
+                       : tl::unexpected(std::move(confirmed).error());
+    }
+    if (!published) {
+      return tl::unexpected(std::move(published).error());
+    }
+    if (published->outcome == PublishOutcome::directory_gone) {
+      return std::nullopt;
+    }
+    file_system_now_ = published->file_system_now;
+    auto gone = wait_until_gone(location);
+    if (!gone) {
+      return tl::unexpected(std::move(gone).error());
+    }
+    if (!*gone) {
+      return std::nullopt;
+    }
+  }
+}
+
+/// Looks at what is in the way, takes it away or waits for it, until there is a point in publishing again.
+Result<bool> Acquisition::wait_until_gone(const SessionLocation& location) {
+  while (true) {
+    const auto finding = look(location, true);
+    if (!finding) {
+      return tl::unexpected(finding.error());
+    }
+    const auto woken = wait(*finding, location);
+    if (!woken) {
+      return tl::unexpected(woken.error());
+    }
+    if (*finding == Finding::free || *woken == WakeUp::name_went) {
+      return true;
+    }
+    // A directory that was renamed and made anew, or a link that was turned elsewhere, raises no event.
+    if (auto current = is_current(location, session_, locate_options(false)); !current || !*current) {
+      return current;
+    }
+    // Where a file's age decides, only a file made just now tells the time by that file system: make another.
+    if (holder_ && needs_file_age(holder_->record, options_.stale)) {
+      return true;
+    }
+    file_system_now_.reset();
+  }
+}
+
+/// Whoever released a lock that others wait for lets one of them go first. Without this a process that releases and
+/// acquires in a loop is back before the others have woken up.
+void Acquisition::give_way(const SessionLocation& location) {
+  const HoldKeyView key = key_of(location);
+  const auto pause = deadline_.is_single_try() ? std::nullopt : take_owed_pause(key);
+  if (!pause) {
+    return;
+  }
+  const auto end = std::min(deadline_.end(), *pause);
+  const Place& lock = location.lock;
+  while (Deadline::Clock::now() < end && !options_.stop.stop_requested()) {
+    struct stat status {};
+    if (sys::fstatat(lock.directory->fd.get(), lock.name.c_str(), status, AT_SYMLINK_NOFOLLOW).ok()) {
+      settle_pause(key, true);
+      return;
+    }
+    std::this_thread::sleep_for(k_give_way_step);
+  }
+  settle_pause(key, false);
+}
+
+/// The lock file is ours; now the session path must still lead to it.
+Result<std::optional<SessionLock>> Acquisition::settle(SessionLocation&& location, Turn& turn, PublishedFile&& file,
+                                                       RecordSeed&& seed) {
+  waiter_.count_end();
+  HoldSetup setup{
+      std::move(location), std::move(file), std::move(seed),       nullptr, manager_, {}, options_.reentrant, false,
+      options_.max_hold,   nullptr,         waiter_.take_remains()};
+  std::shared_ptr<LockShare> share;
+  try {
+    share = std::make_shared<LockShare>();
+    setup.owner = options_.owner;
+    if (reclaimed_from_) {
+      setup.reclaimed_from = std::make_unique<const std::optional<Inspection>>(reclaimed_from_);
+    }
+    share->hold = std::make_shared<Hold>(std::move(setup));
+  } catch (...) {
+    if (setup.file.fd) {
+      take_back(setup.file, setup.location.lock);
+    }
+    throw;
+  }
+  const std::shared_ptr<Hold> hold = share->hold;
+  turn.hand_to(hold);
+  SessionLock handle = SessionLockAccess::make(std::move(share));
+  auto current = is_current(hold->location(), session_, locate_options(false));
+  if (!current || !*current) {
+    // Between looking and locking, the path was made to lead elsewhere: this lock is on the wrong session.
+    if (auto released = handle.release(); !released && released.error().code != Errc::lost) {
+      return tl::unexpected(std::move(released).error());
+    }
+    return current ? Result<std::optional<SessionLock>>(std::nullopt) : tl::unexpected(std::move(current).error());
+  }
+  hold->announce();
+  const auto waited = Deadline::Clock::now() - deadline_.start();
+  ++this_process_tally().acquisitions;
+  if (!manager_->observer) {
+    return handle;
+  }
+  notify(*manager_, {EventKind::acquired, hold->session_path(), hold->lock_path(),
+                     std::chrono::duration_cast<std::chrono::milliseconds>(waited), reclaimed_from_, std::nullopt});
+  return handle;
+}
+
+Result<Acquisition::Finding> Acquisition::look(const SessionLocation& location, bool may_take_away) {
+  busy_.reset();
+  in_the_way_.reset();
+  auto pinned = pin(location.lock);
+  if (!pinned) {
+    return tl::unexpected(std::move(pinned).error());
+  }
+  if (!pinned->has_value()) {
+    return Finding::free;
+  }
+  owner_ = {};
+  const InspectionContext context{options_.stale, is_held_here, file_system_now_,
+                                  [this](pid_t pid) { return owner_ = probe_process(pid); }};
+  Inspection inspection = judge(**pinned, location.lock, context);
+  inspection.session_path = location.session.path();
+  if (inspection.owner == OwnerState::unknown) {
+    ++this_process_tally().unknown_verdicts;
+  }
+  if (inspection.removable && !may_take_away) {
+    return Finding::free;
+  }
+  Result<Finding> finding = Finding::held;
+  if (inspection.removable) {
+    finding = take_away(location, **pinned, inspection, context);
+  } else {
+    holder_ = std::move(inspection);
+  }
+  if (finding && *finding == Finding::held) {
+    in_the_way_ = std::move(**pinned);
+  }
+  return finding;
+}
+
+Result<Acquisition::Finding> Acquisition::take_away(const SessionLocation& location, PinnedLock& pinned,
+                                                    const Inspection& inspection, const InspectionContext& context) {
+  Inspection judged = inspection;
+  auto removal = remove_verified(location.lock, pinned, [&]() -> Result<bool> {
+    judged = judge(pinned, location.lock, context);
+    judged.session_path = location.session.path();
+    return judged.removable;
+  });
+  if (!removal) {
+    return tl::unexpected(std::move(removal).error());
+  }
+  switch (*removal) {
+    case Removal::removed:
+      judged.removed = true;
+      if (!judged.reasons.empty()) {
+        ++this_process_tally().reclaims[static_cast<std::size_t>(judged.reasons.front())];
+      }
+      reclaimed_from_ = std::move(judged);
+      return Finding::free;
+    case Removal::busy:
+      // Another reclaimer is at it. A stopped one delays us until it is continued or killed.
+      busy_ = pinned.file;
+      holder_ = std::move(judged);
+      return Finding::held;
+    case Removal::spared:
+      holder_ = std::move(judged);
+      return Finding::held;
+    case Removal::replaced:
+      break;
+  }
+  return Finding::look_again;
+}
+
+WatchPlan Acquisition::make_plan() const {
+  WatchPlan plan;
+  plan.wants_lock = wants_lock_;
+  plan.is_momentary = busy_.has_value();
+  if (!holder_) {
+    return plan;
+  }
+  const Inspection& holder = *holder_;
+  // The pid of a dead owner whose heir has the witness may have been given to a stranger.
+  const bool is_stranger =
+      holder.record.starttime && owner_.start_time_ticks && *holder.record.starttime != *owner_.start_time_ticks;
+  const bool owner_lives = holder.pid_alive && !is_stranger;
+  if (owner_lives && holder.basis != Basis::held_here) {
+    plan.owner = holder.record.pid;
+  }
+  // Nothing tells of the end of a dead owner's last heir, nor of an owner that cannot be seen from here.
+  plan.is_silent = holder.basis == Basis::unreadable || holder.basis == Basis::undecided ||
+                   holder.basis == Basis::no_pid ||  // somebody is about to write it, which raises no event either
+                   holder.basis == Basis::witness_inherited || (holder.basis == Basis::witness_held && !owner_lives);
+  plan.due = time_until_removable(holder, options_.stale);
+  return plan;
+}
+
+std::optional<Deadline::Clock::time_point> Acquisition::report_waiting() {
+  if (!holder_ || !manager_->observer) {
+    return std::nullopt;
+  }
+  const auto now = Deadline::Clock::now();
+  if (!next_report_ || now >= *next_report_) {
+    const EventKind kind = next_report_ ? EventKind::waiting : EventKind::contended;
+    const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(now - deadline_.start());
+    report_interval_ = std::clamp(report_interval_ * 2, k_report_interval_min, k_report_interval_max);
+    next_report_ = now + report_interval_;
+    notify(*manager_, {kind, holder_->session_path, holder_->lock_path, waited, holder_, std::nullopt});
+  }
+  return next_report_;
+}
+
+/// For a thread that another of this process keeps from even trying.
+QueueLook Acquisition::look_up_from_queue(SessionLocation& location) noexcept {
+  const auto now = Deadline::Clock::now();
+  QueueLook look{.again = now + k_queue_look_interval};
+  try {
+    // Nobody is to be waited for, or told of, in the queue of a wrong guess. What is wrong with the session is told by
+    // the next attempt.
+    if (const auto confirmed = confirm(location, locate_options(false)); !confirmed || !*confirmed) {
+      look.has_moved = true;
+      return look;
+    }
+    if (manager_->observer && (!next_report_ || now >= *next_report_)) {
+      (void)describe_holder(location);  // what cannot be described now is told when the wait is over
+      in_the_way_.reset();
+      (void)report_waiting();
+    }
+    if (has_looked_up_) {
+      const auto current = is_current(location, session_, locate_options(false));
+      look.has_moved = current && !*current;  // what is wrong otherwise is told when it is this thread's turn
+    }
+  } catch (...) {  // no memory: the next look may have it
+  }
+  has_looked_up_ = true;
+  return look;
+}
+
+Result<WakeUp> Acquisition::wait(Finding finding, const SessionLocation& location) {
+  // What is free, or moved, is tried at once, even when the time is over: a stale lock found on the very last try is
+  // still taken.
+  if (finding != Finding::held && ++quick_looks_ < k_quick_looks_max) {
+    return WakeUp::look_again;
+  }
+  std::optional<Deadline::Clock::time_point> report;
+  if (!deadline_.is_single_try()) {
+    if (!std::exchange(has_waited_, true)) {
+      ++this_process_tally().waits;
+    }
+    if (in_the_way_ && waiter_.watch(std::move(*std::exchange(in_the_way_, std::nullopt)),
+                                     *location.lock.directory->traits, make_plan())) {
+      return WakeUp::look_again;
+    }
+    if (const auto why = waiter_.take_degradation()) {
+      notify(*manager_, {EventKind::degraded,
+                         location.session.path(),
+                         location.lock.path(),
+                         {},
+                         std::nullopt,
+                         Error{*why, "watch lock", location.lock.path(), std::nullopt, "the wait has to poll"}});
+    }
+    report = report_waiting();
+  }
+  const WakeUp reason = waiter_.wait(report);
+  if (reason == WakeUp::deadline || reason == WakeUp::cancelled) {
+    return tl::unexpected(give_up(reason));
+  }
+  return reason;
+}
+
+Error Acquisition::give_up(WakeUp reason) {
+  Error error{Errc::timed_out, "acquire", session_, holder_, {}};
+  if (holder_) {
+    error.path = holder_->lock_path;
+  }
+  if (reason == WakeUp::cancelled) {
+    error.code = Errc::cancelled;
+    return error;
+  }
+  if (deadline_.is_single_try()) {
+    error.code = Errc::locked;
+  }
+  error.detail = timeout_words(deadline_.timeout());
+  if (const auto pid = busy_ ? flock_holder(*busy_) : std::nullopt) {
+    error.detail += fmt::format("; pid {} has the lock file locked and may be stopped", *pid);
+  }
+  return error;
+}
+
+/// For who was held up by another thread of this process: that one's lock, or, where it has no file yet or its file is
+/// just going, what is known of it without one.
+Result<void> Acquisition::describe_holder(const SessionLocation& location) {
+  auto found = look(location, false);
+  if (!found) {
+    return tl::unexpected(std::move(found).error());
+  }
+  if (*found == Finding::free) {
+    holder_ = free_lock(location.lock);
+    holder_->session_path = location.session.path();
+    holder_->state = LockState::held;
+    holder_->owner = OwnerState::alive;
+    holder_->basis = Basis::held_here;
+    holder_->record.pid = this_identity().pid;
+    holder_->pid_alive = true;
+  }
+  return {};
+}
+
+Result<void> Acquisition::wait_until_free(const std::optional<std::string>& lock_id) {
+  wants_lock_ = false;
+  if (auto valid = check_arguments(); !valid) {
+    return valid;
+  }
+  while (true) {
+    auto location = locate(session_, locate_options(false));
+    if (!location) {
+      if (location.error().code == std::errc::no_such_file_or_directory) {
+        return {};
+      }
+      return tl::unexpected(std::move(location).error());
+    }
+    auto found = look(*location, false);
+    if (!found) {
+      return tl::unexpected(std::move(found).error());
+    }
+    const bool is_another = lock_id && holder_ && holder_->record.lock_id && holder_->record.lock_id != lock_id;
+    if (*found == Finding::free || is_another) {
+      waiter_.count_end();
+      return {};
+    }
+    if (const auto woken = wait(*found, *location); !woken) {
+      return tl::unexpected(woken.error());
+    }
+  }
+}
+
+}  // namespace sessionlock

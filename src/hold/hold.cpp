@@ -1,0 +1,504 @@
+#include "hold/hold.hpp"
+
+#include <cerrno>
+#include <utility>
+
+#include <fcntl.h>
+
+#include "hold/lock_queue.hpp"
+#include "process/process_probe.hpp"
+#include "verdict/failure.hpp"
+#include "waiting/process_counters.hpp"
+#include "system/deadline.hpp"
+
+namespace sessionlock {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// A signal handler cannot notify, so waiting threads look now and then.
+constexpr std::chrono::milliseconds k_phase_recheck{50};
+
+/// Unlocks a lock file's inode at the end of a scope, if it is to.
+struct LeavesGuard {
+  int fd{-1};
+  bool is_armed{true};
+  ~LeavesGuard() {
+    if (is_armed) {
+      (void)leave_guard(fd);
+    }
+  }
+};
+
+}  // namespace
+
+ThreadToken this_thread() noexcept {
+  static std::atomic<ThreadToken> last{k_no_thread};
+  thread_local const ThreadToken token = ++last;
+  return token;
+}
+
+// --- what a signal handler may do ------------------------------------------------------------------------------------
+
+Step HoldCore::look_at_descriptor() const noexcept {
+  struct stat status {};
+  const auto found = sys::fstat(fd, status);
+  if (found.ok()) {
+    return {identity_of(status) == file ? Step::Answer::done : Step::Answer::other};
+  }
+  // A closed number is not ours any more; a disk or server that does not answer (EIO, ESTALE) proves nothing, and to
+  // take it for the end would leave the lock behind for as long as this process lives.
+  // ENOENT is how a file system answers that knows paths, not files (FUSE's): there is none any more.
+  return found.error == EBADF || found.error == ENOENT ? Step{Step::Answer::other}
+                                                       : Step{Step::Answer::failed, sys::Call::fstat, found.error};
+}
+
+Step HoldCore::try_enter() const noexcept {
+  const Step looked = look_at_descriptor();
+  return looked.answer == Step::Answer::done ? try_enter_guard(directory, name, fd, file) : looked;
+}
+
+Step HoldCore::try_unlink() const noexcept {
+  if (const Step entered = try_enter(); entered.answer != Step::Answer::done) {
+    return entered;
+  }
+  const auto unlinked = sys::unlinkat(directory, name);
+  if (unlinked.ok() || unlinked.error == ENOENT) {
+    return {};  // the `flock` is on a file that nobody can find any more, and goes with the descriptor
+  }
+  (void)leave_guard(fd);
+  return {Step::Answer::failed, sys::Call::unlinkat, unlinked.error};
+}
+
+Ending HoldCore::try_end() noexcept {
+  if (generation != sys::settled_generation()) {
+    return Ending::refused;
+  }
+  HoldPhase expected = HoldPhase::idle;
+  if (!phase.compare_exchange_strong(expected, HoldPhase::ending)) {
+    return expected == HoldPhase::ended ? Ending::was_ended : Ending::refused;
+  }
+  const Step::Answer answer = try_unlink().answer;
+  const bool has_ended = answer == Step::Answer::done || answer == Step::Answer::other;
+  phase.store(has_ended ? HoldPhase::ended : HoldPhase::idle);
+  return !has_ended ? Ending::refused : answer == Step::Answer::done ? Ending::released : Ending::lost;
+}
+
+// --- the hold --------------------------------------------------------------------------------------------------------
+
+Hold::Hold(HoldSetup&& setup) : setup_(std::move(setup)), record_(std::move(setup_.record)) {
+  core_.fd = setup_.file.fd.get();
+  core_.directory = setup_.location.lock.directory->fd.get();
+  core_.name = setup_.location.lock.name.c_str();
+  core_.file = setup_.file.file;
+  core_.generation = sys::process_generation();
+  core_.release_at_exit = setup_.options->release_at_exit && !setup_.joined;
+  try {
+    register_for_cleanup(core_);
+  } catch (...) {  // no memory: what nobody can hold must not stay
+    if (!setup_.joined) {
+      (void)core_.try_end();
+    }
+    throw;
+  }
+}
+
+Hold::~Hold() {
+  unregister_from_cleanup(core_);
+  if (is_inherited()) {
+    return;  // the descriptors went at the fork
+  }
+  if (!setup_.file.fd) {
+    return;  // closed when the hold ended
+  }
+  if (!setup_.joined) {
+    (void)core_.try_end();  // has ended long ago, unless there was no memory to hand it to anybody
+  }
+  const Step::Answer looked = core_.look_at_descriptor().answer;
+  if (looked == Step::Answer::done) {
+    sys::remember_inode(core_.fd, 0, 0);  // seen just now: it need not be looked at again to be closed
+  }
+  if (looked != Step::Answer::other) {
+    return;
+  }
+  setup_.file.fd.abandon();
+  setup_.location.lock.directory->number_is_doubtful = true;
+  setup_.location.session.directory->number_is_doubtful = true;
+}
+
+bool Hold::has_ended() const noexcept {
+  return core_.phase.load() == HoldPhase::ended;
+}
+
+bool Hold::is_inherited() const noexcept {
+  return core_.generation != sys::process_generation();
+}
+
+bool Hold::is_shared_by(const AcquireOptions& options, ThreadToken thread) const {
+  if (!options.reentrant || !setup_.reentrant) {
+    return false;
+  }
+  return options.owner.empty() && setup_.owner.empty() ? thread_ == thread : options.owner == setup_.owner;
+}
+
+int Hold::depth() const {
+  return shares_.load();
+}
+
+std::chrono::milliseconds Hold::held_for() const {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - since_);
+}
+
+const Hold::Paths& Hold::paths() const {
+  std::call_once(paths_made_, [this] {
+    paths_ = std::make_unique<const Paths>(Paths{setup_.location.session.path(), setup_.location.lock.path()});
+  });
+  return *paths_;
+}
+
+Hold::WaitingRoom& Hold::waiting_room() {
+  std::call_once(waiting_room_made_, [this] { waiting_room_ = std::make_unique<WaitingRoom>(); });
+  return *waiting_room_;
+}
+
+LockRecord Hold::copy_record() const {
+  const RecordSeed& seed = setup_.seed;
+  if (seed.owner == nullptr) {
+    return *record_;
+  }
+  RecordTexts texts;
+  LockRecord record = record_of(describe(seed, setup_.location.session, texts));
+  if (setup_.file.has_witness) {
+    record.witness = format_witness(core_.file);
+  }
+  return record;
+}
+
+const LockRecord& Hold::record() const {
+  if (setup_.seed.owner != nullptr) {
+    std::call_once(record_made_, [this] { record_ = std::make_unique<const LockRecord>(copy_record()); });
+  }
+  return *record_;
+}
+
+Error Hold::lost_error() const {
+  return {Errc::lost, "use lock", lock_path(), std::nullopt,
+          is_inherited() ? "it was acquired before a fork, and stays the parent's" : ""};
+}
+
+Result<void> Hold::claim(HoldPhase phase, Clock::time_point deadline) {
+  HoldPhase expected = HoldPhase::idle;
+  if (queued_.load() == 0 && core_.phase.compare_exchange_strong(expected, phase)) {
+    return {};
+  }
+  return queue_for_idle(phase, deadline);
+}
+
+/// In the order of arrival: threads that write without a pause must not keep another from releasing.
+Result<void> Hold::queue_for_idle(HoldPhase phase, Clock::time_point deadline) {
+  WaitingRoom& room = waiting_room();
+  std::unique_lock lock(room.mutex);
+  const auto place = room.queue.insert(room.queue.end(), phase);
+  ++queued_;
+  bool is_claimed = false;
+  bool is_lost = false;
+  while (true) {
+    HoldPhase expected = HoldPhase::idle;
+    is_claimed = place == room.queue.begin() && core_.phase.compare_exchange_strong(expected, phase);
+    is_lost = !is_claimed && core_.phase.load() == HoldPhase::ended;
+    if (is_claimed || is_lost || Clock::now() >= deadline) {
+      break;
+    }
+    room.phase_changed.wait_until(lock, std::min(deadline, Clock::now() + k_phase_recheck));
+  }
+  room.queue.erase(place);
+  --queued_;
+  room.phase_changed.notify_all();
+  // Words take memory, so they come when nobody is kept waiting any more.
+  if (is_claimed) {
+    return {};
+  }
+  return is_lost
+             ? tl::unexpected(lost_error())
+             : failure(Errc::timed_out, "use lock", lock_path(), "another thread of this process is writing under it");
+}
+
+void Hold::settle(HoldPhase phase) noexcept {
+  core_.phase.store(phase);
+  if (queued_.load() > 0) {
+    WaitingRoom& room = *waiting_room_;
+    const std::lock_guard lock(room.mutex);
+    room.phase_changed.notify_all();
+  }
+}
+
+template <class F>
+Result<void> Hold::give_back_on_exception(F&& step) {
+  try {
+    return step();
+  } catch (...) {
+    settle(HoldPhase::idle);
+    throw;
+  }
+}
+
+template <class F>
+Result<void> Hold::persist(F&& step, Clock::time_point deadline) {
+  Step last;
+  const bool done = retry_until(deadline, [&] {
+    last = step();
+    return last.answer != Step::Answer::busy;
+  });
+  if (!done) {
+    const auto pid = flock_holder(core_.file);
+    return failure(Errc::timed_out, "flock", lock_path(),
+                   pid ? "pid " + std::to_string(*pid) + " has the lock file locked" : "the lock file is locked");
+  }
+  switch (last.answer) {
+    case Step::Answer::other:
+      return tl::unexpected(lost_error());
+    case Step::Answer::failed:
+      return tl::unexpected(to_error(last, lock_path()));
+    default:
+      return {};
+  }
+}
+
+Result<void> Hold::check_lock_id() const {
+  const Place& place = setup_.location.lock;
+  auto found = pin(place);
+  if (!found) {
+    return tl::unexpected(std::move(found).error());
+  }
+  if (found->has_value() && (*found)->unreadable) {
+    return failure((*found)->unreadable, "read lock", lock_path());
+  }
+  if (!found->has_value() || (*found)->file != core_.file || (*found)->record.lock_id != record().lock_id) {
+    return tl::unexpected(lost_error());
+  }
+  return {};
+}
+
+Result<detail::GuardScope> Hold::enter_guard() {
+  if (is_inherited()) {
+    return tl::unexpected(lost_error());
+  }
+  if (guarding_thread_.load() == this_thread()) {
+    ++guard_depth_;
+    return detail::GuardScope(shared_from_this());
+  }
+  const auto deadline = Clock::now() + k_hold_wait;
+  if (auto claimed = claim(HoldPhase::guarded, deadline); !claimed) {
+    return tl::unexpected(std::move(claimed).error());
+  }
+  auto entered = give_back_on_exception([&]() -> Result<void> {
+    auto locked = persist([this] { return core_.try_enter(); }, deadline);
+    if (locked && setup_.joined) {
+      LeavesGuard leaves{core_.fd};
+      locked = check_lock_id();
+      leaves.is_armed = !locked;
+    }
+    return locked;
+  });
+  if (!entered) {
+    if (entered.error().code == Errc::lost) {
+      end(true);
+    } else {
+      settle(HoldPhase::idle);
+    }
+    return tl::unexpected(std::move(entered).error());
+  }
+  guarding_thread_.store(this_thread());
+  guard_depth_ = 1;
+  return detail::GuardScope(shared_from_this());
+}
+
+void Hold::leave_guard() noexcept {
+  if (is_inherited()) {
+    return;  // an unlock here would be the parent's, whose guarded write goes on
+  }
+  if (--guard_depth_ > 0) {
+    return;
+  }
+  const bool release = std::exchange(release_after_guard_, false);
+  guarding_thread_.store(k_no_thread);
+  (void)sessionlock::leave_guard(core_.fd);
+  if (!release) {
+    settle(HoldPhase::idle);
+    return;
+  }
+  core_.phase.store(HoldPhase::ending);
+  release_after_guard();
+}
+
+void Hold::release_after_guard() noexcept {
+  try {
+    if (auto released = release_now(Clock::now() + k_hold_wait); !released) {
+      const Error& error = released.error();
+      if (error.code != Errc::lost) {
+        ++this_process_tally().release_failures;
+        keep_for_retry(shared_from_this());
+        notify(*setup_.options,
+               {EventKind::release_failed, session_path(), lock_path(), held_for(), std::nullopt, error});
+      }
+    }
+  } catch (...) {  // no memory for words: the file stays, and goes at exit or with this process
+  }
+}
+
+Result<void> Hold::verify() {
+  if (is_inherited()) {
+    return tl::unexpected(lost_error());
+  }
+  const bool inside = guarding_thread_.load() == this_thread();
+  if (!inside) {
+    if (auto claimed = claim(HoldPhase::guarded, Clock::now() + k_hold_wait); !claimed) {
+      return claimed;
+    }
+  }
+  const auto look = [this]() -> Result<void> {
+    Step same = core_.look_at_descriptor();
+    if (same.answer == Step::Answer::done) {
+      same = names_inode(core_.directory, core_.name, core_.file);
+    }
+    if (same.answer == Step::Answer::other) {
+      return tl::unexpected(lost_error());
+    }
+    if (same.answer == Step::Answer::failed) {
+      return tl::unexpected(to_error(same, lock_path()));
+    }
+    return setup_.joined ? check_lock_id() : Result<void>{};
+  };
+  if (inside) {
+    return look();
+  }
+  auto verified = give_back_on_exception(look);
+  if (!verified && verified.error().code == Errc::lost) {
+    end(true);
+  } else {
+    settle(HoldPhase::idle);
+  }
+  return verified;
+}
+
+Result<void> Hold::release() {
+  if (is_inherited()) {
+    return tl::unexpected(lost_error());
+  }
+  if (guarding_thread_.load() == this_thread()) {
+    release_after_guard_ = true;
+    return {};
+  }
+  const auto deadline = Clock::now() + k_hold_wait;
+  if (auto claimed = claim(HoldPhase::ending, deadline); !claimed) {
+    return claimed;
+  }
+  return release_now(deadline);
+}
+
+Result<void> Hold::release_now(Clock::time_point deadline) {
+  Result<void> released;
+  if (!setup_.joined) {
+    released = give_back_on_exception([&] { return persist([this] { return core_.try_unlink(); }, deadline); });
+    // Asked when those who wait know already: who is gone by now has had what it waited for.
+    if (released && has_waiting_mark(core_.fd, *setup_.location.lock.directory->traits)) {
+      try {
+        owe_pause(key_of(setup_.location));
+      } catch (...) {  // only politeness is lost
+      }
+    }
+  }
+  if (released || released.error().code == Errc::lost) {
+    end(!released);
+  } else {
+    settle(HoldPhase::idle);
+  }
+  return released;
+}
+
+bool Hold::try_release() noexcept {
+  const Ending ending = core_.try_end();
+  if (ending == Ending::released || ending == Ending::lost) {
+    end(ending == Ending::lost);
+  }
+  return ending != Ending::refused;
+}
+
+void Hold::end(bool lost) noexcept {
+  if (lost && core_.owns_descriptor()) {
+    // Whoever took the file away may put it back: nobody holds it then.
+    (void)sys::ofd_set_lock(core_.fd, F_UNLCK, k_witness_offset);
+  }
+  settle(HoldPhase::ended);
+  remove_hold(*this);
+  setup_.remains.reset();
+  if (!lost) {
+    // The descriptor was seen to be ours a moment ago, and nobody uses that of a hold that has ended.
+    sys::remember_inode(core_.fd, 0, 0);
+    setup_.file.fd.reset();
+  }
+  if (!setup_.options->observer || !is_announced_.load()) {
+    return;
+  }
+  try {
+    notify(*setup_.options, {lost ? EventKind::lost : EventKind::released, session_path(), lock_path(), held_for(),
+                             std::nullopt, std::nullopt});
+  } catch (...) {  // no memory to tell anybody
+  }
+}
+
+Result<pid_t> Hold::spawn(const char* file, char* const argv[], char* const envp[]) {
+  if (is_inherited()) {
+    return tl::unexpected(lost_error());
+  }
+  const bool inside = guarding_thread_.load() == this_thread();
+  if (!inside) {
+    if (auto claimed = claim(HoldPhase::guarded, Clock::now() + k_hold_wait); !claimed) {
+      return tl::unexpected(std::move(claimed).error());
+    }
+  }
+  const Step looked = core_.look_at_descriptor();
+  auto spawned = looked.answer == Step::Answer::done
+                     ? sys::spawn_with_descriptor(core_.fd, file, argv, envp)
+                     : sys::Outcome{-1, looked.answer == Step::Answer::failed ? looked.error : EBADF};
+  if (!inside) {
+    settle(HoldPhase::idle);
+  }
+  if (!spawned.ok()) {
+    return failure(spawned.code(), "posix_spawn", file);
+  }
+  return static_cast<pid_t>(spawned.value);
+}
+
+bool Hold::add_share() {
+  int shares = shares_.load();
+  while (shares > 0 && !shares_.compare_exchange_weak(shares, shares + 1)) {
+  }
+  return shares > 0;
+}
+
+Result<void> Hold::drop_share() {
+  if (is_inherited()) {
+    return tl::unexpected(lost_error());
+  }
+  const bool is_last = --shares_ <= 0;
+  try {
+    if (!is_last) {
+      return has_ended() ? tl::unexpected(lost_error()) : Result<void>{};
+    }
+    auto released = release();
+    if (!released && released.error().code != Errc::lost) {
+      ++shares_;
+    }
+    return released;
+  } catch (...) {  // no memory for words
+    ++shares_;
+    throw;
+  }
+}
+
+bool Hold::forsake_share() {
+  return --shares_ == 0;
+}
+
+}  // namespace sessionlock

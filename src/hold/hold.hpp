@@ -1,0 +1,222 @@
+#pragma once
+
+/// \file
+/// One hold of this process and what may be done with it.
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <filesystem>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include <sessionlock/error.hpp>
+#include <sessionlock/options.hpp>
+#include <sessionlock/process_identity.hpp>
+#include <sessionlock/session_lock.hpp>
+
+#include "hold/record_draft.hpp"
+#include "protocol/lock_file.hpp"
+#include "protocol/publication.hpp"
+
+namespace sessionlock {
+
+/// How long a release, a guarded write or a verification waits for another that is under way.
+inline constexpr std::chrono::seconds k_hold_wait{5};
+
+/// What a hold is doing. One atomic word, because `flock` on one open file description does not exclude the threads of
+/// a process from each other, nor a thread from a signal handler.
+///
+///     idle ──► guarded ──► idle            a guarded write, by one thread
+///     idle ──► ending ──► ended            released, or lost
+///                   └───► idle             the release failed and can be tried again
+///     guarded ──► ended                    found lost on the way in
+enum class HoldPhase : int { idle, guarded, ending, ended };
+
+/// One thread, for as long as the process lives. Not `std::thread::id`: the id of a thread that has ended is given out
+/// again, and who has it next must not pass for the thread that acquired.
+using ThreadToken = std::uint64_t;
+inline constexpr ThreadToken k_no_thread = 0;
+[[nodiscard]] ThreadToken this_thread() noexcept;
+
+/// What became of an attempt to end a hold without waiting.
+enum class Ending {
+  refused,   ///< Something is under way, or the file cannot be removed: it goes on.
+  released,  ///< The file is gone.
+  lost,      ///< It was gone, or another's.
+  was_ended
+};
+
+/// Where clean-up finds a hold.
+using CleanupSlot = std::atomic<std::uintptr_t>;
+
+/// The part of a hold that clean-up at exit and in a signal handler may touch: no lock, no allocation.
+struct HoldCore {
+  std::atomic<HoldPhase> phase{HoldPhase::idle};
+  int fd{-1};
+  int directory{-1};
+  const char* name{nullptr};
+  FileIdentity file{};
+  std::uint64_t generation{0};
+  bool release_at_exit{true};
+  CleanupSlot* slot{nullptr};
+
+  /// Ends the hold if nothing is under way, without waiting for anything or anybody; what is busy is left to the
+  /// kernel, which drops the witness at death. Async-signal-safe.
+  Ending try_end() noexcept;
+  /// Locks the lock file's inode and checks that it still has its name. Async-signal-safe.
+  [[nodiscard]] Step try_enter() const noexcept;
+  /// Takes the lock file away, unless it is another's by now. Does not touch the phase. Async-signal-safe.
+  [[nodiscard]] Step try_unlink() const noexcept;
+  /// Whether the descriptor's number still refers to the lock file (`done`) or to something else or nothing (`other`):
+  /// programs that become daemons close numbers they never opened. Async-signal-safe.
+  [[nodiscard]] Step look_at_descriptor() const noexcept;
+  [[nodiscard]] bool owns_descriptor() const noexcept { return look_at_descriptor().answer == Step::Answer::done; }
+};
+
+/// What a hold is made of.
+struct HoldSetup {
+  SessionLocation location;
+  PublishedFile file;
+  RecordSeed seed;
+  /// Where it cannot be made of the seed.
+  std::unique_ptr<const LockRecord> record;
+  std::shared_ptr<const ManagerOptions> options;
+  std::string owner{};
+  bool reentrant{false};
+  /// Joined under another process's hold: checked by lock id too, and never unlinked.
+  bool joined{false};
+  std::chrono::milliseconds max_hold{0};
+  /// What was taken over, which is big and rare; null: nothing was.
+  std::unique_ptr<const std::optional<Inspection>> reclaimed_from{};
+  /// What the wait for it left to be closed.
+  std::shared_ptr<void> remains{};
+};
+
+/// A hold, shared by the handles of a re-entrant acquisition and by transcripts.
+/// Thread safety: safe from any thread. Lifetime: the descriptor's number stays reserved until the last share is gone.
+class Hold : public std::enable_shared_from_this<Hold> {
+ public:
+  explicit Hold(HoldSetup&& setup);
+  ~Hold();
+  Hold(const Hold&) = delete;
+  Hold& operator=(const Hold&) = delete;
+
+  /// A guarded write's beginning. Blocking: `k_hold_wait`. Errors: `lost`, `timed_out`, of `flock` and `fstatat`.
+  [[nodiscard]] Result<detail::GuardScope> enter_guard();
+  void leave_guard() noexcept;
+  /// Whether the lock file is still this hold's.
+  [[nodiscard]] Result<void> verify();
+  /// Gives the lock up, or plans it for the end of the calling thread's own guarded write.
+  [[nodiscard]] Result<void> release();
+  /// Gives the lock up if nothing is under way; never waits. True if the hold has ended.
+  bool try_release() noexcept;
+  /// The acquisition is complete: its end is told to the observer. Where it never was, as on what turned out to be
+  /// another session's lock, nobody hears of it.
+  void announce() noexcept { is_announced_.store(true); }
+  [[nodiscard]] Result<pid_t> spawn(const char* file, char* const argv[], char* const envp[]);
+
+  /// One more handle; false if the last is being given up.
+  [[nodiscard]] bool add_share();
+  /// One handle less; releases with the last. On failure, other than `lost`, the share stays.
+  [[nodiscard]] Result<void> drop_share();
+  /// The share that a failed `drop_share` left goes without another try. True if it was the last: then nobody can share
+  /// the hold any more, and it may be released behind everybody's back.
+  [[nodiscard]] bool forsake_share();
+
+  [[nodiscard]] bool has_ended() const noexcept;
+  /// A fork lies between the acquisition and now.
+  [[nodiscard]] bool is_inherited() const noexcept;
+  /// Whether an acquisition with these options by this thread may share the hold.
+  [[nodiscard]] bool is_shared_by(const AcquireOptions& options, ThreadToken thread) const;
+  [[nodiscard]] int depth() const;
+  [[nodiscard]] std::chrono::milliseconds held_for() const;
+
+  [[nodiscard]] const SessionLocation& location() const noexcept { return setup_.location; }
+  [[nodiscard]] const HoldSetup& setup() const noexcept { return setup_; }
+  [[nodiscard]] const FileIdentity& file() const noexcept { return core_.file; }
+  /// Kept once it was made.
+  [[nodiscard]] const LockRecord& record() const;
+  /// Kept only where it cannot be made.
+  [[nodiscard]] LockRecord copy_record() const;
+  [[nodiscard]] const std::filesystem::path& session_path() const { return paths().session; }
+  [[nodiscard]] const std::filesystem::path& lock_path() const { return paths().lock; }
+  [[nodiscard]] ThreadToken thread() const noexcept { return thread_; }
+  [[nodiscard]] HoldCore& core() noexcept { return core_; }
+
+ private:
+  /// Made when first asked for: making a path costs as much as a system call, and most holds are never asked.
+  struct Paths {
+    std::filesystem::path session;
+    std::filesystem::path lock;
+  };
+  [[nodiscard]] const Paths& paths() const;
+  /// Where threads wait for idle. Made when the first has to, because a hold that nobody waits for should be small.
+  struct WaitingRoom {
+    std::mutex mutex;
+    std::condition_variable phase_changed;
+    std::list<HoldPhase> queue;  // who waits, and for what
+  };
+  [[nodiscard]] WaitingRoom& waiting_room();
+  /// `claim` for who found the phase taken, or others waiting.
+  [[nodiscard]] Result<void> queue_for_idle(HoldPhase phase, std::chrono::steady_clock::time_point deadline);
+  [[nodiscard]] Error lost_error() const;
+  /// Takes the phase from idle, waiting for it; nested guarded writes are the caller's to see first.
+  [[nodiscard]] Result<void> claim(HoldPhase phase, std::chrono::steady_clock::time_point deadline);
+  /// Gives the phase back, and wakes who waits for it.
+  void settle(HoldPhase phase) noexcept;
+  /// Does a step for who has the phase. The words of an error take memory; where there is none the phase goes back to
+  /// idle, because nobody else would give it back.
+  template <class F>
+  [[nodiscard]] Result<void> give_back_on_exception(F&& step);
+  /// Repeats a step on the lock file while that is busy.
+  template <class F>
+  [[nodiscard]] Result<void> persist(F&& step, std::chrono::steady_clock::time_point deadline);
+  [[nodiscard]] Result<void> check_lock_id() const;
+  /// With the phase `ending`: takes the file away and ends, or goes back to idle.
+  [[nodiscard]] Result<void> release_now(std::chrono::steady_clock::time_point deadline);
+  void release_after_guard() noexcept;
+  void end(bool lost) noexcept;
+
+  HoldSetup setup_;
+  HoldCore core_;
+  mutable std::once_flag record_made_;
+  mutable std::once_flag paths_made_;
+  std::once_flag waiting_room_made_;
+  mutable std::unique_ptr<const LockRecord> record_;
+  mutable std::unique_ptr<const Paths> paths_;
+  std::unique_ptr<WaitingRoom> waiting_room_;
+  const std::chrono::steady_clock::time_point since_{std::chrono::steady_clock::now()};
+  const ThreadToken thread_{this_thread()};
+
+  std::atomic<ThreadToken> guarding_thread_{k_no_thread};
+  int guard_depth_{0};               // of the guarding thread alone
+  bool release_after_guard_{false};  // likewise
+
+  std::atomic<int> queued_{0};  // in the waiting room, which exists while this is not 0
+  std::atomic<int> shares_{1};
+  std::atomic<bool> is_announced_{setup_.joined};
+};
+
+/// One handle's share of a hold.
+struct LockShare {
+  std::shared_ptr<Hold> hold;
+  /// This acquisition is nested in another, and so took nothing over.
+  bool nested{false};
+  std::atomic<bool> released{false};
+
+  [[nodiscard]] Result<detail::GuardScope> enter_guard() const;
+  [[nodiscard]] Result<void> release();
+};
+
+/// For the library's own rooms: makes handles, and looks behind them.
+struct SessionLockAccess {
+  static SessionLock make(std::shared_ptr<LockShare> share) { return SessionLock(std::move(share)); }
+  static const std::shared_ptr<LockShare>& share(const SessionLock& lock) { return lock.share_; }
+};
+
+}  // namespace sessionlock

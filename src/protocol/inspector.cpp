@@ -1,0 +1,76 @@
+#include "protocol/inspector.hpp"
+
+#include <utility>
+
+#include "text/timestamp.hpp"
+#include "verdict/classify.hpp"
+
+namespace sessionlock {
+namespace {
+
+/// Fills in what has to be asked about the owner's process and boot.
+void ask_about_owner(Evidence& evidence, const PinnedLock& pinned, const Observer& observer,
+                     const InspectionContext& context) {
+  const LockRecord& record = pinned.record;
+  relate(evidence, record, observer);
+  if (record.pid && evidence.comparison != Comparison::none) {
+    const ProcessProbe probe = context.probe(*record.pid);
+    evidence.pid = probe.pid;
+    evidence.observed_start_ticks = probe.start_time_ticks;
+  }
+  if (evidence.other_boot && evidence.local_file_system) {
+    const auto boot = boot_time_seconds();
+    evidence.older_than_boot = boot && pinned.modified < WallTime{std::chrono::seconds{*boot}};
+  }
+}
+
+}  // namespace
+
+namespace {
+
+Evidence gather(const PinnedLock& pinned, const Place& place, const InspectionContext& context) {
+  Evidence evidence;
+  evidence.now = sys::wall_clock();
+  evidence.unreadable = pinned.unreadable;
+  evidence.local_file_system = place.directory->traits->local;
+  if (!pinned.unreadable) {
+    const Observer& observer = this_observer();
+    const WitnessAnswer answer = query_witness(pinned);
+    if (pinned.record.witness) {
+      evidence.witness_failure = answer.failure;
+    }
+    evidence.witness = judge_witness(pinned.record, answer.query, pinned.file, observer, evidence.local_file_system);
+    evidence.held_here = context.held_here && context.held_here(pinned.file);
+    ask_about_owner(evidence, pinned, observer, context);
+    if (needs_file_age(pinned.record, context.policy)) {
+      auto now = context.file_system_now ? context.file_system_now : context.clock(*place.directory);
+      evidence.file_age = time_between(now.value_or(evidence.now), pinned.modified);
+    }
+  }
+  return evidence;
+}
+
+Inspection judge_record(LockRecord record, const Evidence& evidence, const Place& place, const StalePolicy& policy) {
+  Inspection inspection = classify(std::move(record), evidence, policy);
+  inspection.lock_path = place.path();
+  return inspection;
+}
+
+}  // namespace
+
+Inspection judge(const PinnedLock& pinned, const Place& place, const InspectionContext& context) {
+  return judge_record(pinned.record, gather(pinned, place, context), place, context.policy);
+}
+
+Inspection judge(PinnedLock&& pinned, const Place& place, const InspectionContext& context) {
+  const Evidence evidence = gather(pinned, place, context);
+  return judge_record(std::move(pinned.record), evidence, place, context.policy);
+}
+
+Inspection free_lock(const Place& place) {
+  Inspection inspection;
+  inspection.lock_path = place.path();
+  return inspection;
+}
+
+}  // namespace sessionlock

@@ -1,0 +1,40 @@
+#pragma once
+
+/// \file
+/// Gathers the evidence about one pinned lock and has it judged. This is where what a file says
+/// (`lock_file`), what the kernel says of its owner (`process_probe`) and the verdict (`classify`) come together.
+
+#include <functional>
+#include <optional>
+
+#include <sessionlock/error.hpp>
+#include <sessionlock/staleness.hpp>
+
+#include "process/process_probe.hpp"
+#include "protocol/lock_file.hpp"
+
+namespace sessionlock {
+
+/// What the gathering needs from its surroundings.
+struct InspectionContext {
+  StalePolicy policy{};
+  /// Whether this process holds exactly this inode.
+  std::function<bool(const FileIdentity&)> held_here{};
+  /// The time by the lock's file system, where the caller knows it from a file it just made.
+  std::optional<WallTime> file_system_now{};
+  /// Asks about a pid; replaced where answers are remembered, as in a sweep.
+  std::function<ProcessProbe(pid_t)> probe{probe_process};
+  /// Asked for the time by the lock's file system where a file's age counts and `file_system_now` does not tell;
+  /// replaced likewise.
+  std::function<std::optional<WallTime>(const Directory&)> clock{file_system_clock};
+};
+
+/// The verdict on a pinned lock, with the lock path filled in.
+[[nodiscard]] Inspection judge(const PinnedLock& pinned, const Place& place, const InspectionContext& context);
+/// The same for who needs the record no more.
+[[nodiscard]] Inspection judge(PinnedLock&& pinned, const Place& place, const InspectionContext& context);
+
+/// The inspection of a lock path at which there is nothing.
+[[nodiscard]] Inspection free_lock(const Place& place);
+
+}  // namespace sessionlock

@@ -1,0 +1,449 @@
+#include "protocol/lock_directory.hpp"
+
+#include <array>
+#include <cerrno>
+#include <climits>
+#include <map>
+#include <mutex>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <boost/filesystem/operations.hpp>
+#include <boost/uuid/name_generator_sha1.hpp>
+#include <boost/uuid/uuid_io.hpp>
+
+#include "process/process_probe.hpp"
+#include "system/per_process.hpp"
+#include "verdict/failure.hpp"
+
+namespace sessionlock {
+namespace {
+
+constexpr int k_links_max = 40;  // as path_resolution(7)
+constexpr std::size_t k_remembered_paths_max = 256;
+constexpr std::string_view k_lock_suffix = ".lock";
+
+/// What asking about a directory gave.
+struct KnownDirectory {
+  FileIdentity identity;
+  std::uint64_t mount{0};
+  std::shared_ptr<FileSystemTraits> traits;
+  std::string canonical;
+};
+
+/// What is remembered of directories: the open ones, and the canonical paths of some that were open.
+struct Directories {
+  struct Remembered {
+    std::shared_ptr<const KnownDirectory> known;
+    std::weak_ptr<const Directory> open;
+    /// The last name in it that was looked at and was no link.
+    std::string plain_name;
+  };
+  std::mutex mutex;
+  std::map<std::string, Remembered> by_path;
+};
+PerProcess<Directories> g_directories;
+
+std::string join(const std::string& directory, std::string_view name) {
+  std::string path;
+  path.reserve(directory.size() + 1 + name.size());
+  path += directory;
+  if (!path.ends_with('/')) {
+    path += '/';
+  }
+  return path += name;
+}
+
+/// The kernel's own name for an open directory; without `/proc`, what Boost makes of the path.
+std::string canonical_path(int fd, const std::string& path) {
+  std::array<char, PATH_MAX> buffer{};
+  const auto length = sys::readlinkat(AT_FDCWD, descriptor_link(fd).data(), buffer.data(), buffer.size());
+  if (length.ok() && length.value > 0 && static_cast<std::size_t>(length.value) < buffer.size() && buffer[0] == '/') {
+    return {buffer.data(), static_cast<std::size_t>(length.value)};
+  }
+  boost::system::error_code error;
+  const auto canonical = boost::filesystem::canonical(boost::filesystem::path(path), error);
+  return error ? std::filesystem::absolute(path).lexically_normal().native() : canonical.native();
+}
+
+/// Whether this path, all links followed, leads to this directory now.
+bool leads_to(const std::string& path, const FileIdentity& directory, int flags = 0) {
+  struct stat status {};
+  return sys::fstatat(AT_FDCWD, path.c_str(), status, flags).ok() && identity_of(status) == directory;
+}
+
+/// Whether the canonical path of a directory that this path leads to is still right. What is its own canonical path
+/// leads there by definition; anything else may have been renamed since, together with the link that led to it, and
+/// what lies at its old path may be another directory.
+bool is_canonical_now(const FileIdentity& directory, const std::string& canonical, const std::string& path) {
+  return canonical == path || leads_to(canonical, directory, AT_SYMLINK_NOFOLLOW);
+}
+
+/// Whether a directory is open still, and this path still leads to it. Its descriptor is asked too: a program that
+/// becomes a daemon closes and reuses numbers it never opened, and a lock must not be published there.
+bool is_usable(const Directory& open, const std::string& path) {
+  struct stat status {};
+  if (!sys::fstat(open.fd.get(), status).ok() || identity_of(status) != open.identity) {
+    open.number_is_doubtful = true;
+    return false;
+  }
+  return leads_to(path, open.identity) && is_canonical_now(open.identity, open.path, path);
+}
+
+/// What is remembered of the directory that this path led to.
+struct Recalled {
+  std::shared_ptr<const KnownDirectory> known{};
+  DirectoryPtr open{};
+  /// The name that was asked for was no link the last time.
+  bool was_plain{false};
+};
+Recalled recall(Directories& directories, const std::string& path, std::string_view name) {
+  const std::lock_guard lock(directories.mutex);
+  const auto found = directories.by_path.find(path);
+  if (found == directories.by_path.end()) {
+    return {};
+  }
+  const Directories::Remembered& remembered = found->second;
+  return {remembered.known, remembered.open.lock(), !name.empty() && remembered.plain_name == name};
+}
+
+struct ExaminedDirectory {
+  sys::Fd fd;
+  std::shared_ptr<const KnownDirectory> known;
+};
+
+/// What a freshly opened directory is. What is remembered, if anything, saves asking what a mount has been asked
+/// before; where it is another directory than that one, its canonical path is not known yet.
+Result<ExaminedDirectory> examine(sys::Opened opened, const std::string& path,
+                                  std::shared_ptr<const KnownDirectory> remembered) {
+  if (!opened.ok()) {
+    return failure(opened.code(), "open directory", path);
+  }
+  sys::DirectoryIdentity found;
+  if (const auto result = sys::identify_directory(opened.fd.get(), found); !result.ok()) {
+    return failure(result.code(), "statx", path);
+  }
+  const FileIdentity identity{found.device, found.inode};
+  if (!remembered || remembered->identity != identity || remembered->mount != found.mount || found.mount == 0) {
+    sys::FileSystem file_system;
+    if (const auto result = sys::fstatfs(opened.fd.get(), file_system); !result.ok()) {
+      return failure(result.code(), "fstatfs", path);
+    }
+    remembered = std::make_shared<const KnownDirectory>(
+        KnownDirectory{identity, found.mount, traits_of(identity.device, found.mount, file_system), {}});
+  }
+  return ExaminedDirectory{std::move(opened.fd), std::move(remembered)};
+}
+
+/// Gives a freshly opened directory its canonical path, and shares it.
+DirectoryPtr share(Directories& directories, const std::string& path, ExaminedDirectory&& fresh) {
+  auto known = std::move(fresh.known);
+  if (known->canonical.empty() || !is_canonical_now(known->identity, known->canonical, path)) {
+    known = std::make_shared<const KnownDirectory>(
+        KnownDirectory{known->identity, known->mount, known->traits, canonical_path(fresh.fd.get(), path)});
+  }
+  auto directory =
+      std::make_shared<const Directory>(std::move(fresh.fd), known->identity, known->canonical, known->traits);
+  const std::lock_guard lock(directories.mutex);
+  if (directories.by_path.size() >= k_remembered_paths_max) {
+    directories.by_path.clear();
+  }
+  auto& remembered = directories.by_path[path];
+  if (!remembered.known || remembered.known->identity != known->identity) {
+    remembered.plain_name.clear();
+  }
+  remembered.known = std::move(known);
+  remembered.open = directory;
+  return directory;
+}
+
+/// Remembers of a name in a folder, as given, whether it is no link.
+void remember_plain(const std::string& folder, const std::string& name, bool is_plain) {
+  Directories& directories = g_directories.get();
+  const std::lock_guard lock(directories.mutex);
+  const auto found = directories.by_path.find(folder);
+  if (found == directories.by_path.end()) {
+    return;
+  }
+  if (is_plain) {
+    found->second.plain_name = name;
+  } else if (found->second.plain_name == name) {
+    found->second.plain_name.clear();
+  }
+}
+
+struct OpenedFolder {
+  DirectoryPtr directory;
+  /// The name that was asked for was no link the last time.
+  bool was_plain{false};
+};
+/// Opens a folder, or shares the one that is open already.
+Result<OpenedFolder> open_folder(const std::string& path, std::string_view name) {
+  Directories& directories = g_directories.get();
+  auto recalled = recall(directories, path, name);
+  if (recalled.open && is_usable(*recalled.open, path)) {
+    return OpenedFolder{std::move(recalled.open), recalled.was_plain};
+  }
+  const auto known = recalled.known;
+  auto fresh = examine(sys::open(AT_FDCWD, path.c_str(), O_PATH | O_DIRECTORY), path, std::move(recalled.known));
+  if (!fresh) {
+    return tl::unexpected(std::move(fresh).error());
+  }
+  const bool is_the_same = known && known->identity == fresh->known->identity;
+  return OpenedFolder{share(directories, path, std::move(*fresh)), is_the_same && recalled.was_plain};
+}
+
+struct FollowedSession {
+  DirectoryPtr directory;
+  std::string name;
+  std::string given_folder;
+  bool is_guess{false};
+};
+
+Error aliased(const std::string& path, nlink_t links) {
+  return {Errc::aliased_session, "locate session", path, std::nullopt,
+          fmt::format("it has {} hard links, and each name would have a lock of its own; allow_hard_links "
+                      "(--allow-hard-links) accepts that",
+                      links)};
+}
+
+/// One step along a symbolic link: the path it leads to, or none if the name is no link. Errors: what lies there is no
+/// session.
+Result<std::optional<std::string>> follow(const Directory& directory, const std::string& name,
+                                          const LocateOptions& options) {
+  const auto path = [&] { return join(directory.path, name); };
+  struct stat status {};
+  const auto found = sys::fstatat(directory.fd.get(), name.c_str(), status, AT_SYMLINK_NOFOLLOW);
+  if (!found.ok()) {
+    if (found.error == ENOENT) {
+      return std::nullopt;
+    }
+    return failure(found.code(), "fstatat", path());
+  }
+  if (S_ISDIR(status.st_mode)) {
+    return failure(std::make_error_code(std::errc::is_a_directory), "locate session", path());
+  }
+  if (S_ISREG(status.st_mode) && status.st_nlink > 1 && !options.allow_hard_links) {
+    return tl::unexpected(aliased(path(), status.st_nlink));
+  }
+  if (!S_ISLNK(status.st_mode)) {
+    return std::nullopt;
+  }
+  std::array<char, PATH_MAX> buffer{};
+  const auto length = sys::readlinkat(directory.fd.get(), name.c_str(), buffer.data(), buffer.size());
+  if (length.error == EINVAL || length.error == ENOENT) {
+    return path();  // no link any more: whoever follows it looks again, as often as it follows links
+  }
+  if (!length.ok()) {
+    return failure(length.code(), "readlinkat", path());
+  }
+  const std::string_view target(buffer.data(), static_cast<std::size_t>(length.value));
+  return target.starts_with('/') ? std::string(target) : join(directory.path, target);
+}
+
+Result<void> make_directories(const std::string& path) {
+  boost::system::error_code error;
+  boost::filesystem::create_directories(boost::filesystem::path(path), error);
+  if (error) {
+    return failure({error.value(), std::system_category()}, "create directories", path);
+  }
+  return {};
+}
+
+/// A path's folder and name; `.` and `/` are folders too.
+struct SplitPath {
+  std::string folder;
+  std::string name;
+};
+SplitPath split(const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  if (slash == std::string::npos) {
+    return {".", path};
+  }
+  return {path.substr(0, std::max<std::size_t>(slash, 1)), path.substr(slash + 1)};
+}
+
+Result<FollowedSession> enter(const std::string& path, const LocateOptions& options) {
+  auto [folder, name] = split(path);
+  if (name.empty() || name == "." || name == ".." || path.find('\0') != std::string::npos) {
+    return failure(Errc::invalid_argument, "locate session", path, "the path does not name a file");
+  }
+  auto opened = open_folder(folder, name);
+  if (!opened && options.create_directories && opened.error().code == std::errc::no_such_file_or_directory) {
+    if (auto made = make_directories(folder); !made) {
+      return tl::unexpected(std::move(made).error());
+    }
+    opened = open_folder(folder, name);
+  }
+  if (!opened) {
+    return tl::unexpected(std::move(opened).error());
+  }
+  return FollowedSession{std::move(opened->directory), std::move(name), std::move(folder), opened->was_plain};
+}
+
+Result<FollowedSession> follow_to_end(std::string path, const LocateOptions& options) {
+  for (int links = 0; links <= k_links_max; ++links) {
+    auto at = enter(path, options);
+    if (!at) {
+      return at;
+    }
+    at->is_guess = at->is_guess && options.may_guess && links == 0;
+    if (at->is_guess) {
+      return at;
+    }
+    auto next = follow(*at->directory, at->name, options);
+    if (links == 0) {
+      remember_plain(at->given_folder, at->name, next && !next->has_value());
+    }
+    if (!next) {
+      return tl::unexpected(std::move(next).error());
+    }
+    if (!next->has_value()) {
+      if (links > 0) {
+        at->given_folder.clear();
+      }
+      return at;
+    }
+    path = std::move(**next);
+  }
+  return failure(std::make_error_code(std::errc::too_many_symbolic_link_levels), "locate session", path);
+}
+
+}  // namespace
+
+FileIdentity identity_of(const struct stat& status) noexcept {
+  return {static_cast<std::uint64_t>(status.st_dev), static_cast<std::uint64_t>(status.st_ino)};
+}
+
+Directory::~Directory() {
+  struct stat status {};
+  if (number_is_doubtful.load() && !(sys::fstat(fd.get(), status).ok() && identity_of(status) == identity)) {
+    fd.abandon();
+  }
+}
+
+bool Directory::is_removed() const {
+  struct stat status {};
+  return sys::fstat(fd.get(), status).ok() && status.st_nlink == 0;
+}
+
+std::filesystem::path Directory::path_of(const std::string& name) const {
+  return join(path, name);
+}
+
+Result<void> for_each_name(const Directory& directory, const std::function<void(std::string_view)>& tell) {
+  const auto opened = sys::open(directory.fd.get(), ".", O_RDONLY | O_DIRECTORY);
+  if (!opened.ok()) {
+    return failure(opened.code(), "openat", directory.path);
+  }
+  const auto read = sys::read_names(opened.fd.get(), tell);
+  return read.ok() ? Result<void>{} : failure(read.code(), "getdents64", directory.path);
+}
+
+Result<DirectoryPtr> open_directory(const std::string& path) {
+  return open_folder(path, {}).map([](OpenedFolder&& opened) { return std::move(opened.directory); });
+}
+
+Result<DirectoryPtr> open_subdirectory(const Directory& parent, const std::string& name) {
+  const std::string path = join(parent.path, name);
+  auto fresh = examine(sys::open(parent.fd.get(), name.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW), path, nullptr);
+  if (!fresh) {
+    return tl::unexpected(std::move(fresh).error());
+  }
+  return std::make_shared<const Directory>(std::move(fresh->fd), fresh->known->identity, path, fresh->known->traits);
+}
+
+Result<SessionLocation> locate(const std::filesystem::path& session, const LocateOptions& options) {
+  auto followed = follow_to_end(session.native(), options);
+  if (!followed) {
+    return tl::unexpected(std::move(followed).error());
+  }
+  SessionLocation location{{std::move(followed->directory), std::move(followed->name)},
+                           {},
+                           std::move(followed->given_folder),
+                           followed->is_guess};
+  if (options.naming == LockNaming::itself) {
+    location.lock = location.session;
+    return location;
+  }
+  if (options.lock_directory.empty()) {
+    location.lock = {location.session.directory, lock_name_beside(location.session.name)};
+    return location;
+  }
+  if (options.create_directories) {
+    if (auto made = make_directories(options.lock_directory.native()); !made) {
+      return tl::unexpected(std::move(made).error());
+    }
+  }
+  auto directory = open_directory(options.lock_directory.native());
+  if (!directory) {
+    return tl::unexpected(std::move(directory).error());
+  }
+  // The name is made of the path, so here the words count: ask the kernel for them now.
+  const auto& at = location.session;
+  location.lock = {std::move(*directory),
+                   lock_name_in_directory(join(canonical_path(at.directory->fd.get(), at.directory->path), at.name))};
+  return location;
+}
+
+namespace {
+
+/// Whether the name in the given folder is no link now.
+Result<bool> is_plain_now(const SessionLocation& location, const LocateOptions& options) {
+  auto next = follow(*location.session.directory, location.session.name, options);
+  const bool is_plain = next && !next->has_value();
+  if (!is_plain) {  // who guessed so must not do it again
+    remember_plain(location.given_folder, location.session.name, false);
+  }
+  return next ? Result<bool>(is_plain) : tl::unexpected(std::move(next).error());
+}
+
+}  // namespace
+
+Result<bool> confirm(SessionLocation& location, const LocateOptions& options) {
+  return std::exchange(location.is_guess, false) ? is_plain_now(location, options) : Result<bool>(true);
+}
+
+Result<bool> is_current(const SessionLocation& location, const std::filesystem::path& session,
+                        const LocateOptions& options) {
+  if (!location.given_folder.empty() && options.lock_directory.empty() &&
+      leads_to(location.given_folder, location.session.directory->identity)) {
+    // The usual case in two calls: the same folder, and the name in it is no link now either.
+    auto is_plain = is_plain_now(location, options);
+    if (!is_plain || *is_plain) {
+      return is_plain;
+    }
+  }
+  auto again = locate(session, options);
+  if (!again) {
+    if (again.error().code == std::errc::no_such_file_or_directory) {
+      return false;
+    }
+    return tl::unexpected(std::move(again).error());
+  }
+  return again->session.directory->identity == location.session.directory->identity &&
+         again->session.name == location.session.name &&
+         again->lock.directory->identity == location.lock.directory->identity && again->lock.name == location.lock.name;
+}
+
+std::string lock_name_beside(const std::string& session_name) {
+  std::string name;
+  name.reserve(session_name.size() + k_lock_suffix.size());
+  return name.append(session_name).append(k_lock_suffix);
+}
+
+std::string lock_name_in_directory(const std::filesystem::path& canonical_session) {
+  const boost::uuids::name_generator_sha1 generate(boost::uuids::ns::url());
+  return boost::uuids::to_string(generate(canonical_session.native())) + "-" +
+         lock_name_beside(canonical_session.filename().native());
+}
+
+std::string session_name_of_lock(const std::string& lock_name) {
+  const std::string_view name(lock_name);
+  if (name.size() <= k_lock_suffix.size() || !name.ends_with(k_lock_suffix)) {
+    return {};
+  }
+  return std::string(name.substr(0, name.size() - k_lock_suffix.size()));
+}
+
+}  // namespace sessionlock

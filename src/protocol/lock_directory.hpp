@@ -1,0 +1,117 @@
+#pragma once
+
+/// \file
+/// Directories held open, and the one place that turns a session path into the names that count.
+
+#include <atomic>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include <sessionlock/error.hpp>
+
+#include "protocol/file_system_traits.hpp"
+#include "system/system.hpp"
+#include "verdict/classify.hpp"
+
+namespace sessionlock {
+
+/// Which inode a status is of.
+[[nodiscard]] FileIdentity identity_of(const struct stat& status) noexcept;
+
+/// A directory, open as `O_PATH`, so that everything below is relative to it and a rename of it loses nothing. Shared
+/// by all holds there and closed with the last: an idle one would keep its file system from being unmounted.
+struct Directory {
+  Directory(sys::Fd opened, const FileIdentity& found, std::string canonical, std::shared_ptr<FileSystemTraits> known)
+      : fd(std::move(opened)), identity(found), path(std::move(canonical)), traits(std::move(known)) {}
+  Directory(const Directory&) = delete;
+  Directory& operator=(const Directory&) = delete;
+  ~Directory();
+
+  sys::Fd fd;
+  FileIdentity identity;
+  /// Canonical path when it was opened. Text, because taking a path to pieces costs more than the system calls here.
+  std::string path;
+  std::shared_ptr<FileSystemTraits> traits;
+  /// The program closed numbers it never opened, as some do that become daemons: this one may be somebody else's.
+  mutable std::atomic<bool> number_is_doubtful{false};
+
+  /// The path of something in it.
+  [[nodiscard]] std::filesystem::path path_of(const std::string& name) const;
+  /// It was removed: nothing can be created in it any more.
+  [[nodiscard]] bool is_removed() const;
+};
+using DirectoryPtr = std::shared_ptr<const Directory>;
+
+/// Opens a directory, or shares the one that is open already.
+/// Errors: those of `openat`, `fstat`, `fstatfs`; the path is in the error.
+[[nodiscard]] Result<DirectoryPtr> open_directory(const std::string& path);
+
+/// Opens a directory inside an open one, for this caller alone. A symbolic link is none, so a walk never leaves the
+/// tree. Errors: as `open_directory`.
+[[nodiscard]] Result<DirectoryPtr> open_subdirectory(const Directory& parent, const std::string& name);
+
+/// Tells every name in a directory. Lifetime of a name: the call it is told in. Errors: those of `openat`,
+/// `getdents64`.
+[[nodiscard]] Result<void> for_each_name(const Directory& directory, const std::function<void(std::string_view)>& tell);
+
+/// A name in a directory.
+struct Place {
+  DirectoryPtr directory;
+  std::string name;
+
+  [[nodiscard]] std::filesystem::path path() const { return directory->path_of(name); }
+};
+
+/// Where a session and its lock are, after all symbolic links.
+struct SessionLocation {
+  Place session;
+  Place lock;
+  /// The folder of the path as it was given, where no link was followed.
+  std::string given_folder{};
+  /// The session's name was not looked at this time, because it was no link the last time (`confirm`).
+  bool is_guess{false};
+};
+
+/// What the path given to `locate` names.
+enum class LockNaming {
+  beside_session,  ///< The session.
+  itself           ///< The lock file: there is no session.
+};
+
+struct LocateOptions {
+  /// Where locks lie; empty: beside their sessions.
+  std::filesystem::path lock_directory{};
+  bool create_directories{false};
+  bool allow_hard_links{false};
+  LockNaming naming{LockNaming::beside_session};
+  /// The caller asks `is_current` once it holds the lock, and `confirm` before it draws any other conclusion.
+  bool may_guess{false};
+};
+
+/// Finds the canonical session: links are followed one by one to the end, so that a link, dangling or not, and its
+/// target have one lock; directories above it are resolved by the kernel. Errors: `Errc::invalid_argument` for a path
+/// that cannot name a file, `Errc::aliased_session` for a file with several hard links, ELOOP, and those of the calls
+/// it makes.
+[[nodiscard]] Result<SessionLocation> locate(const std::filesystem::path& session, const LocateOptions& options);
+
+/// Looks at the name that a guess left out. False: it is a link now, `locate` it without guessing. Errors: as `locate`.
+[[nodiscard]] Result<bool> confirm(SessionLocation& location, const LocateOptions& options);
+
+/// Whether `locate` would still give this location: asked again once the lock is held.
+[[nodiscard]] Result<bool> is_current(const SessionLocation& location, const std::filesystem::path& session,
+                                      const LocateOptions& options);
+
+/// The name of a session's lock: the only place that knows how it is built.
+[[nodiscard]] std::string lock_name_beside(const std::string& session_name);
+/// The name in a directory of locks: `<UUID v5 of the canonical session path>-<name>.lock`, in the URL name space of
+/// RFC 4122.
+[[nodiscard]] std::string lock_name_in_directory(const std::filesystem::path& canonical_session);
+/// The session's name for the name of a lock beside it; empty if it is none.
+[[nodiscard]] std::string session_name_of_lock(const std::string& lock_name);
+
+}  // namespace sessionlock

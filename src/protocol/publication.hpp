@@ -1,0 +1,80 @@
+#pragma once
+
+/// \file
+/// The first half of the protocol on disk (docs/protocol.md): how a file comes by its name. It waits
+/// for nobody and knows no threads.
+///
+/// INVARIANT 2: a lock path only ever comes into being complete, by an exclusive link or rename.
+
+#include <cstddef>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include <sessionlock/error.hpp>
+
+#include "protocol/lock_file.hpp"
+#include "record/lock_record_view.hpp"
+
+namespace sessionlock {
+
+/// A file as it is to be published.
+struct Publication {
+  mode_t mode{};
+  /// 32 hexadecimal digits that nobody else uses, for the temporary name where one is needed. Lifetime: the caller's.
+  std::string_view id{};
+  /// Take the witness before the content is written, where the file system can carry one.
+  bool with_witness{false};
+  /// Makes the whole content; is told on which file the witness was taken, or null.
+  std::function<std::string(const FileIdentity* witness)> content{};
+};
+/// A file that this process made. The descriptor carries the witness; closing it gives that up.
+struct PublishedFile {
+  sys::Fd fd;
+  FileIdentity file;
+  bool has_witness{false};
+};
+/// What became of an attempt to publish.
+enum class PublishOutcome {
+  published,
+  contended,      ///< The name is taken.
+  directory_gone  ///< The directory was removed meanwhile: locate it again.
+};
+struct PublishAttempt {
+  PublishOutcome outcome{};
+  /// Where published.
+  std::optional<PublishedFile> file{};
+  /// The file system's own clock, from the file just made; none where a spare was published.
+  std::optional<WallTime> file_system_now{};
+};
+/// A nameless file with its witness, left by an attempt that found the name taken. The next attempt at the same place
+/// only has to write its content anew, which is most of what a waiter that was woken has to do.
+struct SpareFile {
+  sys::Fd fd;
+  FileIdentity file;
+  bool has_witness{false};
+  std::size_t size{0};
+};
+/// Makes a complete file and gives it its name, or finds that the name is taken. Whatever fails leaves nothing behind.
+/// A spare, if one is given, is used up, and left again where the name was taken. Errors:
+/// `Errc::unsupported_file_system`; otherwise the failing call's own.
+[[nodiscard]] Result<PublishAttempt> publish_file(const Place& place, const Publication& publication,
+                                                  SpareFile* spare = nullptr);
+
+/// Publishes a lock file. The witness is taken, and written down in the record, where the file system can carry one.
+/// Errors: as `publish_file`.
+[[nodiscard]] Result<PublishAttempt> publish(const Place& place, const LockRecordView& record, mode_t mode,
+                                             SpareFile* spare = nullptr);
+
+/// The name that an unfinished file has where it must have one: `.<name>.<id>.tmp`.
+[[nodiscard]] std::string temporary_name(std::string_view name, std::string_view id);
+/// The lock name in that of an unfinished lock, which is `.<lock name>.<32 hex digits>.tmp`; empty for any other name.
+/// Lifetime: that of the argument.
+[[nodiscard]] std::string_view lock_name_of_temporary(std::string_view name);
+/// Whether a name is that of an unfinished lock.
+[[nodiscard]] inline bool is_temporary_name(std::string_view name) {
+  return !lock_name_of_temporary(name).empty();
+}
+
+}  // namespace sessionlock

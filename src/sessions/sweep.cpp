@@ -1,0 +1,454 @@
+#include <sessionlock/sweep.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <exception>
+#include <functional>
+#include <iterator>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+
+#include <fcntl.h>
+#include <boost/filesystem/directory.hpp>
+#include <boost/filesystem/operations.hpp>
+
+#include "hold/lock_queue.hpp"
+#include "protocol/inspector.hpp"
+#include "protocol/lock_directory.hpp"
+#include "protocol/lock_file.hpp"
+#include "protocol/publication.hpp"
+#include "verdict/failure.hpp"
+
+namespace sessionlock {
+namespace {
+
+/// A lock that others keep replacing between look and act is reported as it was last seen.
+constexpr int k_looks_max = 4;
+constexpr std::size_t k_progress_interval = 64;
+/// How many names a thread takes at a time.
+constexpr std::size_t k_piece = 64;
+/// Fewer are done before another thread has begun.
+constexpr std::size_t k_locks_per_thread_min = 1024;
+constexpr std::size_t k_threads_max = 8;
+constexpr std::chrono::minutes k_temporary_age{10};
+/// How long a file system's clock is remembered. What it says of ages is wrong by no more.
+constexpr std::chrono::seconds k_clock_age_max{1};
+
+/// Nothing to report: what was there is gone, or is no directory any more.
+bool is_gone(const Error& error) {
+  return error.code == std::errc::no_such_file_or_directory || error.code == std::errc::not_a_directory ||
+         error.code == std::errc::too_many_symbolic_link_levels;
+}
+
+/// Orders paths as their elements: a directory's content comes before what only has its name as a prefix.
+bool comes_before(const std::filesystem::path& a, const std::filesystem::path& b) {
+  const std::string& left = a.native();
+  const std::string& right = b.native();
+  const auto [l, r] = std::mismatch(left.begin(), left.end(), right.begin(), right.end());
+  if (l == left.end() || r == right.end()) {
+    return l == left.end() && r != right.end();
+  }
+  const auto rank = [](char c) { return c == '/' ? 0 : 1 + static_cast<unsigned char>(c); };
+  return rank(*l) < rank(*r);
+}
+
+std::size_t threads_for(std::size_t locks, unsigned wanted) {
+  if (wanted == 0) {
+    wanted = std::max(std::thread::hardware_concurrency(), 1U);
+  }
+  return std::clamp<std::size_t>(locks / k_locks_per_thread_min, 1, std::min<std::size_t>(wanted, k_threads_max));
+}
+
+/// Threads that do the same thing, and are waited for in any case. Where the machine gives no more of them, fewer.
+class Helpers {
+ public:
+  Helpers(std::size_t count, std::function<void()> work) : work_(std::move(work)) {
+    const sys::SignalsBlocked blocked;
+    threads_.reserve(count);
+    try {
+      while (threads_.size() < count) {
+        threads_.emplace_back([this] {
+          try {
+            work_();
+          } catch (...) {
+            const std::lock_guard lock(mutex_);
+            failure_ = std::current_exception();
+          }
+        });
+      }
+    } catch (const std::system_error&) {  // EAGAIN (pthread_create(3)): the caller does it all, then
+    }
+  }
+  /// Waits for them. Throws what one of them threw.
+  void finish() {
+    threads_.clear();
+    if (failure_) {
+      std::rethrow_exception(failure_);
+    }
+  }
+
+ private:
+  const std::function<void()> work_;
+  std::mutex mutex_;
+  std::exception_ptr failure_;
+  std::vector<std::jthread> threads_;  // goes first
+};
+
+/// The names in a directory that matter to a sweep.
+struct Names {
+  std::vector<std::string> locks;
+  std::vector<std::string> temporary;
+};
+
+/// What was found, in the order of the names.
+struct Findings {
+  std::vector<Inspection> locks;
+  std::vector<Error> errors;
+};
+
+/// Looks at locks one by one, and takes away what may go. For one thread.
+class Examiner {
+ public:
+  explicit Examiner(const SweepOptions& options);
+
+  void inspect(const Place& place, Findings& findings);
+  void remove_temporary(const Place& place, Findings& findings);
+
+ private:
+  [[nodiscard]] Result<Removal> remove(const Place& place, PinnedLock& pinned, Inspection& inspection) const;
+  /// The time by the directory's file system, not older than `k_clock_age_max`.
+  [[nodiscard]] WallTime clock_of(const Directory& directory);
+
+  const SweepOptions& options_;
+  InspectionContext first_look_{};
+  InspectionContext last_look_{};
+  // Evidence that is remembered for the first look. It may have changed since, so a removal asks everything again:
+  // 1. A dead owner's pid is asked for: gone. 2. Another program is given that pid and makes a lock without a witness.
+  // 3. The sweep comes to that lock, remembers "gone", and would take a living owner's lock away.
+  std::unordered_map<pid_t, ProcessProbe> probes_;
+  struct {
+    FileIdentity directory;
+    WallTime time;
+    std::chrono::steady_clock::time_point asked;
+  } clock_{};
+};
+
+/// One sweep under way.
+class Sweep {
+ public:
+  explicit Sweep(const SweepOptions& options) : options_(options), examiner_(options) {}
+
+  /// Errors: the directory cannot be read. Everything else goes into the report.
+  Result<void> take_in(const DirectoryPtr& directory);
+  /// All directories below, without following symbolic links.
+  void take_in_below(const DirectoryPtr& root);
+  SweepReport finish();
+
+ private:
+  [[nodiscard]] Result<Names> list(const Directory& directory) const;
+  [[nodiscard]] std::vector<std::string> list_subdirectories(const Directory& directory);
+  void inspect_in_turn(const DirectoryPtr& directory, std::vector<std::string>& names);
+  void inspect_at_once(const DirectoryPtr& directory, const std::vector<std::string>& names, std::size_t threads);
+  void add(Findings&& findings);
+  void progress(std::size_t done);
+
+  const SweepOptions& options_;
+  Examiner examiner_;
+  Findings findings_{};
+  int directories_{0};
+  std::size_t done_{0};
+  std::size_t total_{0};
+};
+
+Examiner::Examiner(const SweepOptions& options) : options_(options) {
+  last_look_.policy = options.stale;
+  last_look_.held_here = is_held_here;
+  first_look_ = last_look_;
+  first_look_.clock = [this](const Directory& directory) { return clock_of(directory); };
+  first_look_.probe = [this](pid_t pid) {
+    const auto [remembered, is_new] = probes_.try_emplace(pid);
+    if (is_new) {
+      remembered->second = probe_process(pid);
+    }
+    return remembered->second;
+  };
+}
+
+Result<Names> Sweep::list(const Directory& directory) const {
+  Names names;
+  auto read = for_each_name(directory, [&](std::string_view name) {
+    if (name.ends_with(options_.suffix)) {
+      names.locks.emplace_back(name);
+    } else if (options_.remove && lock_name_of_temporary(name).ends_with(options_.suffix)) {
+      names.temporary.emplace_back(name);
+    }
+  });
+  if (!read) {
+    return tl::unexpected(std::move(read).error());
+  }
+  std::sort(names.locks.begin(), names.locks.end());
+  return names;
+}
+
+Result<void> Sweep::take_in(const DirectoryPtr& directory) {
+  auto names = list(*directory);
+  if (!names) {
+    return tl::unexpected(std::move(names).error());
+  }
+  ++directories_;
+  Place place{directory, {}};
+  for (auto& name : names->temporary) {
+    place.name = std::move(name);
+    examiner_.remove_temporary(place, findings_);
+  }
+  total_ += names->locks.size();
+  if (findings_.locks.empty()) {
+    findings_.locks.reserve(names->locks.size());  // of the first directory only: each time would copy all each time
+  }
+  const std::size_t threads = threads_for(names->locks.size(), options_.threads);
+  if (threads > 1) {
+    inspect_at_once(directory, names->locks, threads);
+  } else {
+    inspect_in_turn(directory, names->locks);
+  }
+  return {};
+}
+
+void Sweep::inspect_in_turn(const DirectoryPtr& directory, std::vector<std::string>& names) {
+  Place place{directory, {}};
+  for (auto& name : names) {
+    place.name = std::move(name);
+    examiner_.inspect(place, findings_);
+    progress(1);
+  }
+}
+
+/// Each thread takes the next few names until none is left. What they find is put together in the order of the names.
+void Sweep::inspect_at_once(const DirectoryPtr& directory, const std::vector<std::string>& names, std::size_t threads) {
+  std::vector<Findings> pieces((names.size() + k_piece - 1) / k_piece);
+  std::atomic<std::size_t> next{0};
+  std::atomic<std::size_t> done{0};
+  // False: none was left.
+  const auto take_piece = [&](Examiner& examiner) {
+    const std::size_t piece = next.fetch_add(1);
+    if (piece >= pieces.size()) {
+      return false;
+    }
+    const std::size_t end = std::min((piece + 1) * k_piece, names.size());
+    pieces[piece].locks.reserve(end - piece * k_piece);
+    for (std::size_t i = piece * k_piece; i < end; ++i) {
+      examiner.inspect({directory, names[i]}, pieces[piece]);
+    }
+    done.fetch_add(end - piece * k_piece);
+    return true;
+  };
+  Helpers helpers(threads - 1, [&] {
+    Examiner examiner(options_);
+    while (take_piece(examiner)) {
+    }
+  });
+  std::size_t told = 0;
+  const auto tell = [&] {
+    const std::size_t now = done.load();  // once: the others go on
+    progress(now - std::exchange(told, now));
+  };
+  try {
+    while (take_piece(examiner_)) {
+      tell();
+    }
+  } catch (...) {
+    next.store(pieces.size());
+    throw;
+  }
+  helpers.finish();
+  tell();
+  for (Findings& piece : pieces) {
+    add(std::exchange(piece, {}));
+  }
+}
+
+void Sweep::add(Findings&& findings) {
+  std::move(findings.locks.begin(), findings.locks.end(), std::back_inserter(findings_.locks));
+  std::move(findings.errors.begin(), findings.errors.end(), std::back_inserter(findings_.errors));
+}
+
+void Sweep::take_in_below(const DirectoryPtr& root) {
+  struct Level {
+    DirectoryPtr directory;
+    std::vector<std::string> names;
+  };
+  std::vector<Level> levels;
+  levels.push_back({root, list_subdirectories(*root)});
+  while (!levels.empty()) {
+    Level& level = levels.back();
+    if (level.names.empty()) {
+      levels.pop_back();
+      continue;
+    }
+    auto entered = open_subdirectory(*level.directory, level.names.back());
+    level.names.pop_back();
+    auto done = entered ? take_in(*entered) : Result<void>(tl::unexpected(entered.error()));
+    if (done) {
+      auto names = list_subdirectories(**entered);
+      levels.push_back({std::move(*entered), std::move(names)});
+    } else if (!is_gone(done.error())) {
+      findings_.errors.push_back(std::move(done).error());
+    }
+  }
+}
+
+/// In descending order, to be taken from the back.
+std::vector<std::string> Sweep::list_subdirectories(const Directory& directory) {
+  namespace bfs = boost::filesystem;
+  std::vector<std::string> names;
+  boost::system::error_code error;
+  for (bfs::directory_iterator at(directory.path, error), end; !error && at != end; at.increment(error)) {
+    boost::system::error_code ignored;
+    if (at->symlink_status(ignored).type() == bfs::directory_file) {
+      names.push_back(at->path().filename().native());
+    }
+  }
+  if (error && error != boost::system::errc::no_such_file_or_directory) {
+    findings_.errors.push_back(
+        {{error.value(), std::system_category()}, "list directories", directory.path, std::nullopt, {}});
+  }
+  std::sort(names.rbegin(), names.rend());
+  return names;
+}
+
+void Examiner::inspect(const Place& place, Findings& findings) {
+  for (int look = 1;; ++look) {
+    auto pinned = pin(place);
+    if (!pinned) {
+      findings.errors.push_back(std::move(pinned).error());
+      return;
+    }
+    if (!pinned->has_value()) {
+      return;
+    }
+    Inspection inspection =
+        options_.remove ? judge(**pinned, place, first_look_) : judge(std::move(**pinned), place, first_look_);
+    if (options_.remove && inspection.removable) {
+      auto removal = remove(place, **pinned, inspection);
+      if (!removal) {
+        findings.errors.push_back(std::move(removal).error());
+      } else if (*removal == Removal::replaced && look < k_looks_max) {
+        continue;
+      } else {
+        inspection.removed = *removal == Removal::removed;
+      }
+    }
+    if (inspection.record.session) {
+      inspection.session_path = *inspection.record.session;
+    } else if (auto name = session_name_of_lock(place.name); !name.empty()) {
+      inspection.session_path = place.directory->path_of(name);
+    }
+    if (inspection.basis == Basis::unreadable) {
+      findings.errors.push_back({inspection.cause, "read lock", inspection.lock_path, std::nullopt, {}});
+    }
+    findings.locks.push_back(std::move(inspection));
+    return;
+  }
+}
+
+Result<Removal> Examiner::remove(const Place& place, PinnedLock& pinned, Inspection& inspection) const {
+  return remove_verified(place, pinned, [&]() -> Result<bool> {
+    inspection = judge(pinned, place, last_look_);
+    return inspection.removable;
+  });
+}
+
+/// Its name was made for one publisher and is never used again, so it may go by its name.
+void Examiner::remove_temporary(const Place& place, Findings& findings) {
+  auto pinned = pin(place);
+  if (!pinned) {
+    if (pinned.error().code != Errc::not_a_lock_file) {
+      findings.errors.push_back(std::move(pinned).error());
+    }
+    return;
+  }
+  if (!pinned->has_value()) {
+    return;
+  }
+  const PinnedLock& file = **pinned;
+  if (file.unreadable) {
+    findings.errors.push_back({file.unreadable, "read temporary file", place.path(), std::nullopt, {}});
+    return;
+  }
+  const WallTime now = clock_of(*place.directory);
+  const auto age = time_between(now, file.modified);
+  if (age <= k_temporary_age || query_witness(file).query == WitnessQuery::write_locked) {
+    return;
+  }
+  const auto unlinked = sys::unlinkat(place.directory->fd.get(), place.name.c_str());
+  if (!unlinked.ok() && unlinked.error != ENOENT) {
+    findings.errors.push_back({unlinked.code(), "unlinkat", place.path(), std::nullopt, {}});
+  }
+}
+
+WallTime Examiner::clock_of(const Directory& directory) {
+  const auto now = std::chrono::steady_clock::now();
+  if (clock_.directory != directory.identity || now - clock_.asked > k_clock_age_max) {
+    clock_ = {directory.identity, file_system_clock(directory).value_or(sys::wall_clock()), now};
+  }
+  return clock_.time;
+}
+
+/// The last word, that all is done, is `finish`'s.
+void Sweep::progress(std::size_t done) {
+  const std::size_t before = std::exchange(done_, done_ + done);
+  if (before / k_progress_interval != done_ / k_progress_interval && done_ < total_ && options_.progress) {
+    options_.progress(done_, total_);
+  }
+}
+
+SweepReport Sweep::finish() {
+  const auto by_path = [](const Inspection& a, const Inspection& b) { return comes_before(a.lock_path, b.lock_path); };
+  // One directory is in order already; inspections are large, so they move only where they must.
+  if (directories_ > 1 && !std::is_sorted(findings_.locks.begin(), findings_.locks.end(), by_path)) {
+    std::sort(findings_.locks.begin(), findings_.locks.end(), by_path);
+  }
+  SweepReport report{std::move(findings_.locks), {}, std::move(findings_.errors)};
+  std::copy_if(report.locks.begin(), report.locks.end(), std::back_inserter(report.removed),
+               [](const Inspection& inspection) { return inspection.removed; });
+  if (total_ > 0 && options_.progress) {
+    options_.progress(done_, total_);
+  }
+  return report;
+}
+
+}  // namespace
+
+Result<SweepReport> sweep(const std::filesystem::path& directory, const SweepOptions& options) {
+  retry_failed_releases();
+  if (directory.empty() || options.suffix.empty()) {
+    return failure(
+        Errc::invalid_argument, "sweep", directory,
+        directory.empty() ? "no directory is named" : "without a suffix every file would be taken for a lock");
+  }
+  auto root = open_directory(directory);
+  if (!root) {
+    return root.error().code == std::errc::no_such_file_or_directory ? Result<SweepReport>(SweepReport{})
+                                                                     : tl::unexpected(std::move(root).error());
+  }
+  Sweep sweep(options);
+  if (auto taken_in = sweep.take_in(*root); !taken_in) {
+    if (taken_in.error().code == std::errc::no_such_file_or_directory) {
+      return SweepReport{};
+    }
+    return tl::unexpected(std::move(taken_in).error());
+  }
+  if (options.recursive) {
+    sweep.take_in_below(*root);
+  }
+  return sweep.finish();
+}
+
+}  // namespace sessionlock

@@ -1,0 +1,451 @@
+#include <sessionlock/transcript.hpp>
+
+#include <algorithm>
+#include <cerrno>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+
+#include "hold/hold.hpp"
+#include "hold/lock_queue.hpp"
+#include "protocol/lock_directory.hpp"
+#include "system/system.hpp"
+#include "text/json_grammar.hpp"
+#include "verdict/failure.hpp"
+
+namespace sessionlock {
+namespace {
+
+constexpr std::string_view k_torn_suffix = ".torn";
+/// How much of a torn line is in memory at a time: it may be as long as the disk is large.
+constexpr std::size_t k_chunk_bytes = std::size_t{64} * 1024;
+/// What is kept of the buffer between appends.
+constexpr std::size_t k_kept_buffer_bytes = std::size_t{1} * 1024 * 1024;
+
+std::uint64_t size_of(const struct stat& status) {
+  return static_cast<std::uint64_t>(std::max<off_t>(status.st_size, 0));
+}
+
+/// Why a text is no record; empty if it is one.
+std::string_view fault_of(std::string_view text) {
+  if (text.empty()) {
+    return "is empty";
+  }
+  if (text.size() > k_transcript_record_bytes_max) {
+    return "is longer than 64 MiB";
+  }
+  if (text.find('\n') != std::string_view::npos) {
+    return "has a newline in it";
+  }
+  return is_json_value(text) ? "" : "is not one JSON value";
+}
+
+/// Whether a JSON value is a number.
+bool is_number(std::string_view json) {
+  const char first = json[json.find_first_not_of(" \t\n\r")];
+  return first == '-' || (first >= '0' && first <= '9');
+}
+
+/// A regular file that is appended to, and can be cut back to what it was.
+struct AppendedFile {
+  sys::Fd fd{};
+  FileIdentity identity{};
+  std::filesystem::path path{};
+
+  /// Opens or creates it. Errors: those of the calls; `Errc::invalid_argument` if it is no regular file.
+  static Result<AppendedFile> open(const Directory& directory, const std::string& name, mode_t mode,
+                                   struct stat& status);
+  /// Fills the buffer with what stands at `offset`.
+  [[nodiscard]] Result<void> read(std::uint64_t offset, char* buffer, std::size_t size) const;
+  /// Whether a file of this size ends in the middle of a line.
+  [[nodiscard]] Result<bool> ends_inside_line(std::uint64_t size) const;
+  /// Appends to the file, which has `size` bytes now. All of it or, whatever fails, nothing.
+  [[nodiscard]] Result<void> append(std::string_view bytes, std::uint64_t size) const;
+  [[nodiscard]] Result<void> truncate(std::uint64_t size) const;
+  [[nodiscard]] Result<void> sync() const;
+  /// Takes `done` bytes away again that were appended to `size` bytes. Returns what to tell of it.
+  [[nodiscard]] std::string cut_back(std::uint64_t size, std::uint64_t done) const;
+};
+
+Result<AppendedFile> AppendedFile::open(const Directory& directory, const std::string& name, mode_t mode,
+                                        struct stat& status) {
+  AppendedFile file{{}, {}, directory.path_of(name)};
+  // O_NONBLOCK: what turns out to be a FIFO or a device must not hang us. O_CREAT only where there is nothing: in a
+  // sticky directory it is refused for another user's file that may be written (proc_sys_fs(5), protected_regular).
+  constexpr int flags = O_RDWR | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
+  auto opened = sys::open(directory.fd.get(), name.c_str(), flags);
+  if (opened.error == ENOENT) {
+    opened = sys::open(directory.fd.get(), name.c_str(), flags | O_CREAT, mode);
+  }
+  if (!opened.ok()) {
+    return failure(opened.code(), "openat", file.path);
+  }
+  file.fd = std::move(opened.fd);
+  if (const auto found = sys::fstat(file.fd.get(), status); !found.ok()) {
+    return failure(found.code(), "fstat", file.path);
+  }
+  if (!S_ISREG(status.st_mode)) {
+    return failure(Errc::invalid_argument, "open", file.path, "it is no regular file");
+  }
+  file.identity = identity_of(status);
+  sys::remember_inode(file.fd.get(), status.st_dev, status.st_ino);
+  return file;
+}
+
+Result<void> AppendedFile::read(std::uint64_t offset, char* buffer, std::size_t size) const {
+  for (std::size_t done = 0; done < size;) {
+    const auto got = sys::pread(fd.get(), buffer + done, size - done, offset + done);
+    if (!got.ok()) {
+      return failure(got.code(), "pread", path);
+    }
+    if (got.value == 0) {
+      return failure(std::make_error_code(std::errc::io_error), "pread", path, "somebody cut it meanwhile");
+    }
+    done += static_cast<std::size_t>(got.value);
+  }
+  return {};
+}
+
+Result<bool> AppendedFile::ends_inside_line(std::uint64_t size) const {
+  char last = '\n';
+  if (size > 0) {
+    if (auto got = read(size - 1, &last, 1); !got) {
+      return tl::unexpected(std::move(got).error());
+    }
+  }
+  return last != '\n';
+}
+
+Result<void> AppendedFile::append(std::string_view bytes, std::uint64_t size) const {
+  auto written = sys::write(fd.get(), bytes.data(), bytes.size());
+  std::size_t done = written.ok() ? static_cast<std::size_t>(written.value) : 0;
+  // A write that ends short does not say why. Going on tells: the disk is full, or a limit is reached, whose signal
+  // must not end us while half a line stands there, or a signal or the longest possible write cut it in two.
+  while (written.ok() && written.value > 0 && done < bytes.size()) {
+    written = sys::write_without_signal(fd.get(), bytes.data() + done, bytes.size() - done);
+    done += written.ok() ? static_cast<std::size_t>(written.value) : 0;
+  }
+  if (done == bytes.size()) {
+    return {};
+  }
+  const auto code = written.ok() ? std::make_error_code(std::errc::io_error) : written.code();
+  return failure(code, "write", path, cut_back(size, done));
+}
+
+Result<void> AppendedFile::truncate(std::uint64_t size) const {
+  if (const auto cut = sys::ftruncate(fd.get(), size); !cut.ok()) {
+    return failure(cut.code(), "ftruncate", path);
+  }
+  return {};
+}
+
+Result<void> AppendedFile::sync() const {
+  if (const auto synced = sys::fsync(fd.get()); !synced.ok()) {
+    return failure(synced.code(), "fsync", path);
+  }
+  return {};
+}
+
+std::string AppendedFile::cut_back(std::uint64_t size, std::uint64_t done) const {
+  if (done == 0) {
+    return {};
+  }
+  struct stat status {};
+  const auto found = sys::fstat(fd.get(), status);
+  if (!found.ok() || size_of(status) != size + done) {
+    return fmt::format("{} bytes of it stay: others have written behind them", done);
+  }
+  if (const auto cut = sys::ftruncate(fd.get(), size); !cut.ok()) {
+    return fmt::format("{} bytes of it stay: ftruncate: {}", done, cut.code().message());
+  }
+  return {};
+}
+
+/// Puts a new file's name on stable storage. Where that cannot be asked for (EINVAL: no such thing on that file system;
+/// EACCES: a directory that may be written and not read), the fsync of the file has to do; on local file systems it
+/// takes the name of a new file along.
+Result<void> sync_directory(const Directory& directory) {
+  const auto opened = sys::open(directory.fd.get(), ".", O_RDONLY | O_DIRECTORY);
+  if (!opened.ok()) {
+    return opened.error == EACCES ? Result<void>{} : failure(opened.code(), "openat", directory.path);
+  }
+  const auto synced = sys::fsync(opened.fd.get());
+  if (!synced.ok() && synced.error != EINVAL) {
+    return failure(synced.code(), "fsync", directory.path);
+  }
+  return {};
+}
+
+}  // namespace
+
+/// An open session and what is known of its end. Everything that touches the file happens inside a guarded write.
+struct Transcript::State {
+  std::shared_ptr<LockShare> share{};
+  AppendOptions options{};
+  AppendedFile file{};
+  /// Where the file ended, with a newline, when this last left it.
+  std::optional<std::uint64_t> clean_end{};
+  /// Moved, and not yet reported.
+  std::uint64_t torn_bytes{0};
+  /// A newline, which the file may lack, and the records, each with its own.
+  std::string buffer{};
+
+  [[nodiscard]] const Place& place() const { return share->hold->location().session; }
+
+  [[nodiscard]] Result<void> assemble(std::span<const std::string_view> records);
+  [[nodiscard]] Result<std::uint64_t> size_by_name() const;
+  [[nodiscard]] Result<AppendReport> append(std::size_t records);
+
+  /// What stands behind the last newline.
+  struct Tail {
+    std::uint64_t start{0};
+    std::uint64_t end{0};
+    [[nodiscard]] std::uint64_t size() const { return end - start; }
+  };
+  /// Makes the file end where a record may begin; true if it lacks a newline for that. `size` is that of the file.
+  [[nodiscard]] Result<bool> repair_tail(std::uint64_t& size);
+  [[nodiscard]] Result<Tail> find_tail(std::uint64_t size) const;
+  [[nodiscard]] Result<bool> lacks_only_newline(const Tail& tail) const;
+  [[nodiscard]] Result<void> move_to_torn(const Tail& tail);
+  [[nodiscard]] Result<void> copy_to(const AppendedFile& torn, std::uint64_t torn_size, const Tail& tail) const;
+};
+
+Result<void> Transcript::State::assemble(std::span<const std::string_view> records) {
+  std::size_t size = 1;
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    if (const auto fault = fault_of(records[i]); !fault.empty()) {
+      return failure(Errc::invalid_record, "append", file.path, fmt::format("record {} {}", i + 1, fault));
+    }
+    size += records[i].size() + 1;
+  }
+  buffer.clear();
+  if (buffer.capacity() > k_kept_buffer_bytes && size <= k_kept_buffer_bytes) {
+    buffer.shrink_to_fit();
+  }
+  buffer.reserve(size);
+  buffer += '\n';
+  for (const auto& record : records) {
+    buffer += record;
+    buffer += '\n';
+  }
+  return {};
+}
+
+/// The file's size, if it still has its name: nobody would read what is written to one that has not.
+Result<std::uint64_t> Transcript::State::size_by_name() const {
+  struct stat status {};
+  const auto found = sys::fstatat(place().directory->fd.get(), place().name.c_str(), status, AT_SYMLINK_NOFOLLOW);
+  if (!found.ok() && found.error != ENOENT) {
+    return failure(found.code(), "fstatat", file.path);
+  }
+  if (!found.ok() || identity_of(status) != file.identity) {
+    return failure(Errc::replaced_session, "append", file.path,
+                   found.ok() ? "another file has its name now" : "nothing has its name any more");
+  }
+  return size_of(status);
+}
+
+Result<Transcript::State::Tail> Transcript::State::find_tail(std::uint64_t size) const {
+  std::string chunk(k_chunk_bytes, '\0');
+  for (std::uint64_t end = size; end > 0;) {
+    const auto length = static_cast<std::size_t>(std::min<std::uint64_t>(end, chunk.size()));
+    if (auto got = file.read(end - length, chunk.data(), length); !got) {
+      return tl::unexpected(std::move(got).error());
+    }
+    end -= length;
+    if (const auto newline = std::string_view(chunk.data(), length).rfind('\n'); newline != std::string_view::npos) {
+      return Tail{end + newline + 1, size};
+    }
+  }
+  return Tail{0, size};
+}
+
+/// `12` may be what is left of `123`; no other JSON value can be cut off and still be one.
+Result<bool> Transcript::State::lacks_only_newline(const Tail& tail) const {
+  if (tail.size() > k_transcript_record_bytes_max) {
+    return false;
+  }
+  std::string text(static_cast<std::size_t>(tail.size()), '\0');
+  if (auto got = file.read(tail.start, text.data(), text.size()); !got) {
+    return tl::unexpected(std::move(got).error());
+  }
+  return is_transcript_record(text) && !is_number(text);
+}
+
+Result<void> Transcript::State::copy_to(const AppendedFile& torn, std::uint64_t torn_size, const Tail& tail) const {
+  auto inside_line = torn.ends_inside_line(torn_size);  // a repair that was killed while it copied
+  if (!inside_line) {
+    return tl::unexpected(std::move(inside_line).error());
+  }
+  std::string chunk = *inside_line ? "\n" : "";
+  std::uint64_t written = 0;
+  for (std::uint64_t at = tail.start; at < tail.end;) {
+    const auto length = static_cast<std::size_t>(std::min<std::uint64_t>(tail.end - at, k_chunk_bytes));
+    const std::size_t before = chunk.size();
+    chunk.resize(before + length);
+    if (auto got = file.read(at, chunk.data() + before, length); !got) {
+      (void)torn.cut_back(torn_size, written);
+      return got;
+    }
+    at += length;
+    if (at == tail.end) {
+      chunk += '\n';
+    }
+    if (auto done = torn.append(chunk, torn_size + written); !done) {
+      (void)torn.cut_back(torn_size, written);
+      return done;
+    }
+    written += chunk.size();
+    chunk.clear();
+  }
+  // Only what is safe there may go here. If we die in between, it is in both, and is copied once more.
+  auto done = torn.sync();
+  if (done) {
+    done = sync_directory(*place().directory);
+  }
+  if (done) {
+    done = file.truncate(tail.start);
+  }
+  if (!done) {
+    (void)torn.cut_back(torn_size, written);
+  }
+  return done;
+}
+
+Result<void> Transcript::State::move_to_torn(const Tail& tail) {
+  struct stat status {};
+  if (const auto found = sys::fstat(file.fd.get(), status); !found.ok()) {
+    return failure(found.code(), "fstat", file.path);
+  }
+  // Who may read and write the one may read and write the other.
+  const mode_t mode = status.st_mode & (S_IRUSR | S_IWUSR | S_IRGRP | S_IWGRP | S_IROTH | S_IWOTH);
+  auto torn = AppendedFile::open(*place().directory, place().name + std::string(k_torn_suffix), mode, status);
+  if (!torn) {
+    return tl::unexpected(std::move(torn).error());
+  }
+  if (auto copied = copy_to(*torn, size_of(status), tail); !copied) {
+    return copied;
+  }
+  torn_bytes += tail.size();
+  return {};
+}
+
+Result<bool> Transcript::State::repair_tail(std::uint64_t& size) {
+  auto inside_line = file.ends_inside_line(size);
+  if (!inside_line || !*inside_line) {
+    return inside_line;
+  }
+  if (share->hold->setup().joined) {
+    return failure(Errc::torn_transcript, "append", file.path,
+                   "its last line is incomplete; another program under the same lock may be writing it");
+  }
+  auto tail = find_tail(size);
+  if (!tail) {
+    return tl::unexpected(std::move(tail).error());
+  }
+  auto complete = lacks_only_newline(*tail);
+  if (!complete || *complete) {
+    return complete;
+  }
+  if (auto moved = move_to_torn(*tail); !moved) {
+    return tl::unexpected(std::move(moved).error());
+  }
+  size = tail->start;
+  return false;
+}
+
+Result<AppendReport> Transcript::State::append(std::size_t records) {
+  auto scope = share->enter_guard();
+  if (!scope) {
+    return tl::unexpected(std::move(scope).error());
+  }
+  auto size = size_by_name();
+  if (!size) {
+    return tl::unexpected(std::move(size).error());
+  }
+  if (records == 0) {
+    return AppendReport{0, *size, 0};
+  }
+  bool needs_newline = false;
+  if (clean_end != *size) {  // the first append, or others wrote meanwhile
+    clean_end.reset();
+    auto repaired = repair_tail(*size);
+    if (!repaired) {
+      return tl::unexpected(std::move(repaired).error());
+    }
+    needs_newline = *repaired;
+  }
+  const std::string_view bytes = std::string_view(buffer).substr(needs_newline ? 0 : 1);
+  clean_end.reset();
+  auto written = file.append(bytes, *size);
+  if (written && options.fsync) {
+    written = file.sync();
+    if (!written) {
+      written.error().detail = file.cut_back(*size, bytes.size());
+    }
+  }
+  if (!written) {
+    return tl::unexpected(std::move(written).error());
+  }
+  clean_end = *size + bytes.size();
+  return AppendReport{records, *size + (needs_newline ? 1 : 0), std::exchange(torn_bytes, 0)};
+}
+
+Transcript::Transcript(std::unique_ptr<State> state) noexcept : state_(std::move(state)) {}
+Transcript::Transcript(Transcript&&) noexcept = default;
+Transcript& Transcript::operator=(Transcript&&) noexcept = default;
+Transcript::~Transcript() = default;
+
+Result<Transcript> Transcript::open(SessionLock& lock, AppendOptions options) {
+  retry_failed_releases();
+  auto state = std::make_unique<State>();
+  state->share = SessionLockAccess::share(lock);
+  state->options = options;
+  if (!state->share) {
+    return failure(Errc::lost, "open transcript", std::filesystem::path(), "the handle owns no lock");
+  }
+  // Under the lock, because this may create the file.
+  auto scope = state->share->enter_guard();
+  if (!scope) {
+    return tl::unexpected(std::move(scope).error());
+  }
+  struct stat status {};
+  auto file = AppendedFile::open(*state->place().directory, state->place().name, S_IRUSR | S_IWUSR, status);
+  if (!file) {
+    if (file.error().code == std::errc::too_many_symbolic_link_levels) {  // O_NOFOLLOW: the lock is not of its target
+      return failure(Errc::replaced_session, "open transcript", file.error().path, "a symbolic link has its name now");
+    }
+    return tl::unexpected(std::move(file).error());
+  }
+  state->file = std::move(*file);
+  if (options.fsync) {
+    if (auto synced = sync_directory(*state->place().directory); !synced) {
+      return tl::unexpected(std::move(synced).error());
+    }
+  }
+  return Transcript(std::move(state));
+}
+
+Result<AppendReport> Transcript::append(std::string_view json) {
+  return append(std::span(&json, 1));
+}
+
+Result<AppendReport> Transcript::append(std::span<const std::string_view> records) {
+  retry_failed_releases();
+  if (!state_) {
+    return failure(Errc::lost, "append", std::filesystem::path(), "the transcript was moved away");
+  }
+  if (auto assembled = state_->assemble(records); !assembled) {
+    return tl::unexpected(std::move(assembled).error());
+  }
+  return state_->append(records.size());
+}
+
+bool is_transcript_record(std::string_view text) {
+  return fault_of(text).empty();
+}
+
+}  // namespace sessionlock

@@ -1,0 +1,263 @@
+#include "verdict/classify.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <iterator>
+#include <limits>
+#include <utility>
+
+#include <fmt/format.h>
+
+namespace sessionlock {
+namespace {
+
+using std::chrono::milliseconds;
+
+/// Nothing that only this library writes.
+bool is_foreign(const LockRecord& record) {
+  return !record.boot_id && !record.pid_namespace && !record.time_namespace && !record.witness && !record.lock_id;
+}
+
+/// How long ago, with 0 for the future. Saturates where a broken clock would make it overflow.
+milliseconds time_since(WallTime then, WallTime now) {
+  if (then >= now) {
+    return milliseconds{0};
+  }
+  milliseconds::rep difference{};
+  if (__builtin_sub_overflow(now.time_since_epoch().count(), then.time_since_epoch().count(), &difference)) {
+    return milliseconds::max();
+  }
+  return milliseconds{difference};
+}
+
+/// An unknown age is not old: what cannot be told is never a reason to take a lock away.
+bool is_older(std::optional<milliseconds> age, milliseconds limit) {
+  return age && *age > std::max(limit, milliseconds{0});
+}
+
+/// How long until `is_older` is true; none if never, or if the age is unknown.
+std::optional<milliseconds> time_until_older(std::optional<milliseconds> age, milliseconds limit) {
+  limit = std::max(limit, milliseconds{0});
+  if (!age || limit == milliseconds::max()) {
+    return std::nullopt;
+  }
+  // Older, not as old: one millisecond more than what is left.
+  return std::max(limit - std::max(*age, milliseconds{0}) + milliseconds{1}, milliseconds{0});
+}
+
+/// What the record's times say, whoever the owner is.
+struct Times {
+  std::optional<milliseconds> age{};
+  bool created_at_is_a_time{};
+  bool too_old{};
+  bool hold_exceeded{};
+  /// Old enough for the policies that let age decide.
+  bool aged{};
+};
+
+Times judge_times(const LockRecord& record, const Evidence& evidence, const StalePolicy& policy) {
+  Times times;
+  const auto created_at = record.created_at ? parse_rfc3339(*record.created_at) : std::nullopt;
+  times.created_at_is_a_time = created_at.has_value();
+  if (created_at) {
+    times.age = time_since(*created_at, evidence.now);
+    times.too_old = is_older(times.age, policy.stale_after);
+    times.hold_exceeded = record.max_hold_ms && is_older(times.age, milliseconds{*record.max_hold_ms});
+  }
+  times.aged = times.too_old || (!created_at && is_older(evidence.file_age, policy.stale_after));
+  return times;
+}
+
+struct Verdict {
+  Basis basis{};
+  OwnerState owner{};
+  bool removable{};
+  std::optional<StaleReason> reason{};
+};
+
+Verdict alive(Basis basis) {
+  return {basis, OwnerState::alive, false, std::nullopt};
+}
+Verdict dead(Basis basis, StaleReason reason) {
+  return {basis, OwnerState::dead, true, reason};
+}
+
+/// The verdict table, from top to bottom. The numbers are its rows.
+Verdict judge(const LockRecord& record, const Evidence& evidence, const StalePolicy& policy, bool aged) {
+  const bool comparable = evidence.comparison != Comparison::none;
+  const bool exists = evidence.pid == PidProbe::exists;
+  const bool starts_known = record.starttime && evidence.observed_start_ticks;
+  const bool starts_equal = starts_known && *record.starttime == *evidence.observed_start_ticks;
+  const bool witness_free = evidence.witness == WitnessState::free;
+
+  if (evidence.unreadable || evidence.witness_failure) {  // 1
+    return {Basis::unreadable, OwnerState::unknown, false, std::nullopt};
+  }
+  if (evidence.held_here) {  // 2
+    return alive(Basis::held_here);
+  }
+  if (evidence.witness == WitnessState::held) {  // 3
+    const bool owner_ended =
+        record.pid && comparable && (evidence.pid == PidProbe::gone || (starts_known && !starts_equal));
+    return alive(owner_ended ? Basis::witness_inherited : Basis::witness_held);
+  }
+  if (!record.pid) {  // 4
+    const bool removable = is_older(evidence.file_age, policy.malformed_grace);
+    return {Basis::no_pid, OwnerState::none, removable, StaleReason::missing_pid};
+  }
+  if (comparable && evidence.own_pid && starts_equal && witness_free) {  // 5
+    return dead(Basis::orphan_self, StaleReason::orphan_self_pid);
+  }
+  if (comparable && evidence.pid == PidProbe::gone) {  // 6
+    return dead(Basis::pid_gone, StaleReason::dead_pid);
+  }
+  if (comparable && starts_known && !starts_equal) {  // 7
+    return dead(Basis::start_differs, StaleReason::recycled_pid);
+  }
+  if (comparable && starts_equal) {  // 8
+    return alive(Basis::verified);
+  }
+  if (evidence.comparison == Comparison::foreign && !record.starttime && exists) {  // 9
+    const bool removable = aged && policy.aged_unverified == AgedUnverified::reclaim;
+    return {Basis::unverified, OwnerState::alive, removable, std::nullopt};
+  }
+  if (comparable && exists) {  // 9b
+    return alive(Basis::start_unknown);
+  }
+  if (evidence.same_boot && !comparable && witness_free) {  // 10
+    return dead(Basis::witness_free, StaleReason::orphaned);
+  }
+  if (evidence.other_boot && evidence.local_file_system && evidence.older_than_boot) {  // 11
+    return dead(Basis::before_this_boot, StaleReason::previous_boot);
+  }
+  const bool removable = aged && policy.unknown_owner == UnknownOwner::reclaim_when_aged;  // 12
+  return {Basis::undecided, OwnerState::unknown, removable, std::nullopt};
+}
+
+/// A policy may let the file's age overrule what is known of the owner, but never rows 1 and 2.
+bool mtime_may_overrule(Basis basis) {
+  return basis != Basis::unreadable && basis != Basis::held_here;
+}
+
+bool is_overruled_by_mtime(const Verdict& verdict, const Evidence& evidence, const StalePolicy& policy) {
+  return policy.stale_mtime && mtime_may_overrule(verdict.basis) && is_older(evidence.file_age, *policy.stale_mtime);
+}
+
+LockState state_of(const Verdict& verdict) {
+  if (verdict.removable) {
+    return LockState::stale;
+  }
+  return verdict.basis == Basis::no_pid ? LockState::pending : LockState::held;
+}
+
+}  // namespace
+
+Comparison compare(const LockRecord& record, const Observer& observer) {
+  const bool time_namespace_known = observer.time_namespace != 0 || observer.time_namespaces_absent;
+  if (observer.boot_id.empty() || observer.pid_namespace == 0 || !time_namespace_known) {
+    return Comparison::none;
+  }
+  if (is_foreign(record)) {
+    return Comparison::foreign;
+  }
+  const bool same = record.boot_id == observer.boot_id && record.pid_namespace == observer.pid_namespace &&
+                    record.time_namespace == observer.time_namespace;
+  return same ? Comparison::own : Comparison::none;
+}
+
+WitnessState judge_witness(const LockRecord& record, WitnessQuery query, const FileIdentity& file,
+                           const Observer& observer, bool local_file_system) {
+  if (query == WitnessQuery::write_locked) {
+    return WitnessState::held;
+  }
+  if (query != WitnessQuery::not_locked || !local_file_system || !record.witness || !record.boot_id ||
+      observer.boot_id.empty() || *record.boot_id != observer.boot_id) {
+    return WitnessState::unknown;
+  }
+  // A copy of a lock file, or its other overlay layer, declares the witness of an inode that was not asked.
+  const bool names_this_file = *record.witness == WitnessText(file).view();
+  return names_this_file ? WitnessState::free : WitnessState::unknown;
+}
+
+WitnessText::WitnessText(const FileIdentity& file) {
+  constexpr std::string_view k_prefix = "ofd:";
+  char* at = std::copy(k_prefix.begin(), k_prefix.end(), text_.begin());
+  at = std::to_chars(at, text_.end(), file.device).ptr;
+  *at++ = ':';
+  at = std::to_chars(at, text_.end(), file.inode).ptr;
+  size_ = static_cast<std::size_t>(at - text_.begin());
+}
+
+std::string format_witness(const FileIdentity& file) {
+  return std::string(WitnessText(file).view());
+}
+
+void relate(Evidence& evidence, const LockRecord& record, const Observer& observer) {
+  evidence.comparison = compare(record, observer);
+  if (record.boot_id && !observer.boot_id.empty()) {
+    evidence.same_boot = *record.boot_id == observer.boot_id;
+    evidence.other_boot = !evidence.same_boot;
+  }
+  evidence.own_pid = evidence.comparison != Comparison::none && record.pid == observer.pid;
+}
+
+bool needs_file_age(const LockRecord& record, const StalePolicy& policy) {
+  return policy.stale_mtime || !record.pid || !record.created_at || !parse_rfc3339(*record.created_at);
+}
+
+std::optional<milliseconds> time_until_removable(const Inspection& inspection, const StalePolicy& policy) {
+  if (inspection.removable) {
+    return std::nullopt;
+  }
+  const bool gives_up =
+      (inspection.basis == Basis::unverified && policy.aged_unverified == AgedUnverified::reclaim) ||
+      (inspection.basis == Basis::undecided && policy.unknown_owner == UnknownOwner::reclaim_when_aged);
+  std::optional<milliseconds> due;
+  if (inspection.basis == Basis::no_pid) {
+    due = time_until_older(inspection.file_age, policy.malformed_grace);
+  } else if (gives_up) {
+    due = time_until_older(inspection.age ? inspection.age : inspection.file_age, policy.stale_after);
+  }
+  if (policy.stale_mtime && mtime_may_overrule(inspection.basis)) {
+    const auto overruled = time_until_older(inspection.file_age, *policy.stale_mtime);
+    due = due && overruled ? std::min(*due, *overruled) : (due ? due : overruled);
+  }
+  return due;
+}
+
+Inspection classify(LockRecord record, const Evidence& evidence, const StalePolicy& policy) {
+  const Times times = judge_times(record, evidence, policy);
+  Verdict verdict = judge(record, evidence, policy, times.aged);
+  const bool overruled = is_overruled_by_mtime(verdict, evidence, policy);
+  verdict.removable = verdict.removable || overruled;
+  Inspection inspection;
+  inspection.state = state_of(verdict);
+  inspection.owner = verdict.owner;
+  inspection.pid_alive = record.pid && evidence.comparison != Comparison::none && evidence.pid == PidProbe::exists;
+  inspection.age = times.age;
+  inspection.file_age = evidence.file_age;
+  inspection.removable = verdict.removable;
+  inspection.basis = verdict.basis;
+  if (verdict.basis == Basis::unreadable) {
+    inspection.cause = evidence.unreadable ? evidence.unreadable : evidence.witness_failure;
+  }
+  if (verdict.reason) {
+    inspection.reasons.push_back(*verdict.reason);
+  }
+  // Nothing is known of the times in a file that could not be read.
+  if (!evidence.unreadable) {
+    if (!times.created_at_is_a_time) {
+      inspection.reasons.push_back(StaleReason::invalid_created_at);
+    }
+    if (times.too_old || overruled) {
+      inspection.reasons.push_back(StaleReason::too_old);
+    }
+    if (times.hold_exceeded) {
+      inspection.reasons.push_back(StaleReason::hold_exceeded);
+    }
+  }
+  inspection.record = std::move(record);
+  return inspection;
+}
+
+}  // namespace sessionlock

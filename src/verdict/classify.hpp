@@ -1,0 +1,118 @@
+#pragma once
+
+/// \file
+/// The verdict on a lock as a pure function of its record, the evidence about its owner, and a policy. Room
+/// `staleness`: no disk, no clock, no processes. Whoever gathers the evidence (`inspector`) states only what it saw;
+/// everything that is concluded from it is concluded here, so that the whole space can be enumerated by a test.
+
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <system_error>
+
+#include <sys/types.h>
+
+#include <sessionlock/lock_record.hpp>
+#include <sessionlock/staleness.hpp>
+
+#include "text/timestamp.hpp"
+
+namespace sessionlock {
+
+/// Who looks. An empty boot id or a pid namespace of 0 means that it could not be read.
+struct Observer {
+  pid_t pid{};
+  std::optional<std::uint64_t> start_time_ticks{};
+  std::string_view boot_id{};
+  std::uint64_t pid_namespace{};
+  std::uint64_t time_namespace{};
+  /// The kernel has `/proc/self/ns/pid` but no `ns/time`: `time_namespace` 0 is then known, not missing.
+  bool time_namespaces_absent{};
+};
+
+/// Whether the observer's pids and start times can be compared with the record's at all.
+enum class Comparison {
+  none,    ///< Another boot or namespace, or not enough known of either side.
+  own,     ///< A record of this library, written in our boot and namespaces.
+  foreign  ///< A record with none of this library's fields: compared as the programs that write such records do.
+};
+[[nodiscard]] Comparison compare(const LockRecord& record, const Observer& observer);
+
+/// Answer of the kernel to "does anybody hold a write lock on the witness byte?", asked on the pinned descriptor.
+enum class WitnessQuery { write_locked, not_locked, failed, not_asked };
+enum class WitnessState { held, free, unknown };
+/// The inode the witness was asked on.
+struct FileIdentity {
+  std::uint64_t device{};
+  std::uint64_t inode{};
+  friend bool operator==(const FileIdentity&, const FileIdentity&) = default;
+};
+/// What the answer proves. *Free* counts only if the record declares a witness on this very inode, in our boot, and the
+/// file system is known to be local to one kernel.
+[[nodiscard]] WitnessState judge_witness(const LockRecord& record, WitnessQuery query, const FileIdentity& file,
+                                         const Observer& observer, bool local_file_system);
+/// The text of a `witness` field that names this inode: `ofd:<st_dev>:<st_ino>` in decimal.
+class WitnessText {
+ public:
+  explicit WitnessText(const FileIdentity& file);
+  /// Lifetime: this object's.
+  [[nodiscard]] std::string_view view() const noexcept { return {text_.data(), size_}; }
+
+ private:
+  /// "ofd:", two 64-bit numbers of at most 20 digits, and the colon between them.
+  std::array<char, 45> text_{};
+  std::size_t size_{0};
+};
+[[nodiscard]] std::string format_witness(const FileIdentity& file);
+
+/// Answer to "does the recorded pid exist?".
+enum class PidProbe { unknown, exists, gone };
+
+/// What was seen at a lock path. Default-constructed: a readable file about which nothing is known.
+struct Evidence {
+  /// The file could not be read (row 1); says why.
+  std::error_code unreadable{};
+  /// This process holds exactly this inode.
+  bool held_here{};
+  WitnessState witness{WitnessState::unknown};
+  /// The witness query failed, and the record declares a witness (row 1); says why.
+  std::error_code witness_failure{};
+  Comparison comparison{Comparison::none};
+  PidProbe pid{PidProbe::unknown};
+  /// Start time of the process that has the recorded pid now, where that pid is comparable.
+  std::optional<std::uint64_t> observed_start_ticks{};
+  /// The recorded pid is the observer's own.
+  bool own_pid{};
+  /// Record and observer both name a boot.
+  bool same_boot{};
+  bool other_boot{};
+  bool local_file_system{};
+  /// The file was last written before this kernel booted, in a time namespace without offsets.
+  bool older_than_boot{};
+  /// Distance between the file's mtime and the file system's now. Needed only where `needs_file_age` says so.
+  std::optional<std::chrono::milliseconds> file_age{};
+  /// Wall clock.
+  WallTime now{};
+};
+
+/// What follows from who wrote the record and who looks, before anybody is asked about the owner's process: the
+/// comparison, the boots, and whether the pid is the observer's own.
+void relate(Evidence& evidence, const LockRecord& record, const Observer& observer);
+
+/// Whether a verdict on this record can depend on the file's age, which costs something to find out.
+[[nodiscard]] bool needs_file_age(const LockRecord& record, const StalePolicy& policy = {});
+
+/// When age alone will make a lock removable under this policy, from the inspection's moment; none if it never will, or
+/// if the lock is removable already.
+[[nodiscard]] std::optional<std::chrono::milliseconds> time_until_removable(const Inspection& inspection,
+                                                                            const StalePolicy& policy);
+
+/// The verdict: the first matching row of the table in `docs/protocol.md`. The record moves into the result, whose
+/// paths are left empty.
+[[nodiscard]] Inspection classify(LockRecord record, const Evidence& evidence, const StalePolicy& policy);
+
+}  // namespace sessionlock

@@ -1,0 +1,118 @@
+#include <sessionlock/error.hpp>
+
+#include <array>
+#include <cstddef>
+#include <new>
+
+#include <fmt/format.h>
+
+#include "text/duration_text.hpp"
+#include "text/printable_text.hpp"
+
+namespace sessionlock {
+namespace {
+
+class ErrorCategory final : public std::error_category {
+ public:
+  [[nodiscard]] const char* name() const noexcept override { return "sessionlock"; }
+
+  [[nodiscard]] std::string message(int value) const override {
+    switch (static_cast<Errc>(value)) {
+      case Errc::locked:
+        return "session file locked";
+      case Errc::timed_out:
+        return "timed out";
+      case Errc::cancelled:
+        return "cancelled while waiting";
+      case Errc::lost:
+        return "the lock is no longer held";
+      case Errc::not_a_lock_file:
+        return "not a lock file";
+      case Errc::aliased_session:
+        return "the session file has more than one hard link";
+      case Errc::unsupported_file_system:
+        return "the file system cannot arbitrate locks";
+      case Errc::invalid_argument:
+        return "invalid argument";
+      case Errc::invalid_record:
+        return "not one JSON value on one line";
+      case Errc::torn_transcript:
+        return "the transcript ends in an incomplete line";
+      case Errc::replaced_session:
+        return "the session file has been replaced";
+    }
+    return fmt::format("unknown error {}", value);
+  }
+};
+
+std::string owner_words(const Inspection& holder) {
+  if (holder.basis == Basis::unreadable) {
+    return "held by an unreadable lock: " + holder.cause.message();
+  }
+  const std::string pid = holder.record.pid ? fmt::format("pid={} ", *holder.record.pid) : "";
+  if (holder.basis == Basis::witness_inherited) {
+    return pid + "ended, a program it gave the lock to runs on,";
+  }
+  return pid + std::string{holder.owner == OwnerState::none ? "no usable pid" : to_string(holder.owner)};
+}
+
+std::string contention_message(const Error& error, const Inspection& holder) {
+  // Whatever stopped the wait: to whoever wanted the session, it is locked.
+  std::string message = make_error_code(Errc::locked).message();
+  if (!error.detail.empty()) {
+    message += fmt::format(" ({})", error.detail);
+  }
+  message += ": " + owner_words(holder);
+  if (const auto age = holder.age ? holder.age : holder.file_age) {
+    message += " age=" + format_age(*age);
+  }
+  if (holder.record.label) {
+    message += " label=" + quoted_text(*holder.record.label);
+  }
+  const std::filesystem::path& lock_path = holder.lock_path.empty() ? error.path : holder.lock_path;
+  if (!lock_path.empty()) {
+    message += " " + printable_text(lock_path.native());
+  }
+  return message;
+}
+
+}  // namespace
+
+const std::error_category& error_category() noexcept {
+  // Never destroyed: codes may still be compared at exit. In no memory that could be missing when it is first asked
+  // for.
+  alignas(ErrorCategory) static std::array<std::byte, sizeof(ErrorCategory)> storage;
+  static const auto* const category = new (storage.data()) ErrorCategory;
+  return *category;
+}
+
+std::error_code make_error_code(Errc code) noexcept {
+  return {static_cast<int>(code), error_category()};
+}
+
+std::string Error::message() const {
+  if (holder && (code == Errc::locked || code == Errc::timed_out)) {
+    return contention_message(*this, *holder);
+  }
+  std::string message = operation.empty() ? code.message() : fmt::format("{}: {}", operation, code.message());
+  if (!path.empty()) {
+    message += ": " + printable_text(path.native());
+  }
+  if (!detail.empty()) {
+    message += fmt::format(" ({})", detail);
+  }
+  return message;
+}
+
+LockError::LockError(Error error) : std::system_error(error.code) {
+  std::string message = error.message();
+  told_ = std::make_shared<const Told>(Told{std::move(error), std::move(message)});
+}
+
+LockError::~LockError() = default;
+
+const char* LockError::what() const noexcept {
+  return told_->message.c_str();
+}
+
+}  // namespace sessionlock

@@ -7,9 +7,9 @@
 
 #include "hold/lock_queue.hpp"
 #include "process/process_probe.hpp"
+#include "system/deadline.hpp"
 #include "verdict/failure.hpp"
 #include "waiting/process_counters.hpp"
-#include "system/deadline.hpp"
 
 namespace sessionlock {
 namespace {

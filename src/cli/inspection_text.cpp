@@ -10,16 +10,13 @@
 
 #include "text/duration_text.hpp"
 #include "text/printable_text.hpp"
+#include "verdict/explanation.hpp"
 
 namespace sessionlock::cli {
 namespace {
 
 std::optional<std::string> path_or_none(const std::filesystem::path& path) {
   return path.empty() ? std::nullopt : std::optional<std::string>{path.native()};
-}
-
-std::string pid_words(const Inspection& inspection) {
-  return inspection.record.pid ? fmt::format("pid {}", *inspection.record.pid) : "no usable pid";
 }
 
 std::string age_words(const Inspection& inspection) {
@@ -126,9 +123,10 @@ std::string describe(const Inspection& inspection, const Palette& palette) {
   if (inspection.state != LockState::free) {
     const LockRecord& record = inspection.record;
     const std::string host = record.host ? fmt::format(" on {}", printable_text(*record.host)) : "";
-    const bool has_heir = inspection.basis == Basis::witness_inherited;
-    line("owner", fmt::format("{}{}, {}", pid_words(inspection), host,
-                              has_heir ? "ended; a program it gave the lock to runs on" : to_string(inspection.owner)));
+    const std::string_view inherited = inherited_words(inspection);
+    const std::string state =
+        inherited.empty() ? std::string{to_string(inspection.owner)} : fmt::format("ended; {}", inherited);
+    line("owner", fmt::format("{}{}, {}", owner_words(record), host, state));
     if (record.label) {
       line("label", printable_text(*record.label));
     }

@@ -8,6 +8,7 @@
 
 #include "text/duration_text.hpp"
 #include "text/printable_text.hpp"
+#include "verdict/explanation.hpp"
 
 namespace sessionlock {
 namespace {
@@ -45,13 +46,14 @@ class ErrorCategory final : public std::error_category {
   }
 };
 
-std::string owner_words(const Inspection& holder) {
+/// As the messages of programs with such locks have it: "pid=41237 alive".
+std::string holder_words(const Inspection& holder) {
   if (holder.basis == Basis::unreadable) {
     return "held by an unreadable lock: " + holder.cause.message();
   }
   const std::string pid = holder.record.pid ? fmt::format("pid={} ", *holder.record.pid) : "";
-  if (holder.basis == Basis::witness_inherited) {
-    return pid + "ended, a program it gave the lock to runs on,";
+  if (const auto words = inherited_words(holder); !words.empty()) {
+    return fmt::format("{}ended, {},", pid, words);
   }
   return pid + std::string{holder.owner == OwnerState::none ? "no usable pid" : to_string(holder.owner)};
 }
@@ -62,7 +64,7 @@ std::string contention_message(const Error& error, const Inspection& holder) {
   if (!error.detail.empty()) {
     message += fmt::format(" ({})", error.detail);
   }
-  message += ": " + owner_words(holder);
+  message += ": " + holder_words(holder);
   if (const auto age = holder.age ? holder.age : holder.file_age) {
     message += " age=" + format_age(*age);
   }

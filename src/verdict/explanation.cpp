@@ -1,4 +1,4 @@
-#include <sessionlock/staleness.hpp>
+#include "verdict/explanation.hpp"
 
 #include <algorithm>
 
@@ -15,8 +15,8 @@ bool lists(const Inspection& inspection, StaleReason reason) {
 }
 
 /// `pid 41237 on host "build7" (label "nightly")`, as far as it is known.
-std::string owner_words(const LockRecord& record) {
-  std::string words = record.pid ? fmt::format("pid {}", *record.pid) : "an unknown process";
+std::string describe_owner(const LockRecord& record) {
+  std::string words = record.pid ? owner_words(record) : "an unknown process";
   if (record.host) {
     words += fmt::format(" on host {}", quoted_text(*record.host));
   }
@@ -36,13 +36,13 @@ std::string opening(const Inspection& inspection) {
       }
       break;
     case OwnerState::alive:
-      words = "Held by " + owner_words(inspection.record);
+      words = "Held by " + describe_owner(inspection.record);
       break;
     case OwnerState::dead:
-      words = "Left behind by " + owner_words(inspection.record);
+      words = "Left behind by " + describe_owner(inspection.record);
       break;
     case OwnerState::unknown:
-      words = "Held, as far as can be told, by " + owner_words(inspection.record);
+      words = "Held, as far as can be told, by " + describe_owner(inspection.record);
       break;
   }
   if (inspection.age && inspection.record.created_at) {
@@ -64,8 +64,8 @@ std::string evidence_words(const Inspection& inspection) {
     case Basis::witness_held:
       return "its owner, or a program that was given the lock, still has the kernel lock on the file";
     case Basis::witness_inherited:
-      return "that process has ended, but a program that it gave the lock to runs on and has the kernel lock on the "
-             "file";
+      return fmt::format("that process has ended, but {} and has the kernel lock on the file",
+                         inherited_words(inspection));
     case Basis::no_pid:
       return inspection.removable ? "the file has no usable pid and is too old to be a lock that is being written"
                                   : "the file has no usable pid, but may be a lock that is being written";
@@ -133,6 +133,14 @@ std::string outcome_words(const Inspection& inspection) {
 }
 
 }  // namespace
+
+std::string owner_words(const LockRecord& record) {
+  return record.pid ? fmt::format("pid {}", *record.pid) : "no usable pid";
+}
+
+std::string_view inherited_words(const Inspection& inspection) {
+  return inspection.basis == Basis::witness_inherited ? "a program it gave the lock to runs on" : std::string_view{};
+}
 
 std::string_view to_string(StaleReason reason) {
   switch (reason) {

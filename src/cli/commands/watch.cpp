@@ -23,6 +23,7 @@
 #include "text/duration_text.hpp"
 #include "text/printable_text.hpp"
 #include "text/timestamp.hpp"
+#include "verdict/explanation.hpp"
 
 namespace sessionlock::cli {
 namespace {
@@ -48,28 +49,23 @@ Colour colour_of(LockEventKind kind) {
   return Colour::plain;
 }
 
-std::string owner_words(const Inspection& lock) {
-  if (lock.record.pid) {
-    return fmt::format("pid {}", *lock.record.pid);
-  }
-  return lock.basis == Basis::no_file ? "gone before it could be read" : "no usable pid";
-}
-
 /// `2026-11-20T08:00:00.000Z  acquired    run.jsonl  pid 41237 label "nightly"`
 std::string line_for(const LockEvent& event, const std::filesystem::path& directory, const Palette& palette) {
   const LockRecord& record = event.lock.record;
-  std::string line =
-      fmt::format("{}  {}  {}  {}", format_rfc3339(event.time),
-                  palette.paint(colour_of(event.kind), fmt::format("{:<10}", to_string(event.kind))),
-                  palette.paint(Colour::bold, path_below(event.lock, directory)), owner_words(event.lock));
+  const bool was_read = event.lock.basis != Basis::no_file || record.pid;
+  std::string line = fmt::format("{}  {}  {}  {}", format_rfc3339(event.time),
+                                 palette.paint(colour_of(event.kind), fmt::format("{:<10}", to_string(event.kind))),
+                                 palette.paint(Colour::bold, path_below(event.lock, directory)),
+                                 was_read ? owner_words(record) : "gone before it could be read");
   if (record.label) {
     line += " label " + quoted_text(*record.label);
   }
   if (event.lock.age && event.kind != LockEventKind::acquired) {
     line += " age " + format_age(*event.lock.age);
   }
-  if (event.kind == LockEventKind::owner_died && !event.lock.removable) {
-    line += "; a program it gave the lock to runs on";
+  if (const auto inherited = inherited_words(event.lock);
+      event.kind == LockEventKind::owner_died && !inherited.empty()) {
+    line += fmt::format("; {}", inherited);
   }
   return line + "\n";
 }

@@ -12,6 +12,7 @@
 #include "protocol/lock_file.hpp"
 #include "protocol/publication.hpp"
 #include "system/deadline.hpp"
+#include "system/file_status.hpp"
 #include "system/random_id.hpp"
 
 namespace sessionlock {
@@ -47,7 +48,7 @@ bool is_abandoned(const PinnedFile& pinned, const Place& place, const PidFileIns
   if (found.state != PidFileState::invalid || found.record.pid) {
     return false;
   }
-  const WallTime now = file_system_clock(*place.directory).value_or(sys::wall_clock());
+  const WallTime now = file_system_clock(place.directory->fd.get()).value_or(sys::wall_clock());
   const auto age = time_between(now, pinned.modified);
   return age > std::max(grace, milliseconds{0});
 }

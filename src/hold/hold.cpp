@@ -8,6 +8,7 @@
 #include "hold/lock_queue.hpp"
 #include "process/process_probe.hpp"
 #include "system/deadline.hpp"
+#include "system/file_status.hpp"
 #include "verdict/failure.hpp"
 #include "waiting/process_counters.hpp"
 

@@ -17,7 +17,7 @@
 #include <sessionlock/options.hpp>
 
 #include "hold/hold.hpp"
-#include "verdict/classify.hpp"
+#include "record/witness.hpp"
 #include "waiting/waiter.hpp"
 
 namespace sessionlock {

@@ -122,11 +122,6 @@ bool has_open(pid_t pid, const FileIdentity& file) {
 
 // --- reading ---------------------------------------------------------------------------------------------------------
 
-/// Our own shortage, which passes: an answer that was lost to it is asked for again.
-bool is_shortage(int error) {
-  return error == EMFILE || error == ENFILE || error == ENOMEM;
-}
-
 /// What a file says, or why it cannot be read.
 struct Text {
   std::string content{};
@@ -244,7 +239,7 @@ struct Snapshot {
 std::atomic<const Snapshot*> g_snapshot{nullptr};
 
 void note_failure(Snapshot& snapshot, int error) {
-  snapshot.incomplete = snapshot.incomplete || is_shortage(error);
+  snapshot.incomplete = snapshot.incomplete || sys::is_own_shortage(error);
 }
 
 void read_boot_id(int proc, Snapshot& snapshot) {

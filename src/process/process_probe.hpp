@@ -14,6 +14,7 @@
 
 #include <sessionlock/process_identity.hpp>
 
+#include "record/witness.hpp"
 #include "verdict/classify.hpp"
 
 namespace sessionlock {

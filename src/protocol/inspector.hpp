@@ -12,6 +12,7 @@
 
 #include "process/process_probe.hpp"
 #include "protocol/lock_file.hpp"
+#include "system/file_status.hpp"
 
 namespace sessionlock {
 
@@ -26,7 +27,8 @@ struct InspectionContext {
   std::function<ProcessProbe(pid_t)> probe{probe_process};
   /// Asked for the time by the lock's file system where a file's age counts and `file_system_now` does not tell;
   /// replaced likewise.
-  std::function<std::optional<WallTime>(const Directory&)> clock{file_system_clock};
+  std::function<std::optional<WallTime>(const Directory&)> clock{
+      [](const Directory& directory) { return file_system_clock(directory.fd.get()); }};
 };
 
 /// The verdict on a pinned lock, with the lock path filled in.

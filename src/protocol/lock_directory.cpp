@@ -13,6 +13,7 @@
 #include <boost/uuid/uuid_io.hpp>
 
 #include "process/process_probe.hpp"
+#include "system/file_status.hpp"
 #include "system/per_process.hpp"
 #include "verdict/failure.hpp"
 
@@ -310,10 +311,6 @@ Result<FollowedSession> follow_to_end(std::string path, const LocateOptions& opt
 }
 
 }  // namespace
-
-FileIdentity identity_of(const struct stat& status) noexcept {
-  return {static_cast<std::uint64_t>(status.st_dev), static_cast<std::uint64_t>(status.st_ino)};
-}
 
 Directory::~Directory() {
   struct stat status {};

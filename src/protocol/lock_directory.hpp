@@ -15,13 +15,10 @@
 #include <sessionlock/error.hpp>
 
 #include "protocol/file_system_traits.hpp"
+#include "record/witness.hpp"
 #include "system/system.hpp"
-#include "verdict/classify.hpp"
 
 namespace sessionlock {
-
-/// Which inode a status is of.
-[[nodiscard]] FileIdentity identity_of(const struct stat& status) noexcept;
 
 /// A directory, open as `O_PATH`, so that everything below is relative to it and a rename of it loses nothing. Shared
 /// by all holds there and closed with the last: an idle one would keep its file system from being unmounted.

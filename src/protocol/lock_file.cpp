@@ -6,12 +6,11 @@
 #include <fcntl.h>
 #include <sys/file.h>
 
+#include "system/file_status.hpp"
+
 namespace sessionlock {
 namespace {
 
-bool is_own_shortage(int error) {
-  return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS;
-}
 /// Reads at most one byte more than a record may have.
 Result<void> read_content(PinnedFile& pinned, const Place& place, std::size_t expected_size) {
   std::string& text = pinned.text;
@@ -25,7 +24,7 @@ Result<void> read_content(PinnedFile& pinned, const Place& place, std::size_t ex
     const auto got = sys::pread(pinned.fd.get(), text.data() + size, text.size() - size, size);
     if (!got.ok()) {
       text.clear();
-      if (is_own_shortage(got.error)) {
+      if (sys::is_own_shortage(got.error)) {
         return failure(got.code(), "pread", place);
       }
       pinned.unreadable = got.code();
@@ -84,7 +83,7 @@ Result<std::optional<PinnedFile>> judge_open_failure(const Place& place, int err
   if (error == ENOENT) {
     return std::nullopt;
   }
-  if (is_own_shortage(error)) {
+  if (sys::is_own_shortage(error)) {
     return failure(code, "openat", place);
   }
   struct stat status {};
@@ -169,7 +168,7 @@ Result<std::optional<PinnedLock>> pin(const Place& place) {
 Result<void> read_again(PinnedFile& pinned, const Place& place) {
   struct stat status {};
   if (const auto result = sys::fstat(pinned.fd.get(), status); !result.ok()) {
-    if (is_own_shortage(result.error)) {
+    if (sys::is_own_shortage(result.error)) {
       return failure(result.code(), "fstat", place);
     }
     pinned.unreadable = result.code();
@@ -260,27 +259,6 @@ bool has_waiting_mark(int fd, const FileSystemTraits& traits) {
   }
   const auto found = sys::ofd_get_lock(fd, F_WRLCK, k_mark_offset);
   return found.ok() && found.value == F_RDLCK;
-}
-
-// Never by way of nanoseconds since 1970, which end in the year 2262: a time beyond would wrap around to one long ago.
-WallTime modification_time(const struct stat& status) {
-  constexpr std::int64_t k_ms_per_second = 1000;
-  constexpr std::int64_t k_ns_per_ms = 1'000'000;
-  std::int64_t time_ms = 0;
-  if (__builtin_mul_overflow(std::int64_t{status.st_mtim.tv_sec}, k_ms_per_second, &time_ms) ||
-      __builtin_add_overflow(time_ms, std::int64_t{status.st_mtim.tv_nsec} / k_ns_per_ms, &time_ms)) {
-    return status.st_mtim.tv_sec < 0 ? WallTime::min() : WallTime::max();
-  }
-  return WallTime{std::chrono::milliseconds{time_ms}};
-}
-
-std::optional<WallTime> file_system_clock(const Directory& directory) {
-  const auto opened = sys::open(directory.fd.get(), ".", O_TMPFILE | O_RDWR, S_IRUSR | S_IWUSR);
-  struct stat status {};
-  if (!opened.ok() || !sys::fstat(opened.fd.get(), status).ok()) {
-    return std::nullopt;
-  }
-  return modification_time(status);
 }
 
 }  // namespace sessionlock

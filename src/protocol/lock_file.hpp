@@ -19,6 +19,7 @@
 #include "protocol/lock_directory.hpp"
 #include "system/system.hpp"
 #include "text/timestamp.hpp"
+#include "verdict/classify.hpp"
 #include "verdict/failure.hpp"
 
 namespace sessionlock {
@@ -111,10 +112,5 @@ Step leave_guard(int fd) noexcept;
 void mark_waiting(const PinnedLock& pinned, const FileSystemTraits& traits);
 /// Whether somebody's mark is on the lock.
 [[nodiscard]] bool has_waiting_mark(int fd, const FileSystemTraits& traits);
-
-/// When a file was last written. Saturates.
-[[nodiscard]] WallTime modification_time(const struct stat& status);
-/// The time by a directory's file system, from a nameless file made there; none where that cannot be had.
-[[nodiscard]] std::optional<WallTime> file_system_clock(const Directory& directory);
 
 }  // namespace sessionlock

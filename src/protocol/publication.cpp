@@ -8,6 +8,7 @@
 #include <sys/file.h>
 
 #include "process/process_probe.hpp"
+#include "system/file_status.hpp"
 
 namespace sessionlock {
 namespace {

@@ -15,6 +15,7 @@
 #include <simdjson.h>
 
 #include "record/lock_record_view.hpp"
+#include "record/witness.hpp"
 #include "text/json_grammar.hpp"
 #include "text/json_text.hpp"
 
@@ -180,22 +181,6 @@ bool is_lock_id(std::string_view text) {
 
 bool is_label(std::string_view text) {
   return text.size() <= k_label_bytes_max;
-}
-
-/// `ofd:<decimal>:<decimal>`.
-bool is_witness(std::string_view text) {
-  constexpr std::string_view prefix = "ofd:";
-  if (text.substr(0, prefix.size()) != prefix) {
-    return false;
-  }
-  const char* const end = text.data() + text.size();
-  std::uint64_t number{};
-  const auto device = std::from_chars(text.data() + prefix.size(), end, number);
-  if (device.ec != std::errc{} || device.ptr == end || *device.ptr != ':') {
-    return false;
-  }
-  const auto inode = std::from_chars(device.ptr + 1, end, number);
-  return inode.ec == std::errc{} && inode.ptr == end;
 }
 
 std::optional<std::string> text_if(bool (*accepted)(std::string_view), const Value& value) {

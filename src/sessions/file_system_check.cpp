@@ -17,6 +17,7 @@
 #include "process/process_probe.hpp"
 #include "protocol/lock_directory.hpp"
 #include "protocol/lock_file.hpp"
+#include "system/file_status.hpp"
 #include "system/random_id.hpp"
 #include "text/timestamp.hpp"
 #include "verdict/failure.hpp"
@@ -34,10 +35,11 @@ constexpr int k_steps_wanted = 4;
 /// Some kernels write down as many steps as somebody looks at (multigrain timestamps, Linux 6.13): look often at first.
 constexpr std::chrono::milliseconds k_tight_time{20};
 
-/// Ours or the disk's, and nothing that tells what the file system can do.
-bool is_shortage(int error) {
-  constexpr std::array k_shortages{EMFILE, ENFILE, ENOMEM, ENOSPC, EDQUOT, EIO, EACCES, EROFS, ESTALE};
-  return std::find(k_shortages.begin(), k_shortages.end(), error) != k_shortages.end();
+/// A failure of this process or of the disk, which says nothing about what the file system can do.
+bool is_inconclusive(int error) {
+  constexpr std::array k_of_the_disk{ENOSPC, EDQUOT, EIO, EACCES, EROFS, ESTALE};
+  return sys::is_own_shortage(error) ||
+         std::find(k_of_the_disk.begin(), k_of_the_disk.end(), error) != k_of_the_disk.end();
 }
 
 /// A directory of its own, gone with all its content in the end.
@@ -122,7 +124,7 @@ class Examination {
   Result<void> try_nameless() {
     const auto opened = sys::open(scratch_.fd(), ".", O_TMPFILE | O_RDWR, 0600);
     if (!opened.ok()) {
-      return is_shortage(opened.error) ? fail(opened.code(), "openat") : Result<void>{};
+      return is_inconclusive(opened.error) ? fail(opened.code(), "openat") : Result<void>{};
     }
     check_.nameless_files =
         sys::linkat(opened.fd.get(), "", scratch_.fd(), "nameless", AT_EMPTY_PATH).ok() ||
@@ -134,7 +136,7 @@ class Examination {
   Result<void> try_link() {
     const auto linked = sys::linkat(scratch_.fd(), "file", scratch_.fd(), "link", 0);
     if (!linked.ok()) {
-      return is_shortage(linked.error) ? fail(linked.code(), "linkat") : Result<void>{};
+      return is_inconclusive(linked.error) ? fail(linked.code(), "linkat") : Result<void>{};
     }
     check_.exclusive_link = sys::linkat(scratch_.fd(), "file", scratch_.fd(), "link", 0).error == EEXIST;
     return {};
@@ -152,13 +154,13 @@ class Examination {
 
   Result<void> try_locks() {
     const auto locked = sys::flock(first_.get(), LOCK_EX | LOCK_NB);
-    if (!locked.ok() && is_shortage(locked.error)) {
+    if (!locked.ok() && is_inconclusive(locked.error)) {
       return fail(locked.code(), "flock");
     }
     check_.flock = locked.ok() && sys::flock(second_.get(), LOCK_EX | LOCK_NB).error == EWOULDBLOCK;
     (void)sys::flock(first_.get(), LOCK_UN);
     const auto record = sys::ofd_set_lock(first_.get(), F_WRLCK, k_witness_offset);
-    if (!record.ok() && is_shortage(record.error)) {
+    if (!record.ok() && is_inconclusive(record.error)) {
       return fail(record.code(), "fcntl(F_OFD_SETLK)");
     }
     const auto seen = sys::ofd_get_lock(second_.get(), F_WRLCK, k_witness_offset);

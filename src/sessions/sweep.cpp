@@ -396,7 +396,7 @@ void Examiner::remove_temporary(const Place& place, Findings& findings) {
 WallTime Examiner::clock_of(const Directory& directory) {
   const auto now = std::chrono::steady_clock::now();
   if (clock_.directory != directory.identity || now - clock_.asked > k_clock_age_max) {
-    clock_ = {directory.identity, file_system_clock(directory).value_or(sys::wall_clock()), now};
+    clock_ = {directory.identity, file_system_clock(directory.fd.get()).value_or(sys::wall_clock()), now};
   }
   return clock_.time;
 }

@@ -12,6 +12,7 @@
 #include "hold/hold.hpp"
 #include "hold/lock_queue.hpp"
 #include "protocol/lock_directory.hpp"
+#include "system/file_status.hpp"
 #include "system/system.hpp"
 #include "text/json_grammar.hpp"
 #include "verdict/failure.hpp"

@@ -102,6 +102,10 @@ std::string_view to_string(Call call) {
   return "?";
 }
 
+bool is_own_shortage(int error) noexcept {
+  return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS;
+}
+
 void set_interceptor(Interceptor* interceptor) noexcept {
   g_interceptor.store(interceptor, std::memory_order_release);
 }

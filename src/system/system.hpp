@@ -89,6 +89,10 @@ struct [[nodiscard]] Outcome {
   [[nodiscard]] std::error_code code() const noexcept { return {error, std::system_category()}; }
 };
 
+/// Whether a call failed because this process or machine is short of descriptors, memory or buffers: that passes, and
+/// says nothing about what the call was made on.
+[[nodiscard]] bool is_own_shortage(int error) noexcept;
+
 /// An open descriptor that closes itself, and is registered until then. Move-only.
 class Fd {
  public:

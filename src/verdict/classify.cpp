@@ -179,19 +179,6 @@ WitnessState judge_witness(const LockRecord& record, WitnessQuery query, const F
   return names_this_file ? WitnessState::free : WitnessState::unknown;
 }
 
-WitnessText::WitnessText(const FileIdentity& file) {
-  constexpr std::string_view k_prefix = "ofd:";
-  char* at = std::copy(k_prefix.begin(), k_prefix.end(), text_.begin());
-  at = std::to_chars(at, text_.end(), file.device).ptr;
-  *at++ = ':';
-  at = std::to_chars(at, text_.end(), file.inode).ptr;
-  size_ = static_cast<std::size_t>(at - text_.begin());
-}
-
-std::string format_witness(const FileIdentity& file) {
-  return std::string(WitnessText(file).view());
-}
-
 void relate(Evidence& evidence, const LockRecord& record, const Observer& observer) {
   evidence.comparison = compare(record, observer);
   if (record.boot_id && !observer.boot_id.empty()) {

@@ -5,7 +5,6 @@
 /// `staleness`: no disk, no clock, no processes. Whoever gathers the evidence (`inspector`) states only what it saw;
 /// everything that is concluded from it is concluded here, so that the whole space can be enumerated by a test.
 
-#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -19,6 +18,7 @@
 #include <sessionlock/lock_record.hpp>
 #include <sessionlock/staleness.hpp>
 
+#include "record/witness.hpp"
 #include "text/timestamp.hpp"
 
 namespace sessionlock {
@@ -45,29 +45,10 @@ enum class Comparison {
 /// Answer of the kernel to "does anybody hold a write lock on the witness byte?", asked on the pinned descriptor.
 enum class WitnessQuery { write_locked, not_locked, failed, not_asked };
 enum class WitnessState { held, free, unknown };
-/// The inode the witness was asked on.
-struct FileIdentity {
-  std::uint64_t device{};
-  std::uint64_t inode{};
-  friend bool operator==(const FileIdentity&, const FileIdentity&) = default;
-};
 /// What the answer proves. *Free* counts only if the record declares a witness on this very inode, in our boot, and the
 /// file system is known to be local to one kernel.
 [[nodiscard]] WitnessState judge_witness(const LockRecord& record, WitnessQuery query, const FileIdentity& file,
                                          const Observer& observer, bool local_file_system);
-/// The text of a `witness` field that names this inode: `ofd:<st_dev>:<st_ino>` in decimal.
-class WitnessText {
- public:
-  explicit WitnessText(const FileIdentity& file);
-  /// Lifetime: this object's.
-  [[nodiscard]] std::string_view view() const noexcept { return {text_.data(), size_}; }
-
- private:
-  /// "ofd:", two 64-bit numbers of at most 20 digits, and the colon between them.
-  std::array<char, 45> text_{};
-  std::size_t size_{0};
-};
-[[nodiscard]] std::string format_witness(const FileIdentity& file);
 
 /// Answer to "does the recorded pid exist?".
 enum class PidProbe { unknown, exists, gone };

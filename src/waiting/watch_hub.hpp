@@ -13,7 +13,6 @@
 #include <system_error>
 
 #include "system/system.hpp"
-#include "verdict/classify.hpp"
 
 namespace sessionlock {
 

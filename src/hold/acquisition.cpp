@@ -128,9 +128,7 @@ Result<SessionLock> Acquisition::acquire() {
 
 Result<std::optional<SessionLock>> Acquisition::attempt() {
   reclaimed_from_.reset();  // what was taken over where the path led before was another session's
-  LocateOptions options = locate_options(true);
-  options.may_guess = naming_ == LockNaming::beside_session && options.lock_directory.empty();
-  auto location = locate(session_, options);
+  auto location = locate(session_, locate_options(true));
   if (!location) {
     return tl::unexpected(std::move(location).error());
   }
@@ -145,19 +143,21 @@ Result<std::optional<SessionLock>> Acquisition::attempt() {
   }
   const std::shared_ptr<Hold> hold = admission.hold;
   auto lock = answer(std::move(admission), *location);
-  // A lock that this process has at a path that leads elsewhere by now says nothing of the session. Whoever shares a
-  // hold has a lock, and so must look as everybody does who has one:
+  if (!lock || !is_shared) {
+    return lock;
+  }
+  // A thread that shares a hold has a lock, and so checks the path again like every thread that has just got one:
   // 1. A has the turn and waits for another process; B queues behind A, to share. 2. The session becomes a link.
-  // 3. The other process lets go: A publishes, and B has its share. 4. A finds the session gone elsewhere, and leaves.
-  auto confirmed = lock && is_shared ? is_current(*location, session_, locate_options(false))
-                                     : confirm(*location, locate_options(false));
-  if (!confirmed) {
-    return tl::unexpected(std::move(confirmed).error());
+  // 3. The other process releases: A publishes, and B has its share. 4. A finds that the session leads elsewhere.
+  auto current = is_current(*location, session_, locate_options(false));
+  if (!current) {
+    return tl::unexpected(std::move(current).error());
   }
-  if (*confirmed && is_shared) {
-    hold->announce();  // whoever published it may not have come that far
+  if (!*current) {
+    return std::nullopt;
   }
-  return *confirmed ? std::move(lock) : std::nullopt;
+  hold->announce();  // the thread that published it may not have come that far
+  return lock;
 }
 
 Result<std::optional<SessionLock>> Acquisition::answer(Admission&& admission, const SessionLocation& location) {
@@ -204,11 +204,6 @@ Result<std::optional<SessionLock>> Acquisition::contend(SessionLocation& locatio
     auto published = publish(location.lock, describe(seed, location.session, texts), manager_->mode, &spare);
     if (published && published->outcome == PublishOutcome::published) {
       return settle(std::move(location), turn, std::move(*published->file), std::move(seed));
-    }
-    // What is in the way at a path that leads elsewhere by now is not in our way.
-    if (auto confirmed = confirm(location, locate_options(false)); !confirmed || !*confirmed) {
-      return confirmed ? Result<std::optional<SessionLock>>(std::nullopt)
-                       : tl::unexpected(std::move(confirmed).error());
     }
     if (!published) {
       return tl::unexpected(std::move(published).error());
@@ -422,16 +417,10 @@ std::optional<Deadline::Clock::time_point> Acquisition::report_waiting() {
 }
 
 /// For a thread that another of this process keeps from even trying.
-QueueLook Acquisition::look_up_from_queue(SessionLocation& location) noexcept {
+QueueLook Acquisition::look_up_from_queue(const SessionLocation& location) noexcept {
   const auto now = Deadline::Clock::now();
   QueueLook look{.again = now + k_queue_look_interval};
   try {
-    // Nobody is to be waited for, or told of, in the queue of a wrong guess. What is wrong with the session is told by
-    // the next attempt.
-    if (const auto confirmed = confirm(location, locate_options(false)); !confirmed || !*confirmed) {
-      look.has_moved = true;
-      return look;
-    }
     if (manager_->observer && (!next_report_ || now >= *next_report_)) {
       (void)describe_holder(location);  // what cannot be described now is told when the wait is over
       in_the_way_.reset();

@@ -62,7 +62,7 @@ class Acquisition {
   [[nodiscard]] WatchPlan make_plan() const;
   /// Tells the observer what the wait is for; says when to tell it again.
   [[nodiscard]] std::optional<Deadline::Clock::time_point> report_waiting();
-  [[nodiscard]] QueueLook look_up_from_queue(SessionLocation& location) noexcept;
+  [[nodiscard]] QueueLook look_up_from_queue(const SessionLocation& location) noexcept;
   [[nodiscard]] Error give_up(WakeUp reason);
   [[nodiscard]] Result<void> describe_holder(const SessionLocation& location);
 

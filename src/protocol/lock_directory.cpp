@@ -37,8 +37,6 @@ struct Directories {
   struct Remembered {
     std::shared_ptr<const KnownDirectory> known;
     std::weak_ptr<const Directory> open;
-    /// The last name in it that was looked at and was no link.
-    std::string plain_name;
   };
   std::mutex mutex;
   std::map<std::string, Remembered> by_path;
@@ -95,17 +93,14 @@ bool is_usable(const Directory& open, const std::string& path) {
 struct Recalled {
   std::shared_ptr<const KnownDirectory> known{};
   DirectoryPtr open{};
-  /// The name that was asked for was no link the last time.
-  bool was_plain{false};
 };
-Recalled recall(Directories& directories, const std::string& path, std::string_view name) {
+Recalled recall(Directories& directories, const std::string& path) {
   const std::lock_guard lock(directories.mutex);
   const auto found = directories.by_path.find(path);
   if (found == directories.by_path.end()) {
     return {};
   }
-  const Directories::Remembered& remembered = found->second;
-  return {remembered.known, remembered.open.lock(), !name.empty() && remembered.plain_name == name};
+  return {found->second.known, found->second.open.lock()};
 }
 
 struct ExaminedDirectory {
@@ -150,55 +145,15 @@ DirectoryPtr share(Directories& directories, const std::string& path, ExaminedDi
     directories.by_path.clear();
   }
   auto& remembered = directories.by_path[path];
-  if (!remembered.known || remembered.known->identity != known->identity) {
-    remembered.plain_name.clear();
-  }
   remembered.known = std::move(known);
   remembered.open = directory;
   return directory;
-}
-
-/// Remembers of a name in a folder, as given, whether it is no link.
-void remember_plain(const std::string& folder, const std::string& name, bool is_plain) {
-  Directories& directories = g_directories.get();
-  const std::lock_guard lock(directories.mutex);
-  const auto found = directories.by_path.find(folder);
-  if (found == directories.by_path.end()) {
-    return;
-  }
-  if (is_plain) {
-    found->second.plain_name = name;
-  } else if (found->second.plain_name == name) {
-    found->second.plain_name.clear();
-  }
-}
-
-struct OpenedFolder {
-  DirectoryPtr directory;
-  /// The name that was asked for was no link the last time.
-  bool was_plain{false};
-};
-/// Opens a folder, or shares the one that is open already.
-Result<OpenedFolder> open_folder(const std::string& path, std::string_view name) {
-  Directories& directories = g_directories.get();
-  auto recalled = recall(directories, path, name);
-  if (recalled.open && is_usable(*recalled.open, path)) {
-    return OpenedFolder{std::move(recalled.open), recalled.was_plain};
-  }
-  const auto known = recalled.known;
-  auto fresh = examine(sys::open(AT_FDCWD, path.c_str(), O_PATH | O_DIRECTORY), path, std::move(recalled.known));
-  if (!fresh) {
-    return tl::unexpected(std::move(fresh).error());
-  }
-  const bool is_the_same = known && known->identity == fresh->known->identity;
-  return OpenedFolder{share(directories, path, std::move(*fresh)), is_the_same && recalled.was_plain};
 }
 
 struct FollowedSession {
   DirectoryPtr directory;
   std::string name;
   std::string given_folder;
-  bool is_guess{false};
 };
 
 Error aliased(const std::string& path, nlink_t links) {
@@ -269,17 +224,17 @@ Result<FollowedSession> enter(const std::string& path, const LocateOptions& opti
   if (name.empty() || name == "." || name == ".." || path.find('\0') != std::string::npos) {
     return failure(Errc::invalid_argument, "locate session", path, "the path does not name a file");
   }
-  auto opened = open_folder(folder, name);
+  auto opened = open_directory(folder);
   if (!opened && options.create_directories && opened.error().code == std::errc::no_such_file_or_directory) {
     if (auto made = make_directories(folder); !made) {
       return tl::unexpected(std::move(made).error());
     }
-    opened = open_folder(folder, name);
+    opened = open_directory(folder);
   }
   if (!opened) {
     return tl::unexpected(std::move(opened).error());
   }
-  return FollowedSession{std::move(opened->directory), std::move(name), std::move(folder), opened->was_plain};
+  return FollowedSession{std::move(*opened), std::move(name), std::move(folder)};
 }
 
 Result<FollowedSession> follow_to_end(std::string path, const LocateOptions& options) {
@@ -288,14 +243,7 @@ Result<FollowedSession> follow_to_end(std::string path, const LocateOptions& opt
     if (!at) {
       return at;
     }
-    at->is_guess = at->is_guess && options.may_guess && links == 0;
-    if (at->is_guess) {
-      return at;
-    }
     auto next = follow(*at->directory, at->name, options);
-    if (links == 0) {
-      remember_plain(at->given_folder, at->name, next && !next->has_value());
-    }
     if (!next) {
       return tl::unexpected(std::move(next).error());
     }
@@ -338,7 +286,16 @@ Result<void> for_each_name(const Directory& directory, const std::function<void(
 }
 
 Result<DirectoryPtr> open_directory(const std::string& path) {
-  return open_folder(path, {}).map([](OpenedFolder&& opened) { return std::move(opened.directory); });
+  Directories& directories = g_directories.get();
+  auto recalled = recall(directories, path);
+  if (recalled.open && is_usable(*recalled.open, path)) {
+    return std::move(recalled.open);
+  }
+  auto fresh = examine(sys::open(AT_FDCWD, path.c_str(), O_PATH | O_DIRECTORY), path, std::move(recalled.known));
+  if (!fresh) {
+    return tl::unexpected(std::move(fresh).error());
+  }
+  return share(directories, path, std::move(*fresh));
 }
 
 Result<DirectoryPtr> open_subdirectory(const Directory& parent, const std::string& name) {
@@ -355,10 +312,8 @@ Result<SessionLocation> locate(const std::filesystem::path& session, const Locat
   if (!followed) {
     return tl::unexpected(std::move(followed).error());
   }
-  SessionLocation location{{std::move(followed->directory), std::move(followed->name)},
-                           {},
-                           std::move(followed->given_folder),
-                           followed->is_guess};
+  SessionLocation location{
+      {std::move(followed->directory), std::move(followed->name)}, {}, std::move(followed->given_folder)};
   if (options.naming == LockNaming::itself) {
     location.lock = location.session;
     return location;
@@ -388,18 +343,10 @@ namespace {
 /// Whether the name in the given folder is no link now.
 Result<bool> is_plain_now(const SessionLocation& location, const LocateOptions& options) {
   auto next = follow(*location.session.directory, location.session.name, options);
-  const bool is_plain = next && !next->has_value();
-  if (!is_plain) {  // who guessed so must not do it again
-    remember_plain(location.given_folder, location.session.name, false);
-  }
-  return next ? Result<bool>(is_plain) : tl::unexpected(std::move(next).error());
+  return next ? Result<bool>(!next->has_value()) : tl::unexpected(std::move(next).error());
 }
 
 }  // namespace
-
-Result<bool> confirm(SessionLocation& location, const LocateOptions& options) {
-  return std::exchange(location.is_guess, false) ? is_plain_now(location, options) : Result<bool>(true);
-}
 
 Result<bool> is_current(const SessionLocation& location, const std::filesystem::path& session,
                         const LocateOptions& options) {

@@ -70,8 +70,6 @@ struct SessionLocation {
   Place lock;
   /// The folder of the path as it was given, where no link was followed.
   std::string given_folder{};
-  /// The session's name was not looked at this time, because it was no link the last time (`confirm`).
-  bool is_guess{false};
 };
 
 /// What the path given to `locate` names.
@@ -86,8 +84,6 @@ struct LocateOptions {
   bool create_directories{false};
   bool allow_hard_links{false};
   LockNaming naming{LockNaming::beside_session};
-  /// The caller asks `is_current` once it holds the lock, and `confirm` before it draws any other conclusion.
-  bool may_guess{false};
 };
 
 /// Finds the canonical session: links are followed one by one to the end, so that a link, dangling or not, and its
@@ -95,9 +91,6 @@ struct LocateOptions {
 /// that cannot name a file, `Errc::aliased_session` for a file with several hard links, ELOOP, and those of the calls
 /// it makes.
 [[nodiscard]] Result<SessionLocation> locate(const std::filesystem::path& session, const LocateOptions& options);
-
-/// Looks at the name that a guess left out. False: it is a link now, `locate` it without guessing. Errors: as `locate`.
-[[nodiscard]] Result<bool> confirm(SessionLocation& location, const LocateOptions& options);
 
 /// Whether `locate` would still give this location: asked again once the lock is held.
 [[nodiscard]] Result<bool> is_current(const SessionLocation& location, const std::filesystem::path& session,

@@ -324,21 +324,12 @@ TEST_CASE("a stale lock found on the very last try is still taken") {
   CHECK(lock->reclaimed_from()->record.pid == holder.pid());
 }
 
-/// Locks a session once, so that this process knows it for no link.
-void become_known(const fs::path& session) {
-  REQUIRE(try_lock(session).has_value());
-}
-
 TEST_CASE("a session that leads elsewhere once the lock is held is located anew") {
-  // Protects: `is_current` in `Acquisition::settle`; that only the name that was given is guessed at.
+  // Protects: `is_current` in `Acquisition::settle`.
   const Session session;
   write_text(session.directory / "one", "");
   write_text(session.directory / "two", "");
   fs::create_symlink("one", session.path);
-  SUBCASE("what the link led to is not known") {}
-  SUBCASE("what the link led to is known for no link, which says nothing of the link") {
-    become_known(session.directory / "one");
-  }
   {
     const Script script(
         once_before([](const sys::CallInfo& info) { return is_call_on(info, sys::Call::linkat, "one.lock"); },
@@ -378,41 +369,8 @@ TEST_CASE("a session that becomes aliased while it is locked is refused and let 
   CHECK(LockManager().held().empty());
 }
 
-TEST_CASE("a session that is known for no link is looked at once, when its lock is there") {
-  // Protects: `may_guess` in `Acquisition::attempt`.
+TEST_CASE("a lock on what a session was does not block an acquire of what it is") {
   const Session session;
-  write_text(session.path, "");
-  become_known(session.path);
-  int looks = 0;
-  bool is_locked = false;
-  const Script script(outermost([&](const sys::CallInfo& info) {
-    is_locked = is_locked || links_lock(info);
-    if (is_call_on(info, sys::Call::fstatat, "s.jsonl")) {
-      CHECK(is_locked);
-      ++looks;
-    }
-    return 0;
-  }));
-  REQUIRE(try_lock(session.path).has_value());
-  CHECK(looks == 1);
-}
-
-TEST_CASE("a session that became a link since it was known is locked where the link leads") {
-  // Protects: `is_current` in `Acquisition::settle`, and that it forgets a wrong guess, which would be made again and
-  // again.
-  const Session session;
-  become_known(session.path);
-  fs::create_symlink("target", session.path);
-  const auto lock = try_lock(session.path);
-  REQUIRE(lock.has_value());
-  CHECK(lock->lock_path() == session.directory / "target.lock");
-  CHECK(names_in(session.directory.path()) == std::vector<std::string>{"s.jsonl", "target.lock"});
-}
-
-TEST_CASE("whoever has the lock of what a session was is not in the way of what it is") {
-  // Protects: `confirm` in `Acquisition::contend`.
-  const Session session;
-  become_known(session.path);
   plant(session.lock, foreign_record(::getppid()));
   fs::create_symlink("target", session.path);
   const auto lock = try_lock(session.path);
@@ -421,10 +379,8 @@ TEST_CASE("whoever has the lock of what a session was is not in the way of what 
   CHECK(fs::exists(session.lock));
 }
 
-TEST_CASE("a directory that cannot be written to is not in the way of a session that leads out of it by now") {
-  // Protects: that `confirm` in `Acquisition::contend` comes before the error of `publish`.
+TEST_CASE("a directory that cannot be written to does not block a session that leads out of it") {
   const Session session;
-  become_known(session.path);
   fs::create_symlink("target", session.path);
   const Script script([](const sys::CallInfo& info) { return links_lock(info) ? EACCES : 0; });
   const auto lock = try_lock(session.path);
@@ -432,8 +388,7 @@ TEST_CASE("a directory that cannot be written to is not in the way of a session 
   CHECK(lock->lock_path() == session.directory / "target.lock");
 }
 
-TEST_CASE("a hold of what a session was is not shared by who acquires what it is") {
-  // Protects: `confirm` in `Acquisition::attempt`.
+TEST_CASE("a hold of what a session was is not shared by an acquire of what it is") {
   const Session session;
   AcquireOptions options;
   options.timeout = 0ms;
@@ -453,8 +408,7 @@ TEST_CASE("a hold of what a session was is not shared by who acquires what it is
   CHECK(held.front().depth == 1);
 }
 
-TEST_CASE("nobody waits for the lock of what a session was, nor hears of it") {
-  // Protects: `confirm` in `Acquisition::look_up_from_queue`.
+TEST_CASE("an acquire does not wait for this process's lock of what the session was, nor report it") {
   const Session session;
   const auto before = try_lock(session.path);
   REQUIRE(before.has_value());

@@ -85,8 +85,6 @@ struct Seat {
   std::atomic<bool> lost{false};
   /// Whose lock it got, a `Place`.
   std::atomic<std::size_t> place{at_session};
-  /// It is to know its session for no link.
-  bool is_to_know{false};
   sem_t go{};
   Role role{};
   char session[256]{};
@@ -295,9 +293,6 @@ class Player : public sys::Interceptor {
   void prepare() {
     session_ = seat_.session;
     seat_.place.store(at_session);
-    if (seat_.is_to_know) {
-      (void)manager_.inspect(session_);
-    }
     if (seat_.role == Role::release) {
       lock_ = value_or_throw(manager_.try_acquire(session_));
       find_place();
@@ -362,7 +357,7 @@ class Player : public sys::Interceptor {
       if (seat_.role != Role::try_take || lock.error().code != Errc::locked) {
         complain("acquire: " + lock.error().message());
       } else if (!has_looked_at_all_) {
-        complain("was refused a lock that it only guessed to be its session's");
+        complain("was refused a lock without a look at its session");
       } else if (lock.error().holder->lock_path.filename() !=
                  std::string(leads_to_target_ ? k_target : k_session) + ".lock") {
         complain("was refused the lock of what its session was before it looked");
@@ -498,7 +493,6 @@ class Director {
     seat.is_unlinking.store(false);
     seat.acknowledged.store(false);
     seat.lost.store(false);
-    seat.is_to_know = scenario_.adversary == Adversary::link;
     seat.complaint[0] = '\0';
     std::snprintf(seat.session, sizeof seat.session, "%s", session.c_str());
     std::snprintf(seat.record, sizeof seat.record, "%s", record.c_str());

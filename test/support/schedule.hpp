@@ -35,7 +35,7 @@ enum class Adversary {
   remove,   ///< Removes the lock file without looking.
   replace,  ///< Renames a running program's lock over it.
   rename,   ///< Renames the directory.
-  link,     ///< Makes the session a symbolic link to another, the target. Both know it for no link.
+  link,     ///< Makes the session a symbolic link to another, the target.
   unlink    ///< Takes the link away that the session was to the target.
 };
 

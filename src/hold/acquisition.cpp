@@ -185,25 +185,18 @@ Result<std::optional<SessionLock>> Acquisition::answer(Admission&& admission, co
 
 Result<std::optional<SessionLock>> Acquisition::contend(SessionLocation& location, Turn& turn) {
   give_way(location);
-  RecordSeed seed;
   RecordTexts texts;
-  SpareFile spare;
   while (true) {
     if (options_.stop.stop_requested()) {
       return tl::unexpected(give_up(WakeUp::cancelled));
     }
-    if (spare.fd) {
-      seed.created_at = sys::wall_clock();
-    } else {
-      auto made = make_seed(options_, location, !manager_->lock_directory.empty());
-      if (!made) {
-        return tl::unexpected(std::move(made).error());
-      }
-      seed = std::move(*made);
+    auto seed = make_seed(options_, location, !manager_->lock_directory.empty());
+    if (!seed) {
+      return tl::unexpected(std::move(seed).error());
     }
-    auto published = publish(location.lock, describe(seed, location.session, texts), manager_->mode, &spare);
+    auto published = publish(location.lock, describe(*seed, location.session, texts), manager_->mode);
     if (published && published->outcome == PublishOutcome::published) {
-      return settle(std::move(location), turn, std::move(*published->file), std::move(seed));
+      return settle(std::move(location), turn, std::move(*published->file), std::move(*seed));
     }
     if (!published) {
       return tl::unexpected(std::move(published).error());

@@ -37,23 +37,16 @@ class Candidate {
   Candidate& operator=(const Candidate&) = delete;
 
   /// Completes the file, but for its name.
-  Result<void> prepare(SpareFile& spare);
+  Result<void> prepare();
   /// An errno: 0 named, EEXIST contended, others as they are.
   int give_name();
-  /// Leaves the file for another attempt, unless it has a temporary name that would lie about meanwhile.
-  void leave(SpareFile& spare);
   Result<void> check_inode_identity();
   /// Goes over to a descriptor of the file's own name, where that of its temporary one is another file's to the kernel.
   /// False: somebody took the file away already, as an operator may.
   Result<bool> adopt_name();
 
-  /// The time by this file system when it was made; none where it was made long ago, as a spare.
-  [[nodiscard]] std::optional<WallTime> made() const { return made_; }
-  /// The same when it was last written.
-  [[nodiscard]] std::optional<WallTime> written() const {
-    struct stat status {};
-    return !made_ && sys::fstat(fd_.get(), status).ok() ? modification_time(status) : made_;
-  }
+  /// The time by this file system when it was made.
+  [[nodiscard]] WallTime made() const { return made_; }
   /// It was made and cannot be found: a sweep took it for left over, or nothing leads to a nameless file here.
   [[nodiscard]] bool is_lost(const std::error_code& why) const {
     return fd_ && !may_be_nameless() && why == std::errc::no_such_file_or_directory;
@@ -70,7 +63,6 @@ class Candidate {
   [[nodiscard]] bool has_its_name() const {
     return names_inode(directory(), place_.name.c_str(), file_).answer == Step::Answer::done;
   }
-  void adopt(SpareFile& spare);
   Result<void> create();
   Result<void> take_witness();
   Result<void> try_locks();
@@ -93,19 +85,12 @@ class Candidate {
   sys::Fd fd_;
   std::string temporary_name_;
   FileIdentity file_;
-  std::optional<WallTime> made_{};
+  WallTime made_{};
   std::string content_;
-  std::size_t previous_size_{0};
   bool has_witness_{false};
   /// It has its name besides the temporary one.
   bool is_linked_{false};
 };
-
-void Candidate::leave(SpareFile& spare) {
-  if (temporary_name_.empty()) {
-    spare = {std::move(fd_), file_, has_witness_, content_.size()};
-  }
-}
 
 Result<void> Candidate::create() {
   sys::Opened opened;
@@ -245,14 +230,8 @@ Result<void> Candidate::try_names() {
 
 Result<void> Candidate::write() {
   content_ = publication_.content(has_witness_ ? &file_ : nullptr);
-  if (content_.size() < previous_size_) {
-    if (const auto cut = sys::ftruncate(fd_.get(), 0); !cut.ok()) {
-      return failure(cut.code(), "ftruncate", place_);
-    }
-  }
   for (std::size_t done = 0; done < content_.size();) {
-    const auto written = made_ ? sys::write(fd_.get(), content_.data() + done, content_.size() - done)
-                               : sys::pwrite(fd_.get(), content_.data() + done, content_.size() - done, done);
+    const auto written = sys::write(fd_.get(), content_.data() + done, content_.size() - done);
     if (!written.ok()) {
       return failure(written.code(), "write", place_);
     }
@@ -271,18 +250,7 @@ Result<void> Candidate::write() {
   return {};
 }
 
-void Candidate::adopt(SpareFile& spare) {
-  fd_ = std::move(spare.fd);
-  file_ = spare.file;
-  has_witness_ = spare.has_witness;
-  previous_size_ = spare.size;
-}
-
-Result<void> Candidate::prepare(SpareFile& spare) {
-  if (spare.fd) {
-    adopt(spare);
-    return write();
-  }
+Result<void> Candidate::prepare() {
   if (auto created = create(); !created) {
     return created;
   }
@@ -460,10 +428,9 @@ Result<std::optional<PublishAttempt>> judge_naming_failure(const Place& place, i
 }
 
 /// One candidate. None: it was swept away before it had its name, and another is needed.
-Result<std::optional<PublishAttempt>> publish_one(const Place& place, const Publication& publication,
-                                                  SpareFile& spare) {
+Result<std::optional<PublishAttempt>> publish_one(const Place& place, const Publication& publication) {
   Candidate candidate(place, publication);
-  if (auto prepared = candidate.prepare(spare); !prepared) {
+  if (auto prepared = candidate.prepare(); !prepared) {
     if (may_mean_removed(prepared.error().code) && place.directory->is_removed()) {
       return directory_gone();
     }
@@ -474,9 +441,7 @@ Result<std::optional<PublishAttempt>> publish_one(const Place& place, const Publ
   }
   const int error = candidate.give_name();
   if (error == EEXIST) {
-    const auto now = candidate.written();
-    candidate.leave(spare);
-    return PublishAttempt{PublishOutcome::contended, std::nullopt, now};
+    return PublishAttempt{PublishOutcome::contended, std::nullopt, candidate.made()};
   }
   if (error != 0) {
     return judge_naming_failure(place, error);
@@ -497,10 +462,9 @@ Result<std::optional<PublishAttempt>> publish_one(const Place& place, const Publ
 
 }  // namespace
 
-Result<PublishAttempt> publish_file(const Place& place, const Publication& publication, SpareFile* spare) {
-  SpareFile unwanted;
+Result<PublishAttempt> publish_file(const Place& place, const Publication& publication) {
   for (int attempt = 0; attempt < k_candidates_max; ++attempt) {
-    auto done = publish_one(place, publication, spare != nullptr ? *spare : unwanted);
+    auto done = publish_one(place, publication);
     if (!done) {
       return tl::unexpected(std::move(done).error());
     }
@@ -512,7 +476,7 @@ Result<PublishAttempt> publish_file(const Place& place, const Publication& publi
                  "the unfinished file was removed again and again");
 }
 
-Result<PublishAttempt> publish(const Place& place, const LockRecordView& record, mode_t mode, SpareFile* spare) {
+Result<PublishAttempt> publish(const Place& place, const LockRecordView& record, mode_t mode) {
   const Publication publication{
       mode, record.lock_id.value_or(std::string_view{}), true, [&record](const FileIdentity* witness) {
         LockRecordView complete = record;
@@ -520,7 +484,7 @@ Result<PublishAttempt> publish(const Place& place, const LockRecordView& record,
         complete.witness = text ? std::optional(text->view()) : std::nullopt;
         return format_lock_record_view(complete);
       }};
-  return publish_file(place, publication, spare);
+  return publish_file(place, publication);
 }
 
 std::string temporary_name(std::string_view name, std::string_view id) {

@@ -45,27 +45,16 @@ struct PublishAttempt {
   PublishOutcome outcome{};
   /// Where published.
   std::optional<PublishedFile> file{};
-  /// The file system's own clock, from the file just made; none where a spare was published.
+  /// The file system's own clock, from the file just made; none where the directory is gone.
   std::optional<WallTime> file_system_now{};
 };
-/// A nameless file with its witness, left by an attempt that found the name taken. The next attempt at the same place
-/// only has to write its content anew, which is most of what a waiter that was woken has to do.
-struct SpareFile {
-  sys::Fd fd;
-  FileIdentity file;
-  bool has_witness{false};
-  std::size_t size{0};
-};
 /// Makes a complete file and gives it its name, or finds that the name is taken. Whatever fails leaves nothing behind.
-/// A spare, if one is given, is used up, and left again where the name was taken. Errors:
-/// `Errc::unsupported_file_system`; otherwise the failing call's own.
-[[nodiscard]] Result<PublishAttempt> publish_file(const Place& place, const Publication& publication,
-                                                  SpareFile* spare = nullptr);
+/// Errors: `Errc::unsupported_file_system`; otherwise the failing call's own.
+[[nodiscard]] Result<PublishAttempt> publish_file(const Place& place, const Publication& publication);
 
 /// Publishes a lock file. The witness is taken, and written down in the record, where the file system can carry one.
 /// Errors: as `publish_file`.
-[[nodiscard]] Result<PublishAttempt> publish(const Place& place, const LockRecordView& record, mode_t mode,
-                                             SpareFile* spare = nullptr);
+[[nodiscard]] Result<PublishAttempt> publish(const Place& place, const LockRecordView& record, mode_t mode);
 
 /// The name that an unfinished file has where it must have one: `.<name>.<id>.tmp`.
 [[nodiscard]] std::string temporary_name(std::string_view name, std::string_view id);

@@ -60,8 +60,6 @@ std::string_view to_string(Call call) {
       return "pread";
     case Call::write:
       return "write";
-    case Call::pwrite:
-      return "pwrite";
     case Call::ftruncate:
       return "ftruncate";
     case Call::fsync:
@@ -248,11 +246,6 @@ SignalsBlocked::SignalsBlocked() noexcept {
 
 SignalsBlocked::~SignalsBlocked() {
   ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
-}
-
-Outcome pwrite(int fd, const void* data, std::size_t size, std::uint64_t offset) {
-  return invoke({Call::pwrite, fd, nullptr, &size},
-                [&]() -> std::int64_t { return ::pwrite(fd, data, size, static_cast<off_t>(offset)); });
 }
 
 Outcome ftruncate(int fd, std::uint64_t size) {

@@ -40,7 +40,6 @@ enum class Call {
   readlinkat,
   pread,
   write,
-  pwrite,
   ftruncate,
   fsync,
   futimens,
@@ -173,7 +172,6 @@ Outcome write(int fd, const void* data, std::size_t size);
 /// As `write`, but a file-size limit (setrlimit(2), `RLIMIT_FSIZE`) only answers EFBIG: its SIGXFSZ, which would end
 /// most programs, is taken away. For what must be tidied up after, since `write` itself lets the signal come.
 Outcome write_without_signal(int fd, const void* data, std::size_t size);
-Outcome pwrite(int fd, const void* data, std::size_t size, std::uint64_t offset);
 Outcome ftruncate(int fd, std::uint64_t size);
 Outcome fsync(int fd);
 /// futimens(2) to now, by the file system's own clock.

@@ -447,8 +447,7 @@ TEST_CASE("who waits to share a hold gets no share of one on what the session wa
   Result<SessionLock> b;
   std::thread thread;
   const Script script(once_before(links_lock, [&] {
-    // By another path to the same directory, since what A saw of this one is not looked at again.
-    thread = std::thread([&] { b = manager.acquire(session.directory / "." / "s.jsonl", options); });
+    thread = std::thread([&] { b = manager.acquire(session.path, options); });
     wait_until("B waits", [&] { return is_queued.load(); });
     fs::create_symlink("target", session.path);
   }));
@@ -494,29 +493,6 @@ TEST_CASE("the end of a hold is told although who published it failed on the way
   fs::remove(session.lock);
   CHECK(code_of(b->verify()) == Errc::lost);
   CHECK(events.of(EventKind::lost).size() == 1);
-}
-
-TEST_CASE("what became no session since it was known is refused, and leaves no lock") {
-  const Session session;
-  for (const bool is_directory : {true, false}) {
-    write_text(session.path, "");
-    become_known(session.path);
-    if (is_directory) {
-      fs::remove(session.path);
-      fs::create_directory(session.path);
-    } else {
-      fs::create_hard_link(session.path, session.directory / "alias");
-    }
-    const std::error_code expected =
-        is_directory ? std::make_error_code(std::errc::is_a_directory) : make_error_code(Errc::aliased_session);
-    for (int times = 0; times < 2; ++times) {
-      const auto lock = try_lock(session.path);
-      REQUIRE(!lock.has_value());
-      CHECK(lock.error().code == expected);
-      CHECK(!fs::exists(session.lock));
-    }
-    fs::remove_all(session.path);
-  }
 }
 
 TEST_CASE("a directory that is removed before the lock has its name is made again") {

@@ -220,7 +220,6 @@ const std::vector<int>& ways_to_fail(sys::Call call) {
     case Call::pread:
       return reads;
     case Call::write:
-    case Call::pwrite:
       return writes;
     case Call::ftruncate:
     case Call::fsync:

@@ -149,7 +149,6 @@ bool is_shared(const sys::CallInfo& info) {
     case Call::renameat:
     case Call::renameat2:
     case Call::write:
-    case Call::pwrite:
     case Call::ftruncate:
     case Call::poll:
     case Call::inotify_add_watch:

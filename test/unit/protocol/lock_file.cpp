@@ -96,9 +96,9 @@ std::vector<Pretence> pretences() {
   };
 }
 
-Result<PublishAttempt> publish_own(const Place& place, SpareFile* spare = nullptr) {
+Result<PublishAttempt> publish_own(const Place& place) {
   const LockRecord record = own_record();
-  return publish(place, view_of(record), k_mode, spare);
+  return publish(place, view_of(record), k_mode);
 }
 
 struct PublishedLock : PublishedFile {
@@ -556,41 +556,6 @@ TEST_CASE("a candidate that a sweep took away is replaced by another, a bounded 
   }
 }
 
-TEST_CASE("an attempt that finds the name taken leaves a spare, into which the next one only writes its record") {
-  const TemporaryDirectory directory;
-  const Place place = place_in(directory.path(), "s.lock");
-  LockRecord record = own_record();
-  record.created_at = created_at_ago(std::chrono::hours{1});
-  record.label = "a long label, so that the second record is the shorter one";
-  plant(directory / "s.lock", "{}");
-  SpareFile spare;
-  const auto contended = publish(place, view_of(record), k_mode, &spare);
-  REQUIRE(contended.has_value());
-  CHECK(contended->outcome == PublishOutcome::contended);
-  CHECK(contended->file_system_now.has_value());
-  REQUIRE(static_cast<bool>(spare.fd));
-  CHECK(spare.has_witness);
-  const FileIdentity file = spare.file;
-  CHECK(names_in(directory.path()).size() == 1);
-  record.created_at = created_at_ago(std::chrono::milliseconds{0});
-  record.label = "short";
-  const Script script([](const sys::CallInfo& info) { return is(info, sys::Call::openat) ? EMFILE : 0; });
-  const auto again = publish(place, view_of(record), k_mode, &spare);
-  REQUIRE(again.has_value());
-  CHECK(again->outcome == PublishOutcome::contended);
-  CHECK(*again->file_system_now >= *contended->file_system_now);
-  fs::remove(directory / "s.lock");
-  const auto published = publish(place, view_of(record), k_mode, &spare);
-  REQUIRE(published.has_value());
-  REQUIRE(published->outcome == PublishOutcome::published);
-  CHECK(published->file->file == file);
-  CHECK(!spare.fd);
-  CHECK(!published->file_system_now);  // it was made long ago
-  const auto text = read_text(directory / "s.lock");
-  record.witness = format_witness(file);
-  CHECK(text == format_lock_record(record));
-}
-
 TEST_CASE("a lock is read at one go, and one that grew since its size was asked for to its end") {
   // Protects: `is_whole` in `read_content`, both halves.
   const TemporaryDirectory directory;
@@ -613,21 +578,6 @@ TEST_CASE("a lock is read at one go, and one that grew since its size was asked 
     CHECK((*pinned)->record.label == "a long word");
     CHECK((grows || reads == 1));
   }
-}
-
-TEST_CASE("nothing with a temporary name is left as a spare") {
-  in_fresh_process([] {
-    const TemporaryDirectory directory;
-    const Script script(no_nameless_files);
-    const Place place = place_in(directory.path(), "s.lock");
-    plant(directory / "s.lock", "{}");
-    SpareFile spare;
-    const auto contended = publish_own(place, &spare);
-    REQUIRE_IN_CHILD(contended.has_value());
-    REQUIRE_IN_CHILD(contended->outcome == PublishOutcome::contended);
-    REQUIRE_IN_CHILD(!spare.fd);
-    REQUIRE_IN_CHILD(names_in(directory.path()).size() == 1);
-  });
 }
 
 TEST_CASE("a directory that is removed before the name is given is told from other failures") {

@@ -489,7 +489,6 @@ TEST_CASE("an interceptor can make each call fail, and the call is not made") {
       {sys::Call::readlinkat, [&] { return sys::readlinkat(AT_FDCWD, "/proc/self", buffer, sizeof buffer).error; }},
       {sys::Call::pread, [&] { return sys::pread(fd, buffer, sizeof buffer, 0).error; }},
       {sys::Call::write, [&] { return sys::write(fd, "x", 1).error; }},
-      {sys::Call::pwrite, [&] { return sys::pwrite(fd, "x", 1, 0).error; }},
       {sys::Call::ftruncate, [&] { return sys::ftruncate(fd, 100).error; }},
       {sys::Call::fsync, [&] { return sys::fsync(fd).error; }},
       {sys::Call::futimens, [&] { return sys::touch(fd).error; }},

@@ -63,7 +63,9 @@ inline constexpr int k_cleanup_signals[] = {SIGINT, SIGTERM, SIGQUIT, SIGABRT, S
 struct ManagerOptions {
   /// Permissions of lock files, less the umask. Whoever can open one can take its `flock` and so delay its owner.
   mode_t mode{0600};
-  /// Where locks lie; empty: beside their sessions. For programs on one kernel that reach the session by one path.
+  /// Where locks lie; empty: beside their sessions. A relative path is relative to the working directory in which the
+  /// manager is constructed. For programs on one kernel that reach the session by one path: a lock there is named after
+  /// the session's path, so a hold is lost (`Errc::lost`) when the session's directory or this one is moved meanwhile.
   std::filesystem::path lock_directory{};
   /// Release at normal exit what is held then. Only for holds that write through `guarded` alone: buffered streams that
   /// are flushed later, or threads that go on, would write without the lock.

@@ -19,6 +19,8 @@ using Clock = std::chrono::steady_clock;
 
 /// A signal handler cannot notify, so waiting threads look now and then.
 constexpr std::chrono::milliseconds k_phase_recheck{50};
+/// Whoever has the `flock` of a lock that is lost is judging it, and done in a moment.
+constexpr std::chrono::milliseconds k_lost_patience{250};
 
 /// Unlocks a lock file's inode at the end of a scope, if it is to.
 struct LeavesGuard {
@@ -280,6 +282,23 @@ Result<void> Hold::check_lock_id() const {
   return {};
 }
 
+// A lock in a directory of locks is named after the path of its session:
+// 1. A holds L/<x/s>.lock. 2. The directory x is renamed to y. 3. B acquires y/s, which is L/<y/s>.lock: one session
+// has two locks. 4. A looks before its next write, and writes nothing. Renaming L, or mounting over it, is alike. What
+// is renamed while A writes is noticed before A's next write only.
+Result<void> Hold::check_reach() const {
+  auto reached = is_reached(setup_.location);
+  if (!reached) {
+    return tl::unexpected(std::move(reached).error());
+  }
+  if (*reached) {
+    return {};
+  }
+  Error error = lost_error();
+  error.detail = "the session's directory or the directory of locks has been moved, or something is mounted over it";
+  return tl::unexpected(std::move(error));
+}
+
 Result<detail::GuardScope> Hold::enter_guard() {
   if (is_inherited()) {
     return tl::unexpected(lost_error());
@@ -294,9 +313,12 @@ Result<detail::GuardScope> Hold::enter_guard() {
   }
   auto entered = give_back_on_exception([&]() -> Result<void> {
     auto locked = persist([this] { return core_.try_enter(); }, deadline);
-    if (locked && setup_.joined) {
+    if (locked) {
       LeavesGuard leaves{core_.fd};
-      locked = check_lock_id();
+      locked = check_reach();
+      if (locked && setup_.joined) {
+        locked = check_lock_id();
+      }
       leaves.is_armed = !locked;
     }
     return locked;
@@ -368,7 +390,8 @@ Result<void> Hold::verify() {
     if (same.answer == Step::Answer::failed) {
       return tl::unexpected(to_error(same, lock_path()));
     }
-    return setup_.joined ? check_lock_id() : Result<void>{};
+    auto reached = check_reach();
+    return reached && setup_.joined ? check_lock_id() : std::move(reached);
   };
   if (inside) {
     return look();
@@ -400,7 +423,12 @@ Result<void> Hold::release() {
 Result<void> Hold::release_now(Clock::time_point deadline) {
   Result<void> released;
   if (!setup_.joined) {
-    released = give_back_on_exception([&] { return persist([this] { return core_.try_unlink(); }, deadline); });
+    released = give_back_on_exception([&] {
+      auto reached = check_reach();
+      auto unlinked = persist([this] { return core_.try_unlink(); }, deadline);
+      const bool has_moved = !reached && reached.error().code == Errc::lost;
+      return unlinked && has_moved ? std::move(reached) : std::move(unlinked);
+    });
     // Asked when those who wait know already: who is gone by now has had what it waited for.
     if (released && has_waiting_mark(core_.fd, *setup_.location.lock.directory->traits)) {
       try {
@@ -426,6 +454,11 @@ bool Hold::try_release() noexcept {
 }
 
 void Hold::end(bool lost) noexcept {
+  if (lost && !setup_.joined) {
+    // Where it is the paths that moved, the lock file is there still, and would keep others away from what has the
+    // session's path now.
+    retry_until(Clock::now() + k_lost_patience, [this] { return core_.try_unlink().answer != Step::Answer::busy; });
+  }
   if (lost && core_.owns_descriptor()) {
     // Whoever took the file away may put it back: nobody holds it then.
     (void)sys::ofd_set_lock(core_.fd, F_UNLCK, k_witness_offset);

@@ -177,6 +177,8 @@ class Hold : public std::enable_shared_from_this<Hold> {
   template <class F>
   [[nodiscard]] Result<void> persist(F&& step, std::chrono::steady_clock::time_point deadline);
   [[nodiscard]] Result<void> check_lock_id() const;
+  /// Whether the lock still keeps others away from its session (`is_reached`); the answer is `lost` where it does not.
+  [[nodiscard]] Result<void> check_reach() const;
   /// With the phase `ending`: takes the file away and ends, or goes back to idle.
   [[nodiscard]] Result<void> release_now(std::chrono::steady_clock::time_point deadline);
   void release_after_guard() noexcept;

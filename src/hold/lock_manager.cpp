@@ -202,8 +202,12 @@ std::string_view to_string(EventKind kind) {
   return "?";
 }
 
-LockManager::LockManager(ManagerOptions options)
-    : options_(std::make_shared<const ManagerOptions>(std::move(options))) {
+LockManager::LockManager(ManagerOptions options) {
+  if (!options.lock_directory.empty()) {
+    // Of two acquires by this manager with a change of directory between them, both mean one directory of locks.
+    options.lock_directory = absolute_if_possible(options.lock_directory);
+  }
+  options_ = std::make_shared<const ManagerOptions>(std::move(options));
   if (!options_->cleanup_signals.empty()) {
     install_signal_cleanup(options_->cleanup_signals);
   }

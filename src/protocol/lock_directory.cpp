@@ -307,13 +307,23 @@ Result<DirectoryPtr> open_subdirectory(const Directory& parent, const std::strin
   return std::make_shared<const Directory>(std::move(fresh->fd), fresh->known->identity, path, fresh->known->traits);
 }
 
+namespace {
+
+/// The canonical path that a directory has now. A lock in a directory of locks is named after the path of its session,
+/// so the words count, and the kernel is asked for them.
+std::string path_now(const Directory& directory) {
+  return canonical_path(directory.fd.get(), directory.path);
+}
+
+}  // namespace
+
 Result<SessionLocation> locate(const std::filesystem::path& session, const LocateOptions& options) {
   auto followed = follow_to_end(session.native(), options);
   if (!followed) {
     return tl::unexpected(std::move(followed).error());
   }
   SessionLocation location{
-      {std::move(followed->directory), std::move(followed->name)}, {}, std::move(followed->given_folder)};
+      {std::move(followed->directory), std::move(followed->name)}, {}, std::move(followed->given_folder), {}};
   if (options.naming == LockNaming::itself) {
     location.lock = location.session;
     return location;
@@ -331,10 +341,10 @@ Result<SessionLocation> locate(const std::filesystem::path& session, const Locat
   if (!directory) {
     return tl::unexpected(std::move(directory).error());
   }
-  // The name is made of the path, so here the words count: ask the kernel for them now.
-  const auto& at = location.session;
   location.lock = {std::move(*directory),
-                   lock_name_in_directory(join(canonical_path(at.directory->fd.get(), at.directory->path), at.name))};
+                   lock_name_in_directory(join(path_now(*location.session.directory), location.session.name))};
+  std::error_code no_working_directory;
+  location.given_lock_directory = std::filesystem::absolute(options.lock_directory, no_working_directory).native();
   return location;
 }
 
@@ -368,6 +378,43 @@ Result<bool> is_current(const SessionLocation& location, const std::filesystem::
   return again->session.directory->identity == location.session.directory->identity &&
          again->session.name == location.session.name &&
          again->lock.directory->identity == location.lock.directory->identity && again->lock.name == location.lock.name;
+}
+
+namespace {
+
+/// Whether a path, all links followed, leads to this directory now. Errors: of `fstatat`, where it cannot be told.
+Result<bool> is_path_to(const std::string& path, const FileIdentity& directory) {
+  struct stat status {};
+  const auto found = sys::fstatat(AT_FDCWD, path.c_str(), status, 0);
+  if (found.ok()) {
+    return identity_of(status) == directory;
+  }
+  if (found.error == ENOENT || found.error == ENOTDIR || found.error == ELOOP) {
+    return false;
+  }
+  return failure(found.code(), "fstatat", path);
+}
+
+}  // namespace
+
+Result<bool> is_reached(const SessionLocation& location) {
+  if (location.given_lock_directory.empty()) {
+    return true;
+  }
+  const Place& session = location.session;
+  const Place& lock = location.lock;
+  const std::string folder = path_now(*session.directory);
+  if (lock_name_in_directory(join(folder, session.name)) != lock.name) {
+    return false;
+  }
+  auto reached = is_path_to(folder, session.directory->identity);  // not if something was mounted over it
+  if (reached && *reached) {
+    reached = is_path_to(location.given_lock_directory, lock.directory->identity);
+  }
+  if (reached && *reached && lock.directory->path != location.given_lock_directory) {
+    reached = is_path_to(lock.directory->path, lock.directory->identity);
+  }
+  return reached;
 }
 
 std::string lock_name_beside(const std::string& session_name) {

@@ -70,6 +70,8 @@ struct SessionLocation {
   Place lock;
   /// The folder of the path as it was given, where no link was followed.
   std::string given_folder{};
+  /// The path that led to the directory of locks, made absolute; empty: the lock lies beside its session.
+  std::string given_lock_directory{};
 };
 
 /// What the path given to `locate` names.
@@ -95,6 +97,12 @@ struct LocateOptions {
 /// Whether `locate` would still give this location: asked again once the lock is held.
 [[nodiscard]] Result<bool> is_current(const SessionLocation& location, const std::filesystem::path& session,
                                       const LocateOptions& options);
+
+/// Whether a lock in a directory of locks still keeps others away from its session: the session's directory has the
+/// path after which the lock was named, and the path that was given for the directory of locks leads there, as does its
+/// canonical one. A lock beside its session moves with it, so for that one the answer is always yes.
+/// Errors: of `fstatat`, where it cannot be told.
+[[nodiscard]] Result<bool> is_reached(const SessionLocation& location);
 
 /// The name of a session's lock: the only place that knows how it is built.
 [[nodiscard]] std::string lock_name_beside(const std::string& session_name);

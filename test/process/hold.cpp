@@ -20,7 +20,9 @@
 
 #include <doctest/doctest.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/file.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -565,6 +567,203 @@ TEST_CASE("locks in a directory of their own name their session") {
   CHECK(manager.inspect(session.path)->state == LockState::held);
   CHECK(lock.release().has_value());
   CHECK(names_in(options.lock_directory).empty());
+}
+
+namespace {
+
+/// A session `x/y/s` whose lock lies in `locks`, held.
+struct LockElsewhere {
+  explicit LockElsewhere(const fs::path& given = "locks") {
+    fs::create_directories(root / "x/y");
+    fs::create_directory(root / "locks");
+    options.lock_directory = root / given;
+  }
+  [[nodiscard]] SessionLock acquire() const { return held(LockManager(options).try_acquire(root / "x/y/s")); }
+
+  TemporaryDirectory root{};
+  ManagerOptions options{};
+};
+
+/// Nothing is written under a lock that is not reached any more, and its file is gone.
+void check_lost(const SessionLock& lock, const fs::path& file) {
+  bool ran = false;
+  const auto written = lock.guarded([&] { ran = true; });
+  REQUIRE(code_of(written) == Errc::lost);
+  CHECK(written.error().message().find("has been moved") != std::string::npos);
+  CHECK(!ran);
+  CHECK(!lock.owns());
+  CHECK(!fs::exists(file));
+  CHECK(code_of(lock.verify()) == Errc::lost);
+}
+
+}  // namespace
+
+TEST_CASE("a session whose directory is renamed has one writer, although its locks lie elsewhere") {
+  // Protects: `Hold::check_reach` in a guarded write, and the name of the lock in `is_reached`.
+  const LockElsewhere at;
+  auto lock = at.acquire();
+  const auto file = at.root / "locks" / lock.lock_path().filename();
+  fs::path now;
+  SUBCASE("itself") {
+    fs::rename(at.root / "x/y", at.root / "x/z");
+    now = at.root / "x/z/s";
+  }
+  SUBCASE("itself, with a link in its old place") {
+    fs::rename(at.root / "x/y", at.root / "x/z");
+    fs::create_directory_symlink("z", at.root / "x/y");
+    now = at.root / "x/y/s";
+  }
+  SUBCASE("with one above it") {
+    fs::rename(at.root / "x", at.root / "w");
+    now = at.root / "w/y/s";
+  }
+  const auto other = held(LockManager(at.options).try_acquire(now));
+  CHECK(other.guarded([] {}).has_value());
+  check_lost(lock, file);
+  CHECK(other.verify().has_value());
+  CHECK(names_in(at.root / "locks").size() == 1);
+}
+
+TEST_CASE("a lock is lost when its directory of locks is not where others look for it") {
+  // Protects: both paths to the directory of locks in `is_reached`.
+  SUBCASE("because it was renamed") {
+    const LockElsewhere at;
+    const auto lock = at.acquire();
+    fs::rename(at.root / "locks", at.root / "old");
+    const auto other = at.acquire();
+    check_lost(lock, at.root / "old" / lock.lock_path().filename());
+    CHECK(other.guarded([] {}).has_value());
+  }
+  SUBCASE("because the link to it was turned to another") {
+    const LockElsewhere at("link");
+    fs::create_directory_symlink("locks", at.root / "link");
+    const auto lock = at.acquire();
+    fs::remove(at.root / "link");
+    fs::create_directory(at.root / "others");
+    fs::create_directory_symlink("others", at.root / "link");
+    const auto other = at.acquire();
+    check_lost(lock, at.root / "locks" / lock.lock_path().filename());
+    CHECK(other.guarded([] {}).has_value());
+  }
+  SUBCASE("because it was renamed, though the link to it was turned after it") {
+    const LockElsewhere at("link");
+    fs::create_directory_symlink("locks", at.root / "link");
+    const auto lock = at.acquire();
+    fs::rename(at.root / "locks", at.root / "others");
+    fs::remove(at.root / "link");
+    fs::create_directory_symlink("others", at.root / "link");
+    check_lost(lock, at.root / "others" / lock.lock_path().filename());
+  }
+}
+
+TEST_CASE("a lock is lost when something is mounted over its session's directory or its directory of locks") {
+  const LockElsewhere at;
+  const auto covered = [&](const std::string& directory) {
+    return run_in_namespaces({CLONE_NEWNS}, [&](Channel&) {
+      const auto lock = at.acquire();
+      REQUIRE_IN_CHILD(lock.verify().has_value());
+      REQUIRE_IN_CHILD(::mount("tmpfs", (at.root / directory).c_str(), "tmpfs", 0, nullptr) == 0);
+      bool ran = false;
+      REQUIRE_IN_CHILD(code_of(lock.guarded([&] { ran = true; })) == Errc::lost);
+      REQUIRE_IN_CHILD(!ran);
+      return 0;
+    });
+  };
+  for (const std::string directory : {"x/y", "x", "locks"}) {
+    CAPTURE(directory);
+    const auto run = covered(directory);
+    if (!run.why_not.empty()) {
+      skip_aloud(run.why_not);
+      return;
+    }
+    CHECK(run.ended.exited_with(0));
+    CHECK(names_in(at.root / "locks").empty());
+  }
+}
+
+TEST_CASE("a lock is kept when its directory of locks is moved and can be reached as before") {
+  const LockElsewhere at;
+  auto lock = at.acquire();
+  fs::rename(at.root / "locks", at.root / "new");
+  fs::create_directory_symlink("new", at.root / "locks");
+  CHECK(lock.verify().has_value());
+  CHECK(lock.guarded([] {}).has_value());
+  CHECK(code_of(LockManager(at.options).try_acquire(at.root / "x/y/s")) == Errc::locked);
+  CHECK(lock.release().has_value());
+  CHECK(names_in(at.root / "new").empty());
+}
+
+TEST_CASE("a verification and a release say that a session was moved away from its lock, and remove that") {
+  // Protects: `check_reach` in `Hold::verify` and in `Hold::release_now`.
+  const LockElsewhere at;
+  auto lock = at.acquire();
+  SUBCASE("verification") {
+    fs::rename(at.root / "x", at.root / "w");
+    CHECK(code_of(lock.verify()) == Errc::lost);
+  }
+  SUBCASE("verification inside a guarded write, which keeps the lock file until that ends") {
+    CHECK(lock.guarded([&] {
+                fs::rename(at.root / "x", at.root / "w");
+                CHECK(code_of(lock.verify()) == Errc::lost);
+                CHECK(names_in(at.root / "locks").size() == 1);
+              })
+              .has_value());
+    CHECK(code_of(lock.guarded([] {})) == Errc::lost);
+  }
+  SUBCASE("release") {
+    fs::rename(at.root / "x", at.root / "w");
+    CHECK(code_of(lock.release()) == Errc::lost);
+  }
+  CHECK(!lock.owns());
+  CHECK(names_in(at.root / "locks").empty());
+}
+
+TEST_CASE("a joined handle whose session was moved writes nothing, and leaves the lock file to its owner") {
+  const LockElsewhere at;
+  auto lock = at.acquire();
+  const auto joined = held(LockManager(at.options).join(at.root / "x/y/s", *lock.record().lock_id));
+  CHECK(joined.guarded([] {}).has_value());
+  fs::rename(at.root / "x", at.root / "w");
+  CHECK(code_of(joined.guarded([] {})) == Errc::lost);
+  CHECK(names_in(at.root / "locks").size() == 1);
+  CHECK(code_of(lock.release()) == Errc::lost);
+  CHECK(names_in(at.root / "locks").empty());
+}
+
+TEST_CASE("a relative directory of locks is the one where the manager was constructed") {
+  // Protects: the absolute path in `LockManager`'s constructor.
+  const LockElsewhere at;
+  const WorkingDirectory before(at.root.path());
+  ManagerOptions relative;
+  relative.lock_directory = "locks";
+  LockManager manager(relative);
+  const auto lock = held(manager.try_acquire(at.root / "x/y/s"));
+  const WorkingDirectory now("/");
+  CHECK(lock.verify().has_value());
+  CHECK(code_of(manager.try_acquire(at.root / "x/y/s")) == Errc::locked);
+}
+
+TEST_CASE("trouble in looking for a session's directory or a directory of locks is not a lost lock") {
+  // Protects: the errors of `is_reached`.
+  const LockElsewhere at;
+  auto lock = at.acquire();
+  for (const std::string path : {"/locks", "/x/y"}) {
+    CAPTURE(path);
+    {
+      const Script script(
+          [&](const sys::CallInfo& info) { return is_call_on(info, sys::Call::fstatat, path) ? EIO : 0; });
+      bool ran = false;
+      CHECK(code_of(lock.guarded([&] { ran = true; })) == std::errc::io_error);
+      CHECK(!ran);
+      CHECK(code_of(lock.verify()) == std::errc::io_error);
+    }
+    CHECK(is_unguarded(lock.lock_path()));
+    CHECK(lock.verify().has_value());
+  }
+  const Script script(
+      [&](const sys::CallInfo& info) { return is_call_on(info, sys::Call::fstatat, "/locks") ? EIO : 0; });
+  CHECK(lock.release().has_value());  // the file goes, and that is what counts
+  CHECK(names_in(at.root / "locks").empty());
 }
 
 // --- guarded writes --------------------------------------------------------------------------------------------------

@@ -1,37 +1,23 @@
 #pragma once
 
 /// \file
-/// The commands, one file each. A command declares its arguments to the parser; if it is the one that was asked for,
-/// the parser leaves in `Invocation::action` what then runs.
+/// The commands, one file each. Each function returns the table of a command, with the action that runs it.
 
-#include <functional>
-#include <string>
-#include <vector>
-
-namespace CLI {
-class App;
-}
+#include "cli/parser.hpp"
 
 namespace sessionlock::cli {
 
-struct Invocation {
-  /// What stood after `--`, for the commands that run a program; the parser never sees it.
-  std::vector<std::string> program{};
-  /// Returns the exit status.
-  std::function<int()> action{};
-};
-
-void declare_run(CLI::App& app, Invocation& invocation);
-void declare_append(CLI::App& app, Invocation& invocation);
-void declare_status(CLI::App& app, Invocation& invocation);
-void declare_list(CLI::App& app, Invocation& invocation);
-void declare_clean(CLI::App& app, Invocation& invocation);
-void declare_wait(CLI::App& app, Invocation& invocation);
-void declare_release(CLI::App& app, Invocation& invocation);
-void declare_pidfile(CLI::App& app, Invocation& invocation);
-void declare_sentinel(CLI::App& app, Invocation& invocation);
-void declare_gate(CLI::App& app, Invocation& invocation);
-void declare_watch(CLI::App& app, Invocation& invocation);
-void declare_doctor(CLI::App& app, Invocation& invocation);
+[[nodiscard]] Command declare_run();
+[[nodiscard]] Command declare_append();
+[[nodiscard]] Command declare_status();
+[[nodiscard]] Command declare_list();
+[[nodiscard]] Command declare_clean();
+[[nodiscard]] Command declare_wait();
+[[nodiscard]] Command declare_watch();
+[[nodiscard]] Command declare_doctor();
+[[nodiscard]] Command declare_release();
+[[nodiscard]] Command declare_pidfile();
+[[nodiscard]] Command declare_sentinel();
+[[nodiscard]] Command declare_gate();
 
 }  // namespace sessionlock::cli

@@ -5,7 +5,6 @@
 
 #include <fmt/format.h>
 #include <sys/stat.h>
-#include <CLI/CLI.hpp>
 
 #include "cli/exit_status.hpp"
 #include "cli/inspection_text.hpp"
@@ -27,12 +26,15 @@ void write_array(JsonWriter& json, std::string_view name, const std::vector<Insp
 
 }  // namespace
 
-void add_directory_options(CLI::App& command, DirectoryArguments& arguments) {
-  command.add_option("DIR", arguments.directory, "The directory")->required()->type_name("");
-  command.add_flag("--recursive", arguments.sweep.recursive, "Go into the directories below as well");
-  command.add_option("--suffix", arguments.sweep.suffix, "How the names of locks end (.jsonl.lock unless given)")
-      ->type_name("TEXT");
-  command.add_flag("--json", arguments.json, "Print one JSON document");
+void add_directory_options(OptionTable& table, DirectoryArguments& arguments, const Reader& check_suffix) {
+  table.positional("DIR", arguments.directory, "The directory");
+  table.flag("--recursive", arguments.sweep.recursive, "Go into the directories below as well");
+  const auto read_suffix = [&arguments, check_suffix](const std::string& text) {
+    arguments.sweep.suffix = text;
+    return check_suffix ? check_suffix(text) : std::string{};
+  };
+  table.option("--suffix", "TEXT", read_suffix, "How the names of locks end (.jsonl.lock unless given)");
+  table.flag("--json", arguments.json, "Print one JSON document");
 }
 
 Result<SweepReport> sweep_directory(const DirectoryArguments& arguments, std::string_view work) {

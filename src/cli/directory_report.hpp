@@ -9,9 +9,7 @@
 #include <sessionlock/error.hpp>
 #include <sessionlock/sweep.hpp>
 
-namespace CLI {
-class App;
-}
+#include "cli/parser.hpp"
 
 namespace sessionlock::cli {
 
@@ -20,8 +18,8 @@ struct DirectoryArguments {
   SweepOptions sweep{};
   bool json{false};
 };
-/// `DIR`, `--recursive`, `--suffix` and `--json`.
-void add_directory_options(CLI::App& command, DirectoryArguments& arguments);
+/// `DIR`, `--recursive`, `--suffix` and `--json`. `check_suffix` returns why a suffix is refused; empty if it is not.
+void add_directory_options(OptionTable& table, DirectoryArguments& arguments, const Reader& check_suffix = {});
 
 /// Goes through the directory, with a progress bar where somebody looks on. Unlike the library's sweep this fails for a
 /// missing directory: somebody named it.

@@ -5,6 +5,7 @@ includes   an include points to a room above or to its own; the rooms are the fo
 headers    a public header includes only public headers, the standard library's, the system's and <tl/expected.hpp>
 proc       only the room `process` names a path below /proc
 errno      only the system calls' files read errno (and the command, where it calls the system itself)
+libraries  a library that is heavy to compile is included by the files that wrap it alone
 """
 
 import pathlib
@@ -26,6 +27,8 @@ GROUND, SKY = "sessionlock/export.hpp", "sessionlock/sessionlock.hpp"
 READERS_OF_ERRNO = {
     "src/system/system.cpp", "src/system/system_call.hpp", "src/system/descriptors.cpp", "src/system/spawning.cpp",
 }
+# What is heavy to compile, and who may include it.
+WRAPPERS = {"CLI/": {"src/cli/parser.cpp"}}
 
 
 def without(text, *kinds):
@@ -113,7 +116,21 @@ def check_errno(root):
             yield f"{relative}:{line_of(text, match.start())}: reads errno; only the files of the system calls do"
 
 
-CHECKS = {"includes": check_includes, "headers": check_headers, "proc": check_proc, "errno": check_errno}
+def check_libraries(root):
+    for path in sources(root, "include", "src"):
+        relative = path.relative_to(root).as_posix()
+        text = without(path.read_text(), "comment", "raw")
+        for match in INCLUDE.finditer(text):
+            target = match.group(2)
+            for library, wrappers in WRAPPERS.items():
+                if target.startswith(library) and relative not in wrappers:
+                    yield f"{relative}:{line_of(text, match.start())}: includes <{target}>; that is for {', '.join(sorted(wrappers))}"
+
+
+CHECKS = {
+    "includes": check_includes, "headers": check_headers, "proc": check_proc, "errno": check_errno,
+    "libraries": check_libraries,
+}
 
 
 def main():

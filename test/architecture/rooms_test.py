@@ -69,6 +69,10 @@ class Rooms(unittest.TestCase):
         innocent = '#include <errno.h>\n// errno\nauto s = "errno"; int errno_of_x = 1\'000;'
         self.assertEqual(self.faults("errno", **{"src/upper/a.cpp": innocent}), [])
 
+    def test_a_heavy_library_outside_its_wrapper_is_a_fault(self):
+        self.assertTrue(self.faults("libraries", **{"src/cli/commands/run.cpp": "#include <CLI/CLI.hpp>"}))
+        self.assertEqual(self.faults("libraries", **{"src/cli/parser.cpp": "#include <CLI/CLI.hpp>"}), [])
+
 
 class Registered(unittest.TestCase):
     def test_a_test_file_in_no_suite_is_named(self):

@@ -14,7 +14,6 @@
 
 #include <fmt/format.h>
 #include <unistd.h>
-#include <CLI/CLI.hpp>
 
 #include "cli/arguments.hpp"
 #include "cli/command.hpp"
@@ -234,18 +233,19 @@ int append(const AppendArguments& arguments) {
 
 }  // namespace
 
-void declare_append(CLI::App& app, Invocation& invocation) {
-  CLI::App& command = *app.add_subcommand("append", "Append the JSON lines of standard input to a session");
+Command declare_append() {
+  Command command{"append", "Append the JSON lines of standard input to a session"};
   const auto arguments = std::make_shared<AppendArguments>();
   add_session(command, arguments->session);
   add_acquire_options(command, arguments->acquire);
-  command.add_flag("--fsync", arguments->fsync, "Wait until the records are on stable storage");
-  command.add_flag("--hold", arguments->hold, "Keep the lock between batches");
+  command.flag("--fsync", arguments->fsync, "Wait until the records are on stable storage");
+  command.flag("--hold", arguments->hold, "Keep the lock between batches");
   add_session_options(command, arguments->session);
-  command.footer(
+  command.footer =
       "Each line is one record and is written whole. The lock is taken for each batch of what can be read at once.\n"
-      "The first line that is not one JSON value ends it, exit status 65; the lines before it are appended.");
-  command.callback([arguments, &invocation] { invocation.action = [arguments] { return append(*arguments); }; });
+      "The first line that is not one JSON value ends it, exit status 65; the lines before it are appended.";
+  command.action = [arguments] { return append(*arguments); };
+  return command;
 }
 
 }  // namespace sessionlock::cli

@@ -7,7 +7,6 @@
 #include <string>
 
 #include <fmt/format.h>
-#include <CLI/CLI.hpp>
 
 #include "cli/arguments.hpp"
 #include "cli/command.hpp"
@@ -73,25 +72,25 @@ int clean(CleanArguments arguments) {
   return fail_for(*report);
 }
 
+/// Programs of all kinds call files *.lock (Cargo.lock, yarn.lock): those are not to be judged as ours.
+std::string own_suffix(const std::string& suffix) {
+  const bool is_own = suffix.size() > 5 && suffix.substr(suffix.size() - 5) == ".lock";
+  return is_own ? "" : "must end in .lock and say more, such as .log.lock";
+}
+
 }  // namespace
 
-void declare_clean(CLI::App& app, Invocation& invocation) {
-  CLI::App& command = *app.add_subcommand("clean", "Remove the locks in a directory that are nobody's");
+Command declare_clean() {
+  Command command{"clean", "Remove the locks in a directory that are nobody's"};
   const auto arguments = std::make_shared<CleanArguments>();
   arguments->common.sweep.stale = AcquireOptions::from_environment().stale;
-  add_directory_options(command, arguments->common);
-  command.add_flag("--dry-run", arguments->dry_run, "Only tell what would be removed");
-  add_duration(command, "--stale-after", arguments->common.sweep.stale.stale_after,
-               "Age from which a lock counts as old (30m unless given)");
-  command.footer("A lock whose owner may be alive is kept, with the reason.");
-  command.callback([arguments, &invocation] {
-    // Programs of all kinds call files *.lock (Cargo.lock, yarn.lock): those are not to be judged as ours.
-    const std::string& suffix = arguments->common.sweep.suffix;
-    if (suffix.size() <= 5 || suffix.substr(suffix.size() - 5) != ".lock") {
-      throw CLI::ValidationError("--suffix", "must end in .lock and say more, such as .log.lock");
-    }
-    invocation.action = [arguments] { return clean(*arguments); };
-  });
+  add_directory_options(command, arguments->common, own_suffix);
+  command.flag("--dry-run", arguments->dry_run, "Only tell what would be removed");
+  command.duration("--stale-after", arguments->common.sweep.stale.stale_after,
+                   "Age from which a lock counts as old (30m unless given)");
+  command.footer = "A lock whose owner may be alive is kept, with the reason.";
+  command.action = [arguments] { return clean(*arguments); };
+  return command;
 }
 
 }  // namespace sessionlock::cli

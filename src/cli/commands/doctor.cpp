@@ -9,7 +9,6 @@
 #include <string_view>
 
 #include <fmt/format.h>
-#include <CLI/CLI.hpp>
 
 #include "cli/command.hpp"
 #include "cli/exit_status.hpp"
@@ -129,15 +128,14 @@ int doctor(const DoctorArguments& arguments) {
 
 }  // namespace
 
-void declare_doctor(CLI::App& app, Invocation& invocation) {
-  CLI::App& command = *app.add_subcommand("doctor", "Try out what the file system under a directory can do for locks");
+Command declare_doctor() {
+  Command command{"doctor", "Try out what the file system under a directory can do for locks"};
   const auto arguments = std::make_shared<DoctorArguments>();
-  command.add_option("DIR", arguments->directory, "The directory; a scratch directory is made in it and removed")
-      ->required()
-      ->type_name("");
-  command.add_flag("--json", arguments->json, "Print one JSON document");
-  command.footer("The exit status is 0 if locks can be had there, and 73 if not.");
-  command.callback([arguments, &invocation] { invocation.action = [arguments] { return doctor(*arguments); }; });
+  command.positional("DIR", arguments->directory, "The directory; a scratch directory is made in it and removed");
+  command.flag("--json", arguments->json, "Print one JSON document");
+  command.footer = "The exit status is 0 if locks can be had there, and 73 if not.";
+  command.action = [arguments] { return doctor(*arguments); };
+  return command;
 }
 
 }  // namespace sessionlock::cli

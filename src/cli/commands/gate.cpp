@@ -12,7 +12,6 @@
 
 #include <fmt/format.h>
 #include <unistd.h>
-#include <CLI/CLI.hpp>
 
 #include "cli/arguments.hpp"
 #include "cli/command.hpp"
@@ -91,23 +90,19 @@ int gate(const GateArguments& arguments, const std::vector<std::string>& program
 
 }  // namespace
 
-void declare_gate(CLI::App& app, Invocation& invocation) {
-  CLI::App& command = *app.add_subcommand("gate", "Run a program once for all who ask at the same time");
+Command declare_gate() {
+  Command command{"gate", "Run a program once for all who ask at the same time"};
   const auto arguments = std::make_shared<GateArguments>();
-  command.add_option("FILE", arguments->file, "The gate, a lock file of its own")->required()->type_name("");
-  add_duration(command, "--stale-after", arguments->stale_after,
-               "Age from which a gate counts as left behind, whatever its owner does (60s unless given; inf: never)");
-  add_duration(command, "--timeout", arguments->timeout,
-               "Give up waiting for the other after this long (60s unless given)");
-  command.footer(
+  command.positional("FILE", arguments->file, "The gate, a lock file of its own");
+  command.duration(
+      "--stale-after", arguments->stale_after,
+      "Age from which a gate counts as left behind, whatever its owner does (60s unless given; inf: never)");
+  command.duration("--timeout", arguments->timeout, "Give up waiting for the other after this long (60s unless given)");
+  command.footer =
       "The exit status is COMMAND's own, or 0 if another caller ran it; 128+N if signal N ended it, 126 or 127 if it\n"
-      "cannot be run, 75 if the other is not done in time.");
-  command.callback([arguments, &invocation] {
-    if (invocation.program.empty()) {
-      throw CLI::RequiredError("-- COMMAND");
-    }
-    invocation.action = [arguments, &invocation] { return gate(*arguments, invocation.program); };
-  });
+      "cannot be run, 75 if the other is not done in time.";
+  command.program_action = [arguments](const std::vector<std::string>& program) { return gate(*arguments, program); };
+  return command;
 }
 
 }  // namespace sessionlock::cli

@@ -8,7 +8,6 @@
 #include <string>
 
 #include <fmt/format.h>
-#include <CLI/CLI.hpp>
 
 #include "cli/command.hpp"
 #include "cli/directory_report.hpp"
@@ -52,13 +51,14 @@ int list(const DirectoryArguments& arguments) {
 
 }  // namespace
 
-void declare_list(CLI::App& app, Invocation& invocation) {
-  CLI::App& command = *app.add_subcommand("list", "Tell about every lock in a directory");
+Command declare_list() {
+  Command command{"list", "Tell about every lock in a directory"};
   const auto arguments = std::make_shared<DirectoryArguments>();
   arguments->sweep.remove = false;
   arguments->sweep.stale = AcquireOptions::from_environment().stale;
   add_directory_options(command, *arguments);
-  command.callback([arguments, &invocation] { invocation.action = [arguments] { return list(*arguments); }; });
+  command.action = [arguments] { return list(*arguments); };
+  return command;
 }
 
 }  // namespace sessionlock::cli

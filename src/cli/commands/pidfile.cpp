@@ -18,7 +18,6 @@
 
 #include <fmt/format.h>
 #include <unistd.h>
-#include <CLI/CLI.hpp>
 
 #include "cli/arguments.hpp"
 #include "cli/command.hpp"
@@ -263,90 +262,97 @@ std::optional<int> signal_number(std::string_view text) {
 
 using Arguments = std::shared_ptr<PidFileArguments>;
 
-CLI::App& add_action(CLI::App& group, Invocation& invocation, const Arguments& arguments, const std::string& name,
-                     const std::string& help, int (*action)(const PidFileArguments&)) {
-  CLI::App& command = *group.add_subcommand(name, help);
-  command.add_option("FILE", arguments->file, "The PID file")->required()->type_name("");
-  command.callback([=, &invocation] { invocation.action = [=] { return action(*arguments); }; });
+Command declare(const Arguments& arguments, const std::string& name, const std::string& help,
+                int (*action)(const PidFileArguments&)) {
+  Command command{name, help};
+  command.positional("FILE", arguments->file, "The PID file");
+  if (action != nullptr) {
+    command.action = [=] { return action(*arguments); };
+  }
   return command;
 }
 
-void add_unverified(CLI::App& command, const Arguments& arguments) {
-  command.add_flag("--unverified", arguments->unverified,
-                   "Also a process of which the file tells only the pid, which may be another's by now");
+Command declare_claim(const Arguments& arguments) {
+  Command command = declare(arguments, "claim", "Run a program if a PID file can be claimed for it", nullptr);
+  command.choice("--format", "FORM", arguments->claim.format,
+                 {{"json", PidFileFormat::json},
+                  {"colon", PidFileFormat::colon},
+                  {"space", PidFileFormat::space},
+                  {"plain", PidFileFormat::plain}},
+                 "How it is written: json (unless given), colon, space or plain");
+  command.flag("--keep", arguments->claim.keep, "Leave it there when the program has ended");
+  const auto add_dependent = [arguments](const std::string& path) {
+    arguments->claim.invalidate.emplace_back(path);
+    return std::string{};
+  };
+  command
+      .option("--invalidate", "PATH", add_dependent,
+              "A file that describes a former owner, removed once the claim stands; may be repeated")
+      .repeated = true;
+  command.flag("--ok-if-running", arguments->ok_if_running, "Exit with 0 if somebody else has it and runs");
+  command.footer =
+      "The exit status is COMMAND's own; 128+N if signal N ended it, 126 or 127 if it cannot be run, 75 if the file\n"
+      "is another's.";
+  command.program_action = [arguments](const std::vector<std::string>& program) { return claim(*arguments, program); };
+  return command;
 }
 
-void declare_claim(CLI::App& group, Invocation& invocation, const Arguments& arguments) {
-  CLI::App& command = *group.add_subcommand("claim", "Run a program if a PID file can be claimed for it");
-  command.add_option("FILE", arguments->file, "The PID file")->required()->type_name("");
-  command
-      .add_option_function<std::string>(
-          "--format",
-          [arguments](const std::string& name) {
-            PidFileFormat& format = arguments->claim.format;
-            format = name == "json"    ? PidFileFormat::json
-                     : name == "colon" ? PidFileFormat::colon
-                     : name == "space" ? PidFileFormat::space
-                                       : PidFileFormat::plain;
-          },
-          "How it is written: json (unless given), colon, space or plain")
-      ->type_name("FORM")
-      ->check([](const std::string& name) {
-        const bool known = name == "json" || name == "colon" || name == "space" || name == "plain";
-        return known ? std::string{} : fmt::format("'{}' is none of json, colon, space, plain", printable_text(name));
-      });
-  command.add_flag("--keep", arguments->claim.keep, "Leave it there when the program has ended");
-  command
-      .add_option_function<std::string>(
-          "--invalidate", [arguments](const std::string& path) { arguments->claim.invalidate.emplace_back(path); },
-          "A file that describes a former owner, removed once the claim stands; may be repeated")
-      ->trigger_on_parse()
-      ->type_name("PATH");
-  command.add_flag("--ok-if-running", arguments->ok_if_running, "Exit with 0 if somebody else has it and runs");
-  command.footer(
-      "The exit status is COMMAND's own; 128+N if signal N ended it, 126 or 127 if it cannot be run, 75 if the file\n"
-      "is another's.");
-  command.callback([arguments, &invocation] {
-    if (invocation.program.empty()) {
-      throw CLI::RequiredError("-- COMMAND");
-    }
-    invocation.action = [arguments, &invocation] { return claim(*arguments, invocation.program); };
-  });
+Command declare_status_of(const Arguments& arguments) {
+  Command command = declare(arguments, "status", "Tell whether its process runs", status);
+  command.flag("--json", arguments->json, "Print a JSON document");
+  command.footer = "The exit status is 0 if it is alive, 1 if stale, 3 if missing, 4 if invalid or unknown.";
+  return command;
+}
+
+/// What `signal` and `stop` have in common.
+Command declare_signalling(const Arguments& arguments, const std::string& name, const std::string& help,
+                           int (*action)(const PidFileArguments&)) {
+  Command command = declare(arguments, name, help, action);
+  command.footer =
+      "The exit status is 0 if it was signalled, 3 if it is gone or the file is missing, 1 if the pid is another\n"
+      "process's now, and 4 if that cannot be told; nobody is signalled then.";
+  return command;
+}
+
+void add_unverified(Command& command, const Arguments& arguments) {
+  command.flag("--unverified", arguments->unverified,
+               "Also a process of which the file tells only the pid, which may be another's by now");
+}
+
+Command declare_signal(const Arguments& arguments) {
+  Command command = declare_signalling(arguments, "signal", "Signal exactly its process", signal);
+  const auto read = [arguments](const std::string& text) {
+    const std::optional<int> number = signal_number(text);
+    arguments->signal = number.value_or(arguments->signal);
+    return number ? std::string{} : fmt::format("'{}' is no signal", printable_text(text));
+  };
+  command.option("--signal", "NAME", read, "Which one (TERM unless given)");
+  add_unverified(command, arguments);
+  return command;
+}
+
+Command declare_stop(const Arguments& arguments) {
+  Command command = declare_signalling(arguments, "stop", "End its process, and remove the file", stop);
+  command.duration("--timeout", arguments->grace, "How long it has to end before it is killed (10s unless given)");
+  command.flag("--keep", arguments->keep, "Leave the file where it is");
+  add_unverified(command, arguments);
+  return command;
+}
+
+Command declare_remove(const Arguments& arguments) {
+  Command command = declare(arguments, "remove", "Remove the file if it is the calling process's own", remove);
+  command.flag("--if-dead", arguments->if_dead, "Or if its process is gone");
+  return command;
 }
 
 }  // namespace
 
-void declare_pidfile(CLI::App& app, Invocation& invocation) {
-  CLI::App& group = *app.add_subcommand("pidfile", "Claim PID files, ask after them, signal who they name");
-  group.require_subcommand(1);
+Command declare_pidfile() {
   const auto arguments = std::make_shared<PidFileArguments>();
-  declare_claim(group, invocation, arguments);
-  CLI::App& asking = add_action(group, invocation, arguments, "status", "Tell whether its process runs", status);
-  asking.add_flag("--json", arguments->json, "Print a JSON document");
-  asking.footer("The exit status is 0 if it is alive, 1 if stale, 3 if missing, 4 if invalid or unknown.");
-  const std::string statuses =
-      "The exit status is 0 if it was signalled, 3 if it is gone or the file is missing, 1 if the pid is another\n"
-      "process's now, and 4 if that cannot be told; nobody is signalled then.";
-  CLI::App& signalling = add_action(group, invocation, arguments, "signal", "Signal exactly its process", signal);
-  const auto read_signal = [arguments](const std::string& text) {
-    const std::optional<int> number = signal_number(text);
-    if (!number) {
-      throw CLI::ValidationError("--signal", fmt::format("'{}' is no signal", printable_text(text)));
-    }
-    arguments->signal = *number;
-  };
-  signalling.add_option_function<std::string>("--signal", read_signal, "Which one (TERM unless given)")
-      ->type_name("NAME");
-  add_unverified(signalling, arguments);
-  signalling.footer(statuses);
-  CLI::App& stopping = add_action(group, invocation, arguments, "stop", "End its process, and remove the file", stop);
-  add_duration(stopping, "--timeout", arguments->grace,
-               "How long it has to end before it is killed (10s unless given)");
-  stopping.add_flag("--keep", arguments->keep, "Leave the file where it is");
-  add_unverified(stopping, arguments);
-  stopping.footer(statuses);
-  add_action(group, invocation, arguments, "remove", "Remove the file if it is the calling process's own", remove)
-      .add_flag("--if-dead", arguments->if_dead, "Or if its process is gone");
+  Command group{"pidfile", "Claim PID files, ask after them, signal who they name"};
+  group.commands = {declare_claim(arguments), declare_status_of(arguments), declare_signal(arguments),
+                    declare_stop(arguments), declare_remove(arguments)};
+  return group;
 }
 
 }  // namespace sessionlock::cli

@@ -2,13 +2,14 @@
 
 #include <sessionlock/lock_manager.hpp>
 
+#include <charconv>
 #include <memory>
 #include <string>
+#include <system_error>
 
 #include <sys/types.h>
 
 #include <fmt/format.h>
-#include <CLI/CLI.hpp>
 
 #include "cli/arguments.hpp"
 #include "cli/command.hpp"
@@ -41,28 +42,37 @@ int release(const ReleaseArguments& arguments) {
   return k_done;
 }
 
+Reader lock_id_reader(std::string& target) {
+  return [&target](const std::string& id) {
+    const bool valid = id.size() == 32 && id.find_first_not_of("0123456789abcdefABCDEF") == std::string::npos;
+    target = id;
+    return valid ? "" : fmt::format("'{}' is no lock id: those have 32 hexadecimal digits", id);
+  };
+}
+
+Reader pid_reader(pid_t& target) {
+  return [&target](const std::string& text) {
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), target);
+    const bool valid = error == std::errc{} && end == text.data() + text.size() && target > 0 && text.front() != '0';
+    return valid ? "" : fmt::format("'{}' is no pid", text);
+  };
+}
+
 }  // namespace
 
-void declare_release(CLI::App& app, Invocation& invocation) {
-  CLI::App& command = *app.add_subcommand("release", "Remove exactly one acquisition of a session, as an operator");
+Command declare_release() {
+  Command command{"release", "Remove exactly one acquisition of a session, as an operator"};
   const auto arguments = std::make_shared<ReleaseArguments>();
   add_session(command, arguments->session);
-  CLI::App& which = *command.add_option_group("acquisition", "Which one, as 'sessionlock status' tells it");
-  which.add_option("--id", arguments->lock_id, "Its lock id")->type_name("LOCKID")->check([](const std::string& id) {
-    const bool valid = id.size() == 32 && id.find_first_not_of("0123456789abcdefABCDEF") == std::string::npos;
-    return valid ? std::string{} : fmt::format("'{}' is no lock id: those have 32 hexadecimal digits", id);
-  });
-  which.add_option("--pid", arguments->pid, "Its owner's pid, if it is another program's and has no id")
-      ->type_name("N")
-      ->check([](const std::string& pid) {
-        const bool valid =
-            !pid.empty() && pid.front() != '0' && pid.find_first_not_of("0123456789") == std::string::npos;
-        return valid ? std::string{} : fmt::format("'{}' is no pid", pid);
-      });
-  which.require_option(1);
-  command.add_flag("--force", arguments->force, "Also if its owner may be alive: its next guarded write will fail");
+  command.one_of_name = "acquisition";
+  command.one_of_help = "Which one, as 'sessionlock status' tells it";
+  command.one_of.option("--id", "LOCKID", lock_id_reader(arguments->lock_id), "Its lock id");
+  command.one_of.option("--pid", "N", pid_reader(arguments->pid),
+                        "Its owner's pid, if it is another program's and has no id");
+  command.flag("--force", arguments->force, "Also if its owner may be alive: its next guarded write will fail");
   add_session_options(command, arguments->session);
-  command.callback([arguments, &invocation] { invocation.action = [arguments] { return release(*arguments); }; });
+  command.action = [arguments] { return release(*arguments); };
+  return command;
 }
 
 }  // namespace sessionlock::cli

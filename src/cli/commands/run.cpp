@@ -22,7 +22,6 @@
 
 #include <fmt/format.h>
 #include <unistd.h>
-#include <CLI/CLI.hpp>
 
 #include "cli/arguments.hpp"
 #include "cli/command.hpp"
@@ -131,25 +130,21 @@ int run(const RunArguments& arguments, std::vector<std::string> program) {
 
 }  // namespace
 
-void declare_run(CLI::App& app, Invocation& invocation) {
-  CLI::App& command = *app.add_subcommand("run", "Run a program while holding a session's lock");
+Command declare_run() {
+  Command command{"run", "Run a program while holding a session's lock"};
   const auto arguments = std::make_shared<RunArguments>();
   add_session(command, arguments->session);
   add_acquire_options(command, arguments->acquire);
-  add_duration(command, "--stale-after", arguments->acquire.options.stale.stale_after,
-               "Age from which a lock counts as old (30m unless given)");
-  add_duration(command, "--max-hold", arguments->acquire.options.max_hold,
-               "How long the lock is meant to be held, for others to know (5m unless given)");
+  command.duration("--stale-after", arguments->acquire.options.stale.stale_after,
+                   "Age from which a lock counts as old (30m unless given)");
+  command.duration("--max-hold", arguments->acquire.options.max_hold,
+                   "How long the lock is meant to be held, for others to know (5m unless given)");
   add_session_options(command, arguments->session);
-  command.footer(
+  command.footer =
       "COMMAND sees SESSIONLOCK_SESSION, SESSIONLOCK_LOCK and SESSIONLOCK_ID. The exit status is COMMAND's own;\n"
-      "128+N if signal N ended it, 126 or 127 if it cannot be run, 75 if the session stays locked.");
-  command.callback([arguments, &invocation] {
-    if (invocation.program.empty()) {
-      throw CLI::RequiredError("-- COMMAND");
-    }
-    invocation.action = [arguments, &invocation] { return run(*arguments, invocation.program); };
-  });
+      "128+N if signal N ended it, 126 or 127 if it cannot be run, 75 if the session stays locked.";
+  command.program_action = [arguments](const std::vector<std::string>& program) { return run(*arguments, program); };
+  return command;
 }
 
 }  // namespace sessionlock::cli

@@ -6,8 +6,6 @@
 #include <memory>
 #include <string>
 
-#include <CLI/CLI.hpp>
-
 #include "cli/arguments.hpp"
 #include "cli/command.hpp"
 #include "cli/exit_status.hpp"
@@ -39,25 +37,25 @@ int clear(const SentinelArguments& arguments) {
   return done ? k_done : fail(done.error());
 }
 
-CLI::App& declare(CLI::App& group, Invocation& invocation, const std::shared_ptr<SentinelArguments>& arguments,
-                  const std::string& name, const std::string& help, int (*action)(const SentinelArguments&)) {
-  CLI::App& command = *group.add_subcommand(name, help);
-  command.add_option("FILE", arguments->file, "The marker")->required()->type_name("");
-  command.callback([=, &invocation] { invocation.action = [=] { return action(*arguments); }; });
+Command declare(const std::shared_ptr<SentinelArguments>& arguments, const std::string& name, const std::string& help,
+                int (*action)(const SentinelArguments&)) {
+  Command command{name, help};
+  command.positional("FILE", arguments->file, "The marker");
+  command.action = [=] { return action(*arguments); };
   return command;
 }
 
 }  // namespace
 
-void declare_sentinel(CLI::App& app, Invocation& invocation) {
-  CLI::App& group = *app.add_subcommand("sentinel", "Set, ask for or clear a marker that ends by itself");
-  group.require_subcommand(1);
+Command declare_sentinel() {
   const auto arguments = std::make_shared<SentinelArguments>();
-  CLI::App& setting = declare(group, invocation, arguments, "set", "Set it, or set it anew", set);
-  add_duration(setting, "--ttl", arguments->ttl, "How long it stands; zero clears it")->required();
-  declare(group, invocation, arguments, "active", "Tell whether it stands", active)
-      .footer("The exit status is 0 if it stands and 1 if not; one that is expired or corrupt is removed.");
-  declare(group, invocation, arguments, "clear", "Take it away", clear);
+  Command setting = declare(arguments, "set", "Set it, or set it anew", set);
+  setting.duration("--ttl", arguments->ttl, "How long it stands; zero clears it").required = true;
+  Command asking = declare(arguments, "active", "Tell whether it stands", active);
+  asking.footer = "The exit status is 0 if it stands and 1 if not; one that is expired or corrupt is removed.";
+  Command group{"sentinel", "Set, ask for or clear a marker that ends by itself"};
+  group.commands = {setting, asking, declare(arguments, "clear", "Take it away", clear)};
+  return group;
 }
 
 }  // namespace sessionlock::cli

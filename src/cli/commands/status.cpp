@@ -6,8 +6,6 @@
 #include <string>
 #include <vector>
 
-#include <CLI/CLI.hpp>
-
 #include "cli/arguments.hpp"
 #include "cli/command.hpp"
 #include "cli/exit_status.hpp"
@@ -88,19 +86,20 @@ int status(const StatusArguments& arguments) {
 
 }  // namespace
 
-void declare_status(CLI::App& app, Invocation& invocation) {
-  CLI::App& command =
-      *app.add_subcommand("status", "Tell who holds sessions, since when, and what an acquire would do");
+Command declare_status() {
+  Command command{"status", "Tell who holds sessions, since when, and what an acquire would do"};
   const auto arguments = std::make_shared<StatusArguments>();
-  command.add_option("SESSION", arguments->sessions, "Session files; their locks are found for them")
-      ->required()
-      ->check(check_session_name)
-      ->type_name("");
-  command.add_flag("--json", arguments->json, "Print a JSON array, an object for each session");
+  const auto read = [&sessions = arguments->sessions](const std::string& session) {
+    sessions.push_back(session);
+    return check_session_name(session);
+  };
+  command.positional("SESSION", read, "Session files; their locks are found for them").repeated = true;
+  command.flag("--json", arguments->json, "Print a JSON array, an object for each session");
   add_session_options(command, arguments->session);
-  command.footer(
-      "The exit status is 0 if an acquire would succeed now, and 75 if it would have to wait for any of them.");
-  command.callback([arguments, &invocation] { invocation.action = [arguments] { return status(*arguments); }; });
+  command.footer =
+      "The exit status is 0 if an acquire would succeed now, and 75 if it would have to wait for any of them.";
+  command.action = [arguments] { return status(*arguments); };
+  return command;
 }
 
 }  // namespace sessionlock::cli

@@ -4,8 +4,6 @@
 
 #include <memory>
 
-#include <CLI/CLI.hpp>
-
 #include "cli/arguments.hpp"
 #include "cli/command.hpp"
 #include "cli/exit_status.hpp"
@@ -27,14 +25,14 @@ int wait(const WaitArguments& arguments) {
 
 }  // namespace
 
-void declare_wait(CLI::App& app, Invocation& invocation) {
-  CLI::App& command =
-      *app.add_subcommand("wait", "Return when a session is free, or its owner is gone, without taking it");
+Command declare_wait() {
+  Command command{"wait", "Return when a session is free, or its owner is gone, without taking it"};
   const auto arguments = std::make_shared<WaitArguments>();
   add_session(command, arguments->session);
   add_timeout(command, arguments->acquire);
   add_session_options(command, arguments->session);
-  command.callback([arguments, &invocation] { invocation.action = [arguments] { return wait(*arguments); }; });
+  command.action = [arguments] { return wait(*arguments); };
+  return command;
 }
 
 }  // namespace sessionlock::cli

@@ -12,7 +12,6 @@
 #include <string_view>
 
 #include <fmt/format.h>
-#include <CLI/CLI.hpp>
 
 #include "cli/command.hpp"
 #include "cli/exit_status.hpp"
@@ -113,17 +112,17 @@ int watch(WatchArguments arguments) {
 
 }  // namespace
 
-void declare_watch(CLI::App& app, Invocation& invocation) {
-  CLI::App& command = *app.add_subcommand("watch", "Tell what happens to the locks in a directory, as it happens");
+Command declare_watch() {
+  Command command{"watch", "Tell what happens to the locks in a directory, as it happens"};
   const auto arguments = std::make_shared<WatchArguments>();
   arguments->options.stale = AcquireOptions::from_environment().stale;
-  command.add_option("DIR", arguments->directory, "The directory")->required()->type_name("");
-  command.add_option("--suffix", arguments->options.suffix, "How the names of locks end (.jsonl.lock unless given)")
-      ->type_name("TEXT");
-  command.add_flag("--json", arguments->json, "Print one JSON object a line");
-  command.footer(
-      "Events: held (there from the start), acquired, released, owner-died, reclaimed. Ends when interrupted.");
-  command.callback([arguments, &invocation] { invocation.action = [arguments] { return watch(*arguments); }; });
+  command.positional("DIR", arguments->directory, "The directory");
+  command.text("--suffix", "TEXT", arguments->options.suffix, "How the names of locks end (.jsonl.lock unless given)");
+  command.flag("--json", arguments->json, "Print one JSON object a line");
+  command.footer =
+      "Events: held (there from the start), acquired, released, owner-died, reclaimed. Ends when interrupted.";
+  command.action = [arguments] { return watch(*arguments); };
+  return command;
 }
 
 }  // namespace sessionlock::cli

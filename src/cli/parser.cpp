@@ -1,0 +1,234 @@
+#include "cli/parser.hpp"
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <string_view>
+
+#include <fmt/core.h>
+#include <CLI/CLI.hpp>
+
+#include "cli/exit_status.hpp"
+#include "cli/terminal.hpp"
+#include "text/duration_text.hpp"
+#include "text/printable_text.hpp"
+
+namespace sessionlock::cli {
+namespace {
+
+/// The usage line would otherwise not mention the program that a command takes.
+class ProgramFormatter : public CLI::Formatter {
+ public:
+  std::string make_usage(const CLI::App* app, std::string name) const override {
+    std::string usage = CLI::Formatter::make_usage(app, std::move(name));
+    usage.insert(usage.find_last_not_of('\n') + 1, " -- COMMAND [ARG...]");
+    return usage;
+  }
+};
+
+bool is_positional(const Option& option) {
+  return option.names.front() != '-';
+}
+
+CLI::Option& add_option(CLI::App& app, const Option& option) {
+  if (option.flag != nullptr) {
+    return *app.add_flag(option.names, *option.flag, option.help);
+  }
+  const auto read = [option](const std::vector<std::string>& texts) {
+    for (const std::string& text : texts) {
+      if (const std::string fault = option.read(text); !fault.empty()) {
+        throw CLI::ValidationError(option.names, fault);
+      }
+    }
+    return true;
+  };
+  CLI::Option& added = *app.add_option(option.names, read, option.help);
+  added.type_name(option.value_name)->required(option.required)->envname(option.environment);
+  if (option.repeated && is_positional(option)) {
+    added.expected(CLI::detail::expected_max_vector_size);
+  } else if (option.repeated) {
+    added.trigger_on_parse();
+  }
+  return added;
+}
+
+void add_options(CLI::App& app, const OptionTable& table) {
+  for (const Option& option : table.options()) {
+    CLI::Option& added = add_option(app, option);
+    if (!option.excludes.empty()) {
+      added.excludes(app.get_option(option.excludes));
+    }
+  }
+}
+
+/// Describes a command and those below it to the option library.
+void add_command(CLI::App& app, const Command& command) {
+  add_options(app, command);
+  if (!command.one_of.options().empty()) {
+    CLI::App& group = *app.add_option_group(command.one_of_name, command.one_of_help);
+    add_options(group, command.one_of);
+    group.require_option(1);
+  }
+  app.footer(command.footer);
+  for (const Command& below : command.commands) {
+    add_command(*app.add_subcommand(below.name, below.help), below);
+  }
+  if (!command.commands.empty()) {
+    app.require_subcommand(1);
+  }
+  if (command.program_action) {
+    app.formatter(std::make_shared<ProgramFormatter>());
+  }
+}
+
+const Command* find_command(const std::vector<Command>& commands, const std::string& name) {
+  const auto found =
+      std::find_if(commands.begin(), commands.end(), [&](const Command& one) { return one.name == name; });
+  return found == commands.end() ? nullptr : &*found;
+}
+
+/// The command that the first words name, as far as they do: the root where they name none.
+const Command& named_command(const Command& root, const std::vector<std::string>& arguments) {
+  const Command* command = &root;
+  for (const std::string& argument : arguments) {
+    const Command* const below = find_command(command->commands, argument);
+    if (below == nullptr) {
+      break;
+    }
+    command = below;
+  }
+  return *command;
+}
+
+/// Takes what follows `--` away from the option library, which would look for options in it, if the command runs a
+/// program.
+std::vector<std::string> split_program(const Command& command, std::vector<std::string>& arguments) {
+  const auto separator = std::find(arguments.begin(), arguments.end(), "--");
+  if (!command.program_action || separator == arguments.end()) {
+    return {};
+  }
+  std::vector<std::string> program(separator + 1, arguments.end());
+  arguments.erase(separator, arguments.end());
+  return program;
+}
+
+/// Keeps the option library from reading a file name like `[a,b]` as a list of two, as it would where an argument may
+/// be repeated.
+void protect_brackets(const Command& command, std::vector<std::string>& arguments) {
+  const auto& options = command.options();
+  if (std::none_of(options.begin(), options.end(), [](const Option& option) { return option.repeated; })) {
+    return;
+  }
+  for (std::string& argument : arguments) {
+    if (!argument.empty() && argument.front() == '[') {
+      argument.insert(0, "./");
+    }
+  }
+}
+
+/// Complains about what stands where a command should, if it is none: the option library would only say that a command
+/// is missing.
+bool is_unknown_command(const Command& root, const std::vector<std::string>& arguments) {
+  if (arguments.empty() || arguments.front().empty() || arguments.front().front() == '-' ||
+      find_command(root.commands, arguments.front()) != nullptr) {
+    return false;
+  }
+  complain(fmt::format("'{}' is no command (see 'sessionlock --help')", printable_text(arguments.front())));
+  return true;
+}
+
+int complain_of(const CLI::App& app, std::string words) {
+  std::replace(words.begin(), words.end(), '\n', ' ');
+  std::string named;
+  for (auto commands = app.get_subcommands(); !commands.empty(); commands = commands.front()->get_subcommands()) {
+    named += commands.front()->get_name() + " ";
+  }
+  complain(fmt::format("{} (see 'sessionlock {}--help')", words, named));
+  return k_usage;
+}
+
+}  // namespace
+
+Option& OptionTable::flag(std::string names, bool& target, std::string help) {
+  Option& row = options_.emplace_back();
+  row.names = std::move(names);
+  row.help = std::move(help);
+  row.flag = &target;
+  return row;
+}
+
+Option& OptionTable::option(std::string names, std::string value_name, Reader read, std::string help) {
+  Option& row = options_.emplace_back();
+  row.names = std::move(names);
+  row.value_name = std::move(value_name);
+  row.help = std::move(help);
+  row.read = std::move(read);
+  return row;
+}
+
+Option& OptionTable::text(std::string names, std::string value_name, std::string& target, std::string help) {
+  const auto read = [&target](const std::string& text) {
+    target = text;
+    return std::string{};
+  };
+  return option(std::move(names), std::move(value_name), read, std::move(help));
+}
+
+Option& OptionTable::duration(std::string names, std::chrono::milliseconds& target, std::string help) {
+  const auto read = [&target](const std::string& text) {
+    const std::optional<std::chrono::milliseconds> duration = parse_duration(text);
+    if (!duration) {
+      return fmt::format("'{}' is no duration; write 500ms, 10s, 5m, 1h or inf", text);
+    }
+    target = *duration;
+    return std::string{};
+  };
+  return option(std::move(names), "DURATION", read, std::move(help));
+}
+
+Option& OptionTable::positional(std::string name, Reader read, std::string help) {
+  Option& row = option(std::move(name), {}, std::move(read), std::move(help));
+  row.required = true;
+  return row;
+}
+
+Option& OptionTable::positional(std::string name, std::string& target, std::string help) {
+  Option& row = text(std::move(name), {}, target, std::move(help));
+  row.required = true;
+  return row;
+}
+
+Parsed parse(const Command& root, const std::string& version, std::vector<std::string> arguments) {
+  if (is_unknown_command(root, arguments)) {
+    return {{}, k_usage};
+  }
+  CLI::App app{root.help, root.name};
+  app.set_version_flag("--version", version);
+  add_command(app, root);
+  const Command& command = named_command(root, arguments);
+  std::vector<std::string> program = split_program(command, arguments);
+  protect_brackets(command, arguments);
+  // The option library takes them from the back.
+  std::reverse(arguments.begin(), arguments.end());
+  try {
+    app.parse(std::move(arguments));
+    if (command.program_action && program.empty()) {
+      throw CLI::RequiredError("-- COMMAND");
+    }
+    if (!command.program_action && !command.action) {
+      throw CLI::RequiredError::Subcommand(1);
+    }
+  } catch (const CLI::Success& wanted) {
+    // Help or the version.
+    app.exit(wanted);
+    return {{}, finish_output() ? k_done : k_io_error};
+  } catch (const CLI::ParseError& error) {
+    return {{}, complain_of(app, error.what())};
+  }
+  if (command.program_action) {
+    return {[&command, program = std::move(program)] { return command.program_action(program); }, k_done};
+  }
+  return {command.action, k_done};
+}
+
+}  // namespace sessionlock::cli

@@ -1,7 +1,6 @@
 #include <sessionlock/transcript.hpp>
 
 #include <algorithm>
-#include <cerrno>
 #include <optional>
 #include <string>
 #include <utility>
@@ -12,6 +11,7 @@
 #include "hold/hold.hpp"
 #include "hold/lock_queue.hpp"
 #include "protocol/lock_directory.hpp"
+#include "sessions/appended_file.hpp"
 #include "system/file_status.hpp"
 #include "system/system.hpp"
 #include "text/json_grammar.hpp"
@@ -25,10 +25,6 @@ constexpr std::string_view k_torn_suffix = ".torn";
 constexpr std::size_t k_chunk_bytes = std::size_t{64} * 1024;
 /// What is kept of the buffer between appends.
 constexpr std::size_t k_kept_buffer_bytes = std::size_t{1} * 1024 * 1024;
-
-std::uint64_t size_of(const struct stat& status) {
-  return static_cast<std::uint64_t>(std::max<off_t>(status.st_size, 0));
-}
 
 /// Why a text is no record; empty if it is one.
 std::string_view fault_of(std::string_view text) {
@@ -48,136 +44,6 @@ std::string_view fault_of(std::string_view text) {
 bool is_number(std::string_view json) {
   const char first = json[json.find_first_not_of(" \t\n\r")];
   return first == '-' || (first >= '0' && first <= '9');
-}
-
-/// A regular file that is appended to, and can be cut back to what it was.
-struct AppendedFile {
-  sys::Fd fd{};
-  FileIdentity identity{};
-  std::filesystem::path path{};
-
-  /// Opens or creates it. Errors: those of the calls; `Errc::invalid_argument` if it is no regular file.
-  static Result<AppendedFile> open(const Directory& directory, const std::string& name, mode_t mode,
-                                   struct stat& status);
-  /// Fills the buffer with what stands at `offset`.
-  [[nodiscard]] Result<void> read(std::uint64_t offset, char* buffer, std::size_t size) const;
-  /// Whether a file of this size ends in the middle of a line.
-  [[nodiscard]] Result<bool> ends_inside_line(std::uint64_t size) const;
-  /// Appends to the file, which has `size` bytes now. All of it or, whatever fails, nothing.
-  [[nodiscard]] Result<void> append(std::string_view bytes, std::uint64_t size) const;
-  [[nodiscard]] Result<void> truncate(std::uint64_t size) const;
-  [[nodiscard]] Result<void> sync() const;
-  /// Takes `done` bytes away again that were appended to `size` bytes. Returns what to tell of it.
-  [[nodiscard]] std::string cut_back(std::uint64_t size, std::uint64_t done) const;
-};
-
-Result<AppendedFile> AppendedFile::open(const Directory& directory, const std::string& name, mode_t mode,
-                                        struct stat& status) {
-  AppendedFile file{{}, {}, directory.path_of(name)};
-  // O_NONBLOCK: what turns out to be a FIFO or a device must not hang us. O_CREAT only where there is nothing: in a
-  // sticky directory it is refused for another user's file that may be written (proc_sys_fs(5), protected_regular).
-  constexpr int flags = O_RDWR | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
-  auto opened = sys::open(directory.fd.get(), name.c_str(), flags);
-  if (opened.error == ENOENT) {
-    opened = sys::open(directory.fd.get(), name.c_str(), flags | O_CREAT, mode);
-  }
-  if (!opened.ok()) {
-    return failure(opened.code(), "openat", file.path);
-  }
-  file.fd = std::move(opened.fd);
-  if (const auto found = sys::fstat(file.fd.get(), status); !found.ok()) {
-    return failure(found.code(), "fstat", file.path);
-  }
-  if (!S_ISREG(status.st_mode)) {
-    return failure(Errc::invalid_argument, "open", file.path, "it is no regular file");
-  }
-  file.identity = identity_of(status);
-  sys::remember_inode(file.fd.get(), status.st_dev, status.st_ino);
-  return file;
-}
-
-Result<void> AppendedFile::read(std::uint64_t offset, char* buffer, std::size_t size) const {
-  for (std::size_t done = 0; done < size;) {
-    const auto got = sys::pread(fd.get(), buffer + done, size - done, offset + done);
-    if (!got.ok()) {
-      return failure(got.code(), "pread", path);
-    }
-    if (got.value == 0) {
-      return failure(std::make_error_code(std::errc::io_error), "pread", path, "somebody cut it meanwhile");
-    }
-    done += static_cast<std::size_t>(got.value);
-  }
-  return {};
-}
-
-Result<bool> AppendedFile::ends_inside_line(std::uint64_t size) const {
-  char last = '\n';
-  if (size > 0) {
-    if (auto got = read(size - 1, &last, 1); !got) {
-      return tl::unexpected(std::move(got).error());
-    }
-  }
-  return last != '\n';
-}
-
-Result<void> AppendedFile::append(std::string_view bytes, std::uint64_t size) const {
-  auto written = sys::write(fd.get(), bytes.data(), bytes.size());
-  std::size_t done = written.ok() ? static_cast<std::size_t>(written.value) : 0;
-  // A write that ends short does not say why. Going on tells: the disk is full, or a limit is reached, whose signal
-  // must not end us while half a line stands there, or a signal or the longest possible write cut it in two.
-  while (written.ok() && written.value > 0 && done < bytes.size()) {
-    written = sys::write_without_signal(fd.get(), bytes.data() + done, bytes.size() - done);
-    done += written.ok() ? static_cast<std::size_t>(written.value) : 0;
-  }
-  if (done == bytes.size()) {
-    return {};
-  }
-  const auto code = written.ok() ? std::make_error_code(std::errc::io_error) : written.code();
-  return failure(code, "write", path, cut_back(size, done));
-}
-
-Result<void> AppendedFile::truncate(std::uint64_t size) const {
-  if (const auto cut = sys::ftruncate(fd.get(), size); !cut.ok()) {
-    return failure(cut.code(), "ftruncate", path);
-  }
-  return {};
-}
-
-Result<void> AppendedFile::sync() const {
-  if (const auto synced = sys::fsync(fd.get()); !synced.ok()) {
-    return failure(synced.code(), "fsync", path);
-  }
-  return {};
-}
-
-std::string AppendedFile::cut_back(std::uint64_t size, std::uint64_t done) const {
-  if (done == 0) {
-    return {};
-  }
-  struct stat status {};
-  const auto found = sys::fstat(fd.get(), status);
-  if (!found.ok() || size_of(status) != size + done) {
-    return fmt::format("{} bytes of it stay: others have written behind them", done);
-  }
-  if (const auto cut = sys::ftruncate(fd.get(), size); !cut.ok()) {
-    return fmt::format("{} bytes of it stay: ftruncate: {}", done, cut.code().message());
-  }
-  return {};
-}
-
-/// Puts a new file's name on stable storage. Where that cannot be asked for (EINVAL: no such thing on that file system;
-/// EACCES: a directory that may be written and not read), the fsync of the file has to do; on local file systems it
-/// takes the name of a new file along.
-Result<void> sync_directory(const Directory& directory) {
-  const auto opened = sys::open(directory.fd.get(), ".", O_RDONLY | O_DIRECTORY);
-  if (!opened.ok()) {
-    return opened.error == EACCES ? Result<void>{} : failure(opened.code(), "openat", directory.path);
-  }
-  const auto synced = sys::fsync(opened.fd.get());
-  if (!synced.ok() && synced.error != EINVAL) {
-    return failure(synced.code(), "fsync", directory.path);
-  }
-  return {};
 }
 
 }  // namespace

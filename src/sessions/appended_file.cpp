@@ -1,0 +1,126 @@
+#include "sessions/appended_file.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+
+#include "verdict/failure.hpp"
+
+namespace sessionlock {
+
+std::uint64_t size_of(const struct stat& status) noexcept {
+  return static_cast<std::uint64_t>(std::max<off_t>(status.st_size, 0));
+}
+
+Result<AppendedFile> AppendedFile::open(const Directory& directory, const std::string& name, mode_t mode,
+                                        struct stat& status) {
+  AppendedFile file{{}, {}, directory.path_of(name)};
+  // O_NONBLOCK: what turns out to be a FIFO or a device must not hang us. O_CREAT only where there is nothing: in a
+  // sticky directory it is refused for another user's file that may be written (proc_sys_fs(5), protected_regular).
+  constexpr int flags = O_RDWR | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
+  auto opened = sys::open(directory.fd.get(), name.c_str(), flags);
+  if (opened.error == ENOENT) {
+    opened = sys::open(directory.fd.get(), name.c_str(), flags | O_CREAT, mode);
+  }
+  if (!opened.ok()) {
+    return failure(opened.code(), "openat", file.path);
+  }
+  file.fd = std::move(opened.fd);
+  if (const auto found = sys::fstat(file.fd.get(), status); !found.ok()) {
+    return failure(found.code(), "fstat", file.path);
+  }
+  if (!S_ISREG(status.st_mode)) {
+    return failure(Errc::invalid_argument, "open", file.path, "it is no regular file");
+  }
+  file.identity = identity_of(status);
+  sys::remember_inode(file.fd.get(), status.st_dev, status.st_ino);
+  return file;
+}
+
+Result<void> AppendedFile::read(std::uint64_t offset, char* buffer, std::size_t size) const {
+  for (std::size_t done = 0; done < size;) {
+    const auto got = sys::pread(fd.get(), buffer + done, size - done, offset + done);
+    if (!got.ok()) {
+      return failure(got.code(), "pread", path);
+    }
+    if (got.value == 0) {
+      return failure(std::make_error_code(std::errc::io_error), "pread", path, "somebody cut it meanwhile");
+    }
+    done += static_cast<std::size_t>(got.value);
+  }
+  return {};
+}
+
+Result<bool> AppendedFile::ends_inside_line(std::uint64_t size) const {
+  char last = '\n';
+  if (size > 0) {
+    if (auto got = read(size - 1, &last, 1); !got) {
+      return tl::unexpected(std::move(got).error());
+    }
+  }
+  return last != '\n';
+}
+
+Result<void> AppendedFile::append(std::string_view bytes, std::uint64_t size) const {
+  auto written = sys::write(fd.get(), bytes.data(), bytes.size());
+  std::size_t done = written.ok() ? static_cast<std::size_t>(written.value) : 0;
+  // A write that ends short does not say why. Going on tells: the disk is full, or a limit is reached, whose signal
+  // must not end us while half a line stands there, or a signal or the longest possible write cut it in two.
+  while (written.ok() && written.value > 0 && done < bytes.size()) {
+    written = sys::write_without_signal(fd.get(), bytes.data() + done, bytes.size() - done);
+    done += written.ok() ? static_cast<std::size_t>(written.value) : 0;
+  }
+  if (done == bytes.size()) {
+    return {};
+  }
+  const auto code = written.ok() ? std::make_error_code(std::errc::io_error) : written.code();
+  return failure(code, "write", path, cut_back(size, done));
+}
+
+Result<void> AppendedFile::truncate(std::uint64_t size) const {
+  if (const auto cut = sys::ftruncate(fd.get(), size); !cut.ok()) {
+    return failure(cut.code(), "ftruncate", path);
+  }
+  return {};
+}
+
+Result<void> AppendedFile::sync() const {
+  if (const auto synced = sys::fsync(fd.get()); !synced.ok()) {
+    return failure(synced.code(), "fsync", path);
+  }
+  return {};
+}
+
+std::string AppendedFile::cut_back(std::uint64_t size, std::uint64_t done) const {
+  if (done == 0) {
+    return {};
+  }
+  struct stat status {};
+  const auto found = sys::fstat(fd.get(), status);
+  if (!found.ok() || size_of(status) != size + done) {
+    return fmt::format("{} bytes of it stay: others have written behind them", done);
+  }
+  if (const auto cut = sys::ftruncate(fd.get(), size); !cut.ok()) {
+    return fmt::format("{} bytes of it stay: ftruncate: {}", done, cut.code().message());
+  }
+  return {};
+}
+
+// Where that cannot be asked for (EINVAL: no such thing on that file system; EACCES: a directory that may be written
+// and not read), the fsync of the file has to do; on local file systems it takes the name of a new file along.
+Result<void> sync_directory(const Directory& directory) {
+  const auto opened = sys::open(directory.fd.get(), ".", O_RDONLY | O_DIRECTORY);
+  if (!opened.ok()) {
+    return opened.error == EACCES ? Result<void>{} : failure(opened.code(), "openat", directory.path);
+  }
+  const auto synced = sys::fsync(opened.fd.get());
+  if (!synced.ok() && synced.error != EINVAL) {
+    return failure(synced.code(), "fsync", directory.path);
+  }
+  return {};
+}
+
+}  // namespace sessionlock

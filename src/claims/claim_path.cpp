@@ -6,8 +6,8 @@
 namespace sessionlock {
 namespace {
 
-/// Somebody else is done in a moment; only a stopped process takes longer.
-constexpr std::chrono::seconds k_patience{5};
+/// Another process is done with the file in a moment; only a stopped one takes longer.
+constexpr std::chrono::seconds k_retry_timeout{5};
 
 }  // namespace
 
@@ -23,17 +23,17 @@ Result<Place> place_of(const std::filesystem::path& path) {
   return Place{std::move(*directory), name};
 }
 
-Result<void> repeat(const std::string& operation, const std::filesystem::path& path,
-                    const std::function<Result<Attempt>()>& attempt) {
-  Result<Attempt> last;
-  retry_until(std::chrono::steady_clock::now() + k_patience, [&] {
+Result<void> retry_while_busy(const std::string& operation, const std::filesystem::path& path,
+                              const std::function<Result<Retry>()>& attempt) {
+  Result<Retry> last;
+  retry_until(std::chrono::steady_clock::now() + k_retry_timeout, [&] {
     last = attempt();
-    return !last || *last == Attempt::done;
+    return !last || *last == Retry::done;
   });
   if (!last) {
     return tl::unexpected(std::move(last).error());
   }
-  if (*last != Attempt::done) {
+  if (*last != Retry::done) {
     return failure(Errc::timed_out, operation, path, "somebody else has the file locked");
   }
   return {};

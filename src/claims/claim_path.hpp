@@ -19,9 +19,10 @@ namespace sessionlock {
 /// Errors: `Errc::invalid_argument` for a path that names no file; those of opening the directory.
 [[nodiscard]] Result<Place> place_of(const std::filesystem::path& path);
 
-enum class Attempt { done, again };
-/// Repeats an attempt while somebody else is faster, 5 s at most. Errors: `Errc::timed_out`; the attempt's own.
-[[nodiscard]] Result<void> repeat(const std::string& operation, const std::filesystem::path& path,
-                                  const std::function<Result<Attempt>()>& attempt);
+/// What an attempt came to: it is over, or another process was faster or had the file locked.
+enum class Retry { done, again };
+/// Repeats an attempt until it is done, for 5 s at most. Errors: `Errc::timed_out`; the attempt's own.
+[[nodiscard]] Result<void> retry_while_busy(const std::string& operation, const std::filesystem::path& path,
+                                            const std::function<Result<Retry>()>& attempt);
 
 }  // namespace sessionlock

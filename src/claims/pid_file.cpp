@@ -7,7 +7,7 @@
 #include <fcntl.h>
 
 #include "claims/claim_path.hpp"
-#include "claims/pid_judgement.hpp"
+#include "claims/pid_record.hpp"
 #include "process/process_probe.hpp"
 #include "protocol/lock_file.hpp"
 #include "protocol/publication.hpp"
@@ -173,16 +173,16 @@ struct PidFile::State {
   [[nodiscard]] bool is_inherited() const { return generation != sys::process_generation(); }
   [[nodiscard]] tl::unexpected<Error> lost() const { return failure(Errc::lost, "use PID file", path); }
   /// Runs with the inode locked, and named by the path.
-  Result<Attempt> guarded(const std::function<Result<void>()>& action);
-  Result<Attempt> release_once();
+  Result<Retry> guarded(const std::function<Result<void>()>& action);
+  Result<Retry> release_once();
 };
 
-Result<Attempt> PidFile::State::guarded(const std::function<Result<void>()>& action) {
+Result<Retry> PidFile::State::guarded(const std::function<Result<void>()>& action) {
   const int directory = place.directory->fd.get();
   const Step entered = try_enter_guard(directory, place.name.c_str(), file.fd.get(), file.file);
   switch (entered.answer) {
     case Step::Answer::busy:
-      return Attempt::again;
+      return Retry::again;
     case Step::Answer::other:
       return lost();
     case Step::Answer::failed:
@@ -192,10 +192,10 @@ Result<Attempt> PidFile::State::guarded(const std::function<Result<void>()>& act
   }
   auto done = action();
   (void)leave_guard(file.fd.get());
-  return done ? Result<Attempt>(Attempt::done) : tl::unexpected(std::move(done).error());
+  return done ? Result<Retry>(Retry::done) : tl::unexpected(std::move(done).error());
 }
 
-Result<Attempt> PidFile::State::release_once() {
+Result<Retry> PidFile::State::release_once() {
   return guarded([this]() -> Result<void> {
     const auto unlinked = sys::unlinkat(place.directory->fd.get(), place.name.c_str());
     if (!unlinked.ok() && unlinked.error != ENOENT) {
@@ -275,7 +275,7 @@ Result<void> PidFile::release() {
   if (state_->is_inherited()) {
     return state_->lost();
   }
-  auto released = repeat("release PID file", state_->path, [this] { return state_->release_once(); });
+  auto released = retry_while_busy("release PID file", state_->path, [this] { return state_->release_once(); });
   state_->ended = released || released.error().code == Errc::lost;
   return released;
 }
@@ -284,7 +284,7 @@ Result<void> PidFile::touch() {
   if (!owns()) {
     return state_ ? state_->lost() : failure(Errc::lost, "use PID file", std::filesystem::path());
   }
-  return repeat("touch PID file", state_->path, [this] {
+  return retry_while_busy("touch PID file", state_->path, [this] {
     return state_->guarded([this]() -> Result<void> {
       const auto touched = sys::touch(state_->file.fd.get());
       return touched.ok() ? Result<void>{} : failure(touched.code(), "futimens", state_->path);
@@ -325,10 +325,10 @@ Result<PidFileRemoval> remove_pid_file(const std::filesystem::path& path, bool a
                                        const std::optional<ProcessIdentity>& self) {
   const ProcessIdentity own = self ? *self : this_process();
   PidFileRemoval result;
-  const auto attempt = [&]() -> Result<Attempt> {
+  const auto attempt = [&]() -> Result<Retry> {
     const auto place = place_of(path);
     if (!place) {
-      return place.error().code == std::errc::no_such_file_or_directory ? Result<Attempt>(Attempt::done)
+      return place.error().code == std::errc::no_such_file_or_directory ? Result<Retry>(Retry::done)
                                                                         : tl::unexpected(place.error());
     }
     auto pinned = pin_readable(*place);
@@ -338,7 +338,7 @@ Result<PidFileRemoval> remove_pid_file(const std::filesystem::path& path, bool a
     result.found = PidFileInspection{};
     result.found.path = path;
     if (!pinned->has_value()) {
-      return Attempt::done;
+      return Retry::done;
     }
     PinnedFile& file = **pinned;
     const auto removable = [&]() -> Result<bool> {
@@ -358,9 +358,9 @@ Result<PidFileRemoval> remove_pid_file(const std::filesystem::path& path, bool a
       return tl::unexpected(removal.error());
     }
     result.removed = *removal == Removal::removed;
-    return result.removed ? Attempt::done : Attempt::again;
+    return result.removed ? Retry::done : Retry::again;
   };
-  if (auto done = repeat("remove PID file", path, attempt); !done) {
+  if (auto done = retry_while_busy("remove PID file", path, attempt); !done) {
     return tl::unexpected(std::move(done).error());
   }
   return result;

@@ -11,7 +11,7 @@
 #include <sessionlock/lock_record.hpp>
 #include <sessionlock/pid_file.hpp>
 
-#include "claims/pid_judgement.hpp"
+#include "claims/pid_record.hpp"
 #include "process/ps_start_token.hpp"
 
 namespace sessionlock {

@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 
 #include "claims/claim_path.hpp"
-#include "claims/sentinel_text.hpp"
+#include "claims/sentinel.hpp"
 #include "protocol/lock_directory.hpp"
 #include "protocol/lock_file.hpp"
 #include "protocol/publication.hpp"
@@ -37,16 +37,16 @@ Result<PublishAttempt> publish_text(const Place& place, const std::string& text)
 /// one for being expired holds the same `flock` and compares, so it cannot hit the new one.
 ///
 ///   1. A reads an expired file.  2. B replaces it here.  3. A locks the old inode, sees that the path names another.
-Result<Attempt> replace(const Place& place, PinnedFile& old, const std::string& text) {
+Result<Retry> replace(const Place& place, PinnedFile& old, const std::string& text) {
   const int directory = place.directory->fd.get();
   const Step entered = try_enter_guard(directory, place.name.c_str(), old.fd.get(), old.file);
   if (entered.answer == Step::Answer::failed) {
     return tl::unexpected(to_error(entered, place.path()));
   }
   if (entered.answer != Step::Answer::done) {
-    return Attempt::again;
+    return Retry::again;
   }
-  Result<Attempt> replaced = Attempt::done;
+  Result<Retry> replaced = Retry::done;
   const auto id = random_lock_id();
   const Place fresh{place.directory, id ? temporary_name(place.name, *id) : std::string()};
   if (!id) {
@@ -54,7 +54,7 @@ Result<Attempt> replace(const Place& place, PinnedFile& old, const std::string& 
   } else if (const auto published = publish_text(fresh, text); !published) {
     replaced = tl::unexpected(published.error());
   } else if (published->outcome != PublishOutcome::published) {
-    replaced = Attempt::again;
+    replaced = Retry::again;
   } else if (const auto renamed = sys::rename_over(directory, fresh.name.c_str(), place.name.c_str()); !renamed.ok()) {
     (void)sys::unlinkat(directory, fresh.name.c_str());
     replaced = failure(renamed.code(), "renameat", place.path());
@@ -63,7 +63,7 @@ Result<Attempt> replace(const Place& place, PinnedFile& old, const std::string& 
   return replaced;
 }
 
-Result<Attempt> set_once(const std::filesystem::path& path, const std::string& text) {
+Result<Retry> set_once(const std::filesystem::path& path, const std::string& text) {
   auto place = place_of(path);
   if (!place) {
     return tl::unexpected(std::move(place).error());
@@ -73,16 +73,16 @@ Result<Attempt> set_once(const std::filesystem::path& path, const std::string& t
     return tl::unexpected(std::move(published).error());
   }
   if (published->outcome != PublishOutcome::contended) {
-    return published->outcome == PublishOutcome::published ? Attempt::done : Attempt::again;
+    return published->outcome == PublishOutcome::published ? Retry::done : Retry::again;
   }
   auto old = pin_file(*place);
   if (!old) {
     return tl::unexpected(std::move(old).error());
   }
   if (!old->has_value()) {
-    return Attempt::again;
+    return Retry::again;
   }
-  return (*old)->unreadable ? Result<Attempt>(failure((*old)->unreadable, "read sentinel", path))
+  return (*old)->unreadable ? Result<Retry>(failure((*old)->unreadable, "read sentinel", path))
                             : replace(*place, **old, text);
 }
 
@@ -113,13 +113,13 @@ bool is_active(const PinnedFile& file) {
   return !file.too_long && sentinel_is_active(file.text, file.modified, sys::wall_clock());
 }
 
-Result<Attempt> clear_once(const std::filesystem::path& path) {
+Result<Retry> clear_once(const std::filesystem::path& path) {
   auto found = find(path);
   if (!found) {
     return tl::unexpected(std::move(found).error());
   }
   if (!found->has_value()) {
-    return Attempt::done;
+    return Retry::done;
   }
   PinnedFile& file = (*found)->file;
   if (file.unreadable && file.file == FileIdentity{}) {  // not even looked at: it cannot be told from a later one
@@ -129,7 +129,7 @@ Result<Attempt> clear_once(const std::filesystem::path& path) {
   if (!removal) {
     return tl::unexpected(removal.error());
   }
-  return *removal == Removal::removed ? Attempt::done : Attempt::again;
+  return *removal == Removal::removed ? Retry::done : Retry::again;
 }
 
 }  // namespace
@@ -165,7 +165,7 @@ Result<void> Sentinel::set(milliseconds ttl) const {
   if (ttl > k_sentinel_ttl_max) {
     return failure(Errc::invalid_argument, "set sentinel", path_, "it would stand for more than a year");
   }
-  return repeat("set sentinel", path_, [&] {
+  return retry_while_busy("set sentinel", path_, [&] {
     return set_once(path_, fmt::format("{}\n", (sys::wall_clock() + ttl).time_since_epoch().count()));
   });
 }
@@ -194,7 +194,7 @@ Result<bool> Sentinel::active() const {
 }
 
 Result<void> Sentinel::clear() const {
-  return repeat("clear sentinel", path_, [&] { return clear_once(path_); });
+  return retry_while_busy("clear sentinel", path_, [&] { return clear_once(path_); });
 }
 
 }  // namespace sessionlock

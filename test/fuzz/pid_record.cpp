@@ -8,7 +8,7 @@
 #include <string>
 #include <string_view>
 
-#include "claims/pid_judgement.hpp"
+#include "claims/pid_record.hpp"
 #include "process/ps_start_token.hpp"
 #include "support/json_oracle.hpp"
 #include "support/target.hpp"

@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "claims/sentinel_text.hpp"
+#include "claims/sentinel.hpp"
 #include "support/target.hpp"
 
 using sessionlock::parse_sentinel;

@@ -14,7 +14,7 @@
 
 #include <sessionlock/sentinel.hpp>
 
-#include "claims/sentinel_text.hpp"
+#include "claims/sentinel.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
 #include "script.hpp"

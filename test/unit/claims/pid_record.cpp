@@ -11,7 +11,7 @@
 
 #include <sessionlock/pid_file.hpp>
 
-#include "claims/pid_judgement.hpp"
+#include "claims/pid_record.hpp"
 
 using namespace sessionlock;
 

@@ -1,13 +1,13 @@
 #pragma once
 
 /// \file
-/// What a PID file means, apart from disk, clock and processes.
+/// What a PID file says and means, apart from disk, clock and processes: the part that only the library uses.
 
 #include <optional>
 #include <string>
 #include <string_view>
 
-#include <sessionlock/pid_file.hpp>
+#include <sessionlock/pid_record.hpp>
 
 namespace sessionlock {
 

@@ -1,7 +1,7 @@
 #pragma once
 
 /// \file
-/// What a sentinel's file says, apart from disk and clock.
+/// What a sentinel's file says, apart from disk and clock: the part that only the library uses.
 
 #include <optional>
 #include <string_view>

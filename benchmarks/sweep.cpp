@@ -47,24 +47,15 @@ std::filesystem::path fill(const std::filesystem::path& parent, int count) {
   return folder;
 }
 
-void look_with(unsigned threads, benchmark::State& state, const std::filesystem::path& parent, int count) {
+void dry_run(benchmark::State& state, const std::filesystem::path& parent, int count) {
   const auto folder = fill(parent, count);
   SweepOptions options;
   options.remove = false;
-  options.threads = threads;
   for (auto _ : state) {
     const SweepReport report = require_value(sweep(folder, options));
     require(report.locks.size() == static_cast<std::size_t>(count) && report.errors.empty(), "the report");
   }
   state.SetItemsProcessed(state.iterations() * count);
-}
-
-void dry_run(benchmark::State& state, const std::filesystem::path& parent, int count) {
-  look_with(SweepOptions{}.threads, state, parent, count);
-}
-
-void dry_run_alone(benchmark::State& state, const std::filesystem::path& parent, int count) {
-  look_with(1, state, parent, count);
 }
 
 void list_and_read(benchmark::State& state, const std::filesystem::path& parent, int count) {
@@ -107,10 +98,6 @@ void register_sweep(const Places& places) {
     };
     add(row, dry_run);
     add(row + "@list_and_read", list_and_read);
-    if (count == 10000) {
-      add("sweep_alone/10000", dry_run_alone);
-      add("sweep_alone/10000@list_and_read", list_and_read);
-    }
   }
 }
 

@@ -23,13 +23,9 @@ struct SweepOptions {
   /// Only files whose names end so. Not empty, since then every file would be taken for a lock.
   std::string suffix{".jsonl.lock"};
   StalePolicy stale{};
-  /// Told now and then, and at the end, how far it is; under no lock of the library. In a recursive sweep `total` is
-  /// what was found so far, and grows. What it throws ends the sweep and propagates. A child that it forks must not go
-  /// on with the sweep: what other threads were at is not in the child's report.
+  /// Called now and then, and at the end, with how far the sweep is; no lock of the library is held. In a recursive
+  /// sweep `total` is what was found so far, and grows. What it throws ends the sweep and propagates.
   std::function<void(std::size_t done, std::size_t total)> progress{};
-  /// At most so many threads look at a directory with thousands of locks, the calling one included; 0: as many as the
-  /// machine has processors, but not more than 8. They end with the sweep, and take none of the program's signals.
-  unsigned threads{0};
 };
 
 struct SweepReport {

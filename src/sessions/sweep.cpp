@@ -1,17 +1,12 @@
 #include <sessionlock/sweep.hpp>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <chrono>
-#include <exception>
 #include <functional>
 #include <iterator>
-#include <mutex>
 #include <string>
 #include <string_view>
-#include <system_error>
-#include <thread>
 #include <unordered_map>
 #include <utility>
 
@@ -32,11 +27,6 @@ namespace {
 /// A lock that others keep replacing between look and act is reported as it was last seen.
 constexpr int k_looks_max = 4;
 constexpr std::size_t k_progress_interval = 64;
-/// How many names a thread takes at a time.
-constexpr std::size_t k_piece = 64;
-/// Fewer are done before another thread has begun.
-constexpr std::size_t k_locks_per_thread_min = 1024;
-constexpr std::size_t k_threads_max = 8;
 constexpr std::chrono::minutes k_temporary_age{10};
 /// How long a file system's clock is remembered. What it says of ages is wrong by no more.
 constexpr std::chrono::seconds k_clock_age_max{1};
@@ -59,48 +49,6 @@ bool comes_before(const std::filesystem::path& a, const std::filesystem::path& b
   return rank(*l) < rank(*r);
 }
 
-std::size_t threads_for(std::size_t locks, unsigned wanted) {
-  if (wanted == 0) {
-    wanted = std::max(std::thread::hardware_concurrency(), 1U);
-  }
-  return std::clamp<std::size_t>(locks / k_locks_per_thread_min, 1, std::min<std::size_t>(wanted, k_threads_max));
-}
-
-/// Threads that do the same thing, and are waited for in any case. Where the machine gives no more of them, fewer.
-class Helpers {
- public:
-  Helpers(std::size_t count, std::function<void()> work) : work_(std::move(work)) {
-    const sys::SignalsBlocked blocked;
-    threads_.reserve(count);
-    try {
-      while (threads_.size() < count) {
-        threads_.emplace_back([this] {
-          try {
-            work_();
-          } catch (...) {
-            const std::lock_guard lock(mutex_);
-            failure_ = std::current_exception();
-          }
-        });
-      }
-    } catch (const std::system_error&) {  // EAGAIN (pthread_create(3)): the caller does it all, then
-    }
-  }
-  /// Waits for them. Throws what one of them threw.
-  void finish() {
-    threads_.clear();
-    if (failure_) {
-      std::rethrow_exception(failure_);
-    }
-  }
-
- private:
-  const std::function<void()> work_;
-  std::mutex mutex_;
-  std::exception_ptr failure_;
-  std::vector<std::jthread> threads_;  // goes first
-};
-
 /// The names in a directory that matter to a sweep.
 struct Names {
   std::vector<std::string> locks;
@@ -113,7 +61,7 @@ struct Findings {
   std::vector<Error> errors;
 };
 
-/// Looks at locks one by one, and takes away what may go. For one thread.
+/// Looks at locks one by one, and removes what may go.
 class Examiner {
  public:
   explicit Examiner(const SweepOptions& options);
@@ -154,10 +102,7 @@ class Sweep {
  private:
   [[nodiscard]] Result<Names> list(const Directory& directory) const;
   [[nodiscard]] std::vector<std::string> list_subdirectories(const Directory& directory);
-  void inspect_in_turn(const DirectoryPtr& directory, std::vector<std::string>& names);
-  void inspect_at_once(const DirectoryPtr& directory, const std::vector<std::string>& names, std::size_t threads);
-  void add(Findings&& findings);
-  void progress(std::size_t done);
+  void report_progress();
 
   const SweepOptions& options_;
   Examiner examiner_;
@@ -209,74 +154,13 @@ Result<void> Sweep::take_in(const DirectoryPtr& directory) {
     examiner_.remove_temporary(place, findings_);
   }
   total_ += names->locks.size();
-  if (findings_.locks.empty()) {
-    findings_.locks.reserve(names->locks.size());  // of the first directory only: each time would copy all each time
-  }
-  const std::size_t threads = threads_for(names->locks.size(), options_.threads);
-  if (threads > 1) {
-    inspect_at_once(directory, names->locks, threads);
-  } else {
-    inspect_in_turn(directory, names->locks);
-  }
-  return {};
-}
-
-void Sweep::inspect_in_turn(const DirectoryPtr& directory, std::vector<std::string>& names) {
-  Place place{directory, {}};
-  for (auto& name : names) {
+  for (auto& name : names->locks) {
     place.name = std::move(name);
     examiner_.inspect(place, findings_);
-    progress(1);
+    ++done_;
+    report_progress();
   }
-}
-
-/// Each thread takes the next few names until none is left. What they find is put together in the order of the names.
-void Sweep::inspect_at_once(const DirectoryPtr& directory, const std::vector<std::string>& names, std::size_t threads) {
-  std::vector<Findings> pieces((names.size() + k_piece - 1) / k_piece);
-  std::atomic<std::size_t> next{0};
-  std::atomic<std::size_t> done{0};
-  // False: none was left.
-  const auto take_piece = [&](Examiner& examiner) {
-    const std::size_t piece = next.fetch_add(1);
-    if (piece >= pieces.size()) {
-      return false;
-    }
-    const std::size_t end = std::min((piece + 1) * k_piece, names.size());
-    pieces[piece].locks.reserve(end - piece * k_piece);
-    for (std::size_t i = piece * k_piece; i < end; ++i) {
-      examiner.inspect({directory, names[i]}, pieces[piece]);
-    }
-    done.fetch_add(end - piece * k_piece);
-    return true;
-  };
-  Helpers helpers(threads - 1, [&] {
-    Examiner examiner(options_);
-    while (take_piece(examiner)) {
-    }
-  });
-  std::size_t told = 0;
-  const auto tell = [&] {
-    const std::size_t now = done.load();  // once: the others go on
-    progress(now - std::exchange(told, now));
-  };
-  try {
-    while (take_piece(examiner_)) {
-      tell();
-    }
-  } catch (...) {
-    next.store(pieces.size());
-    throw;
-  }
-  helpers.finish();
-  tell();
-  for (Findings& piece : pieces) {
-    add(std::exchange(piece, {}));
-  }
-}
-
-void Sweep::add(Findings&& findings) {
-  std::move(findings.locks.begin(), findings.locks.end(), std::back_inserter(findings_.locks));
-  std::move(findings.errors.begin(), findings.errors.end(), std::back_inserter(findings_.errors));
+  return {};
 }
 
 void Sweep::take_in_below(const DirectoryPtr& root) {
@@ -401,10 +285,9 @@ WallTime Examiner::clock_of(const Directory& directory) {
   return clock_.time;
 }
 
-/// The last word, that all is done, is `finish`'s.
-void Sweep::progress(std::size_t done) {
-  const std::size_t before = std::exchange(done_, done_ + done);
-  if (before / k_progress_interval != done_ / k_progress_interval && done_ < total_ && options_.progress) {
+/// Now and then; that all is done is reported by `finish`.
+void Sweep::report_progress() {
+  if (done_ % k_progress_interval == 0 && done_ < total_ && options_.progress) {
     options_.progress(done_, total_);
   }
 }

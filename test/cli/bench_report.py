@@ -99,8 +99,8 @@ class Report(unittest.TestCase):
         def told(**row):
             made = {**dict.fromkeys(FIELDS), "unit": "us", **row}
             return report.table([made], {}).splitlines()[-1]
-        self.assertTrue(told(name="sweep/10000", value=3, floor=2, ratio=1.5).endswith("met"))
-        self.assertTrue(told(name="sweep/10000", value=4, floor=2, ratio=2.0).endswith("MISSED"))
+        self.assertTrue(told(name="sweep/10000", value=4.6, floor=2, ratio=2.3).endswith("met"))
+        self.assertTrue(told(name="sweep/10000", value=5, floor=2, ratio=2.5).endswith("MISSED"))
         self.assertTrue(told(name="sweep/10000").endswith("MISSED"), "what was not measured is not met")
         self.assertTrue(told(name="peers/uncontended/qlockfile", value=9, floor=4, ratio=2.2, peer="qlockfile").endswith("MISSED"))
         self.assertTrue(told(name="peers/overlaps/sessionlock", value=1, peer="sessionlock").endswith("MISSED"))

@@ -5,7 +5,6 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
-#include <csignal>
 #include <filesystem>
 #include <iterator>
 #include <limits>
@@ -780,155 +779,21 @@ TEST_CASE("what progress throws ends the sweep and propagates") {
   CHECK(must(sweep(directory.path())).removed.size() == 36);
 }
 
-// --- several threads -------------------------------------------------------------------------------------------------
+// --- many ------------------------------------------------------------------------------------------------------------
 
-namespace {
-
-constexpr int k_many = 3000;
-
-/// Dead, living and malformed locks, hostile nodes, and one that is gone before it is opened.
-void fill(const TemporaryDirectory& directory) {
-  const std::array<std::string, 3> records{dead_record(), live_record(), "{}"};
-  for (int i = 0; i < k_many; ++i) {
-    const auto path = directory / (std::to_string(i) + ".jsonl.lock");
-    if (i % 100 == 99) {
-      fs::create_directory(path);
-    } else {
-      write_text(path, records[static_cast<std::size_t>(i) % records.size()]);
-    }
+TEST_CASE("a sweep runs in the calling thread alone, however many locks there are") {
+  const TemporaryDirectory directory;
+  const auto record = live_record();
+  for (int i = 0; i < 3000; ++i) {
+    write_text(directory / (std::to_string(i) + ".jsonl.lock"), record);
   }
-}
-
-/// Which threads make calls; the first call of the sweeping thread on a lock waits until another thread made one.
-class Threads {
- public:
-  int before(const sys::CallInfo& info) {
-    const bool is_another = std::this_thread::get_id() != sweeping_;
-    if (is_another) {
-      sigset_t blocked;
-      ::pthread_sigmask(SIG_SETMASK, nullptr, &blocked);
-      takes_signals = takes_signals || ::sigismember(&blocked, SIGTERM) == 0 || ::sigismember(&blocked, SIGUSR1) == 0;
-      others = true;
-    } else if (must_wait && is_call_on(info, sys::Call::openat, ".jsonl.lock")) {
-      wait_until("another thread takes part", [this] { return others.load(); });
-    }
-    return 0;
-  }
-  bool must_wait{true};
   std::atomic<bool> others{false};
-  std::atomic<bool> takes_signals{false};
-
- private:
-  const std::thread::id sweeping_{std::this_thread::get_id()};
-};
-
-}  // namespace
-
-TEST_CASE("several threads find what one finds, in the same order, and take no signals") {
-  TemporaryDirectory directory;
-  fill(directory);
-  const auto alone = must(sweep(directory.path(), {.remove = false, .threads = 1}));
-  Threads threads;
-  const Script script([&](const sys::CallInfo& info) { return threads.before(info); });
-  const auto together = must(sweep(directory.path(), {.remove = false, .threads = 2}));
-  CHECK(threads.others);
-  CHECK(!threads.takes_signals);
-  REQUIRE(together.locks.size() == k_many - k_many / 100);
-  CHECK(names(together.locks) == names(alone.locks));
-  REQUIRE(together.errors.size() == k_many / 100);
-  for (std::size_t i = 0; i < together.errors.size(); ++i) {
-    CHECK(together.errors[i].path == alone.errors[i].path);
-  }
-  for (std::size_t i = 0; i < together.locks.size(); ++i) {
-    REQUIRE(together.locks[i].removable == alone.locks[i].removable);
-    REQUIRE(together.locks[i].session_path == alone.locks[i].session_path);
-  }
-}
-
-TEST_CASE("several threads take away what one would, and tell how far they are") {
-  TemporaryDirectory directory;
-  fill(directory);
-  const auto alone = must(sweep(directory.path(), {.remove = false, .threads = 1}));
-  std::vector<std::size_t> told;
-  Threads threads;
-  const Script script([&](const sys::CallInfo& info) { return threads.before(info); });
-  const auto together = must(sweep(directory.path(), {.progress =
-                                                          [&](std::size_t done, std::size_t total) {
-                                                            CHECK(total == k_many);
-                                                            told.push_back(done);
-                                                          },
-                                                      .threads = 2}));
-  CHECK(threads.others);
-  REQUIRE(together.removed.size() ==
-          static_cast<std::size_t>(std::count_if(alone.locks.begin(), alone.locks.end(),
-                                                 [](const Inspection& lock) { return lock.removable; })));
-  for (const Inspection& lock : together.locks) {
-    REQUIRE(is_there(lock.lock_path) == !lock.removed);
-    REQUIRE(lock.removed == lock.removable);
-  }
-  CHECK(std::is_sorted(told.begin(), told.end()));
-  CHECK(told.size() > 2);
-  CHECK(told.back() == k_many);
-}
-
-TEST_CASE("one thread is enough where no more are wanted, or there is little to do") {
-  TemporaryDirectory directory;
-  fill(directory);
-  TemporaryDirectory few;
-  write_text(few / "a.jsonl.lock", dead_record());
-  Threads threads;
-  threads.must_wait = false;
-  const Script script([&](const sys::CallInfo& info) { return threads.before(info); });
-  CHECK(must(sweep(directory.path(), {.remove = false, .threads = 1})).locks.size() > 2000);
-  CHECK(must(sweep(few.path(), {.remove = false, .threads = 8})).locks.size() == 1);
-  CHECK(!threads.others);
-}
-
-TEST_CASE("where the machine gives no thread a sweep goes on with the one it has") {
-  TemporaryDirectory directory;
-  fill(directory);
-  fs::permissions(directory.path(), fs::perms::all);
-  for (const auto& entry : fs::directory_iterator(directory.path())) {
-    fs::permissions(entry.path(), fs::perms::all);
-  }
-  auto child = ChildProcess::run([&](Channel&) {
-    const struct rlimit one { 1, 1 };
-    // Root is not limited (setrlimit(2), RLIMIT_NPROC).
-    REQUIRE_IN_CHILD(::setrlimit(RLIMIT_NPROC, &one) == 0);
-    become_second_user();
-    Threads threads;
-    threads.must_wait = false;
-    const Script script([&](const sys::CallInfo& info) { return threads.before(info); });
-    const auto report = sweep(directory.path(), {.remove = false, .threads = 8});
-    REQUIRE_IN_CHILD(report && report->locks.size() == k_many - k_many / 100);
-    REQUIRE_IN_CHILD(!threads.others);
+  const Script script([&, own = std::this_thread::get_id()](const sys::CallInfo&) {
+    others = others || std::this_thread::get_id() != own;
     return 0;
   });
-  CHECK(child.wait().exited_with(0));
-}
-
-TEST_CASE("what progress throws ends the other threads of a sweep, too") {
-  TemporaryDirectory directory;
-  fill(directory);
-  const std::size_t descriptors = sys::open_descriptor_count();
-  const SweepOptions options{
-      .remove = false, .progress = [](std::size_t, std::size_t) { throw std::runtime_error("enough"); }, .threads = 2};
-  CHECK_THROWS_WITH((void)sweep(directory.path(), options), "enough");
-  CHECK(sys::open_descriptor_count() == descriptors);
-}
-
-TEST_CASE("what another thread of a sweep throws propagates") {
-  TemporaryDirectory directory;
-  fill(directory);
-  Threads threads;
-  const Script script([&, main = std::this_thread::get_id()](const sys::CallInfo& info) {
-    (void)threads.before(info);
-    if (std::this_thread::get_id() != main) {
-      throw std::runtime_error("out of everything");
-    }
-    return 0;
-  });
-  CHECK_THROWS_WITH((void)sweep(directory.path(), {.remove = false, .threads = 2}), "out of everything");
+  CHECK(must(sweep(directory.path(), k_only_look)).locks.size() == 3000);
+  CHECK_FALSE(others);
 }
 
 TEST_CASE("100 000 entries do not exhaust memory, and cost as much each as a few") {

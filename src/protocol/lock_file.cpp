@@ -181,7 +181,7 @@ Result<void> read_again(PinnedFile& pinned, const Place& place) {
   pinned.modified = modification_time(status);
   pinned.links = status.st_nlink;
   pinned.unreadable = {};
-  return read_content(pinned, place, static_cast<std::size_t>(std::max<off_t>(status.st_size, 0)));
+  return read_content(pinned, place, size_of(status));
 }
 
 WitnessAnswer query_witness(const PinnedLock& pinned) {

@@ -1,6 +1,5 @@
 #include "sessions/appended_file.hpp"
 
-#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -10,10 +9,6 @@
 #include "verdict/failure.hpp"
 
 namespace sessionlock {
-
-std::uint64_t size_of(const struct stat& status) noexcept {
-  return static_cast<std::uint64_t>(std::max<off_t>(status.st_size, 0));
-}
 
 Result<AppendedFile> AppendedFile::open(const Directory& directory, const std::string& name, mode_t mode,
                                         struct stat& status) {

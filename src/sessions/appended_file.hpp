@@ -20,9 +20,6 @@
 
 namespace sessionlock {
 
-/// The size of a file, in bytes.
-[[nodiscard]] std::uint64_t size_of(const struct stat& status) noexcept;
-
 struct AppendedFile {
   sys::Fd fd{};
   FileIdentity identity{};

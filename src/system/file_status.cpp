@@ -1,5 +1,6 @@
 #include "system/file_status.hpp"
 
+#include <algorithm>
 #include <cstdint>
 
 #include <fcntl.h>
@@ -10,6 +11,10 @@ namespace sessionlock {
 
 FileIdentity identity_of(const struct stat& status) noexcept {
   return {static_cast<std::uint64_t>(status.st_dev), static_cast<std::uint64_t>(status.st_ino)};
+}
+
+std::uint64_t size_of(const struct stat& status) noexcept {
+  return static_cast<std::uint64_t>(std::max<off_t>(status.st_size, 0));
 }
 
 // Never by way of nanoseconds since 1970, which end in the year 2262: a time beyond would wrap around to one long ago.

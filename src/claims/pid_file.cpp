@@ -8,7 +8,6 @@
 
 #include "claims/claim_path.hpp"
 #include "claims/pid_record.hpp"
-#include "process/process_probe.hpp"
 #include "protocol/lock_file.hpp"
 #include "protocol/publication.hpp"
 #include "system/deadline.hpp"

@@ -12,7 +12,7 @@
 #include <sessionlock/pid_file.hpp>
 
 #include "claims/pid_record.hpp"
-#include "process/ps_start_token.hpp"
+#include "process/portable/ps_start_token.hpp"
 
 namespace sessionlock {
 namespace {

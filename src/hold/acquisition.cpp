@@ -11,7 +11,9 @@
 #include <fmt/format.h>
 #include <sys/stat.h>
 
+#include "process/flock_holder.hpp"
 #include "process/process_probe.hpp"
+#include "process/this_process.hpp"
 #include "system/random_id.hpp"
 #include "text/duration_text.hpp"
 #include "text/timestamp.hpp"

@@ -6,7 +6,7 @@
 #include <fcntl.h>
 
 #include "hold/lock_queue.hpp"
-#include "process/process_probe.hpp"
+#include "process/flock_holder.hpp"
 #include "system/deadline.hpp"
 #include "system/file_status.hpp"
 #include "verdict/failure.hpp"

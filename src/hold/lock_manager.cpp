@@ -16,7 +16,7 @@
 #include "hold/lock_queue.hpp"
 #include "hold/signal_cleanup.hpp"
 #include "hold/watchdog.hpp"
-#include "process/process_probe.hpp"
+#include "process/flock_holder.hpp"
 #include "protocol/inspector.hpp"
 #include "protocol/lock_directory.hpp"
 #include "verdict/failure.hpp"

@@ -5,8 +5,9 @@
 
 #include <errno.h>
 
+#include "process/portable/ps_start_token.hpp"
 #include "process/process_probe.hpp"
-#include "process/ps_start_token.hpp"
+#include "process/this_process.hpp"
 
 namespace sessionlock {
 

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "process/this_process.hpp"
 #include "text/timestamp.hpp"
 #include "verdict/classify.hpp"
 

@@ -12,7 +12,7 @@
 #include <boost/uuid/name_generator_sha1.hpp>
 #include <boost/uuid/uuid_io.hpp>
 
-#include "process/process_probe.hpp"
+#include "process/procfs.hpp"
 #include "system/file_status.hpp"
 #include "system/per_process.hpp"
 #include "verdict/failure.hpp"

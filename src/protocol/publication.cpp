@@ -7,7 +7,7 @@
 #include <fmt/format.h>
 #include <sys/file.h>
 
-#include "process/process_probe.hpp"
+#include "process/procfs.hpp"
 #include "system/file_status.hpp"
 
 namespace sessionlock {

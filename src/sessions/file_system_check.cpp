@@ -14,7 +14,7 @@
 
 #include <sessionlock/lock_manager.hpp>
 
-#include "process/process_probe.hpp"
+#include "process/procfs.hpp"
 #include "protocol/lock_directory.hpp"
 #include "protocol/lock_file.hpp"
 #include "system/file_status.hpp"

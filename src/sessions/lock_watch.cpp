@@ -13,7 +13,7 @@
 #include <sys/inotify.h>
 
 #include "hold/lock_queue.hpp"
-#include "process/process_probe.hpp"
+#include "process/procfs.hpp"
 #include "protocol/inspector.hpp"
 #include "protocol/lock_directory.hpp"
 #include "protocol/lock_file.hpp"

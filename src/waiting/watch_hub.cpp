@@ -14,7 +14,7 @@
 
 #include <sys/inotify.h>
 
-#include "process/process_probe.hpp"
+#include "process/procfs.hpp"
 #include "system/per_process.hpp"
 
 namespace sessionlock {

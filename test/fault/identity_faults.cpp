@@ -7,6 +7,7 @@
 
 #include "process.hpp"
 #include "process/process_probe.hpp"
+#include "process/this_process.hpp"
 #include "script.hpp"
 #include "system/system.hpp"
 

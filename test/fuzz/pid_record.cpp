@@ -9,7 +9,7 @@
 #include <string_view>
 
 #include "claims/pid_record.hpp"
-#include "process/ps_start_token.hpp"
+#include "process/portable/ps_start_token.hpp"
 #include "support/json_oracle.hpp"
 #include "support/target.hpp"
 

@@ -7,8 +7,8 @@
 #include <string_view>
 #include <vector>
 
-#include "process/process_probe.hpp"
-#include "process/ps_start_token.hpp"
+#include "process/portable/ps_start_token.hpp"
+#include "process/proc_text.hpp"
 #include "support/target.hpp"
 
 using sessionlock::ProcStat;

@@ -19,6 +19,7 @@
 #include "lock_tools.hpp"
 #include "process.hpp"
 #include "process/process_probe.hpp"
+#include "process/this_process.hpp"
 #include "script.hpp"
 #include "waiting/waiter.hpp"
 

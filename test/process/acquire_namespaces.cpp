@@ -252,7 +252,7 @@ TEST_CASE("a start time of another time namespace proves nothing") {
 }
 
 TEST_CASE("with the /proc of another PID namespace start times are unknown, nobody is dead, and locks work") {
-  // Protects: `numbering_of` in process_probe.cpp, rows 9b and 12 (trap 9).
+  // Protects: `numbering_of` in procfs.cpp, rows 9b and 12 (trap 9).
   if (is_refused(k_new_pids_old_proc)) {
     return;
   }

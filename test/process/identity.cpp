@@ -24,7 +24,10 @@
 
 #include "check_in.hpp"
 #include "process.hpp"
+#include "process/flock_holder.hpp"
 #include "process/process_probe.hpp"
+#include "process/procfs.hpp"
+#include "process/this_process.hpp"
 #include "system/system.hpp"
 
 #ifndef CLONE_NEWTIME

@@ -14,6 +14,7 @@
 
 #include "process.hpp"
 #include "process/process_probe.hpp"
+#include "process/this_process.hpp"
 
 using namespace sessionlock;
 using sessionlock::test::Channel;

@@ -1,4 +1,4 @@
-#include "process/ps_start_token.hpp"
+#include "process/portable/ps_start_token.hpp"
 
 #include <algorithm>
 #include <array>

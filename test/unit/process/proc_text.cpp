@@ -1,14 +1,10 @@
-#include "process/process_probe.hpp"
+#include "process/proc_text.hpp"
 
 #include <limits>
 #include <string>
 #include <string_view>
 
 #include <doctest/doctest.h>
-#include <sys/stat.h>
-
-#include "process.hpp"
-#include "system/system.hpp"
 
 using namespace sessionlock;
 using namespace std::string_view_literals;
@@ -163,25 +159,6 @@ TEST_CASE("lock lines that are cut, malformed or without a visible pid tell nobo
   CHECK_FALSE(parse_flock_holder("1: FLOCK  ADVISORY  WRITE -1 00:1f:7 0 EOF\n", 0, 0x1f, 7));
   CHECK_FALSE(parse_flock_holder("1: FLOCK  ADVISORY  WRITE 99999999999 00:1f:7 0 EOF\n", 0, 0x1f, 7));
   CHECK_FALSE(parse_flock_holder("\n:\n1:\n1: ->\n1: FLOCK\n1: FLOCK ADVISORY WRITE 9 00:1f 0 EOF\n", 0, 0x1f, 7));
-}
-
-TEST_CASE("a descriptor link leads to what the descriptor is open on") {
-  const test::TemporaryDirectory directory;
-  test::write_text(directory / "file", "text");
-  auto opened = sys::open(-1, (directory / "file").c_str(), 0);
-  REQUIRE(opened.ok());
-  struct stat by_descriptor {};
-  struct stat by_link {};
-  REQUIRE(::fstat(opened.fd.get(), &by_descriptor) == 0);
-  REQUIRE(::stat(descriptor_link(opened.fd.get()).data(), &by_link) == 0);
-  CHECK(by_descriptor.st_ino == by_link.st_ino);
-}
-
-TEST_CASE("a descriptor link has room for every number") {
-  CHECK(descriptor_link(0).data() == "/proc/thread-self/fd/0"sv);
-  CHECK(descriptor_link(std::numeric_limits<int>::max()).data() == "/proc/thread-self/fd/2147483647"sv);
-  CHECK(descriptor_link(-1).data() == "/proc/thread-self/fd/-1"sv);
-  CHECK(descriptor_link(std::numeric_limits<int>::min()).data() == "/proc/thread-self/fd/-1"sv);
 }
 
 TEST_CASE("a stat line with something between name and state, or a state that is no letter, is malformed") {

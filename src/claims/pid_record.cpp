@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <sessionlock/lock_record.hpp>
 #include <sessionlock/pid_file.hpp>

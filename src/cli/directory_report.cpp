@@ -3,7 +3,7 @@
 #include <cerrno>
 #include <vector>
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <sys/stat.h>
 
 #include "cli/exit_status.hpp"

@@ -4,9 +4,10 @@
 #include <array>
 #include <cstddef>
 #include <optional>
+#include <string>
 #include <string_view>
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include "text/duration_text.hpp"
 #include "text/printable_text.hpp"
@@ -44,7 +45,7 @@ Row row_of(const Inspection& inspection, const std::filesystem::path& directory)
   const std::optional<std::string>& label = inspection.record.label;
   return {std::string{to_string(inspection.state)},
           std::string{to_string(inspection.owner)},
-          inspection.record.pid ? fmt::to_string(*inspection.record.pid) : "-",
+          inspection.record.pid ? std::to_string(*inspection.record.pid) : "-",
           age_words(inspection),
           why.empty() ? "-" : why,
           label ? printable_text(*label) : "-",

@@ -1,8 +1,7 @@
 #include "cli/json_writer.hpp"
 
+#include <string>
 #include <utility>
-
-#include <fmt/format.h>
 
 #include "text/json_text.hpp"
 
@@ -55,7 +54,7 @@ void JsonWriter::text(std::string_view value) {
 
 void JsonWriter::number(std::int64_t value) {
   start_value();
-  out_ += fmt::to_string(value);
+  out_ += std::to_string(value);
 }
 
 void JsonWriter::boolean(bool value) {

@@ -8,7 +8,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <boost/filesystem/operations.hpp>
 
 #include "hold/acquisition.hpp"
@@ -91,7 +91,7 @@ std::string why_not_named(const LockRecord& record, std::string_view lock_id_or_
   if (!record.pid) {
     return "the lock names neither an acquisition nor a pid";
   }
-  return fmt::to_string(*record.pid) == lock_id_or_pid
+  return std::to_string(*record.pid) == lock_id_or_pid
              ? ""
              : fmt::format("the lock has no lock id, and its pid is {}", *record.pid);
 }

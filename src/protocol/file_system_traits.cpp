@@ -7,7 +7,7 @@
 #include <string_view>
 #include <tuple>
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <linux/magic.h>
 
 #include "system/per_process.hpp"

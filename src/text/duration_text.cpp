@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <system_error>
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 namespace sessionlock {
 namespace {

@@ -1,9 +1,8 @@
 #include "text/printable_text.hpp"
 
 #include <cstddef>
-#include <iterator>
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 namespace sessionlock {
 namespace {
@@ -17,10 +16,10 @@ void append_escaped(std::string& out, std::string_view text, bool in_quotes) {
     } else if (byte == '\t') {
       out += "\\t";
     } else if (byte < 0x20 || byte == 0x7f) {
-      fmt::format_to(std::back_inserter(out), "\\x{:02x}", byte);
+      out += fmt::format("\\x{:02x}", byte);
     } else if (byte == 0xc2 && next >= 0x80 && next <= 0x9f) {
       // U+0080 … U+009F: to some terminals these are what ESC and a letter are.
-      fmt::format_to(std::back_inserter(out), "\\u{:04x}", next);
+      out += fmt::format("\\u{:04x}", next);
       ++i;
     } else {
       if (in_quotes && (byte == '"' || byte == '\\')) {

@@ -2,11 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
-#include <iterator>
-#include <limits>
 #include <utility>
-
-#include <fmt/format.h>
 
 namespace sessionlock {
 namespace {

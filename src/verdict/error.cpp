@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <new>
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include "text/duration_text.hpp"
 #include "text/printable_text.hpp"

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include "text/duration_text.hpp"
 #include "text/printable_text.hpp"

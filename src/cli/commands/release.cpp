@@ -9,7 +9,7 @@
 
 #include <sys/types.h>
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include "cli/arguments.hpp"
 #include "cli/command.hpp"
@@ -28,7 +28,7 @@ struct ReleaseArguments {
 
 int release(const ReleaseArguments& arguments) {
   LockManager manager{arguments.session.manager_options()};
-  const std::string acquisition = arguments.lock_id.empty() ? fmt::to_string(arguments.pid) : arguments.lock_id;
+  const std::string acquisition = arguments.lock_id.empty() ? std::to_string(arguments.pid) : arguments.lock_id;
   const Result<Inspection> removed = manager.force_release(arguments.session.session, acquisition, arguments.force);
   if (!removed) {
     const Error& error = removed.error();

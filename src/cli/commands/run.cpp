@@ -20,7 +20,6 @@
 #include <utility>
 #include <vector>
 
-#include <fmt/format.h>
 #include <unistd.h>
 
 #include "cli/arguments.hpp"

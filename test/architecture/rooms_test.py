@@ -1,9 +1,12 @@
-"""The checks of rooms.py and registered.py find what they are there to find."""
+"""The checks of rooms.py, headers_alone.py and registered.py find what they are there to find."""
 
+import os
 import pathlib
+import shlex
 import tempfile
 import unittest
 
+import headers_alone
 import registered
 import rooms
 
@@ -72,6 +75,35 @@ class Rooms(unittest.TestCase):
     def test_a_heavy_library_outside_its_wrapper_is_a_fault(self):
         self.assertTrue(self.faults("libraries", **{"src/cli/commands/run.cpp": "#include <CLI/CLI.hpp>"}))
         self.assertEqual(self.faults("libraries", **{"src/cli/parser.cpp": "#include <CLI/CLI.hpp>"}), [])
+
+
+class HeadersAlone(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.root = pathlib.Path(folder.name)
+
+    def write(self, name, text):
+        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / name).write_text(text)
+
+    def test_a_header_that_a_source_file_begins_with_is_compiled_there(self):
+        self.write("include/sessionlock/a.hpp", "")
+        for name in ("first", "second", "none"):
+            self.write(f"src/room/{name}.hpp", "")
+        self.write("src/room/first.cpp", '// text\n#include "room/first.hpp"\n#include <vector>\n')
+        self.write("src/room/second.cpp", '#include <vector>\n#include "room/second.hpp"\n')
+        self.assertEqual(headers_alone.headers_to_try(self.root), ["sessionlock/a.hpp", "room/none.hpp", "room/second.hpp"])
+
+    def test_a_header_that_needs_another_or_cannot_be_repeated_is_a_fault(self):
+        self.write("needs.hpp", "#pragma once\nstd::string name();\n")
+        self.write("twice.hpp", "struct Twice {};\n")
+        self.write("good.hpp", "#pragma once\n#include <string>\nstd::string name();\n")
+        compiler = shlex.split(os.environ.get("CXX", "c++"))
+        faults = {name: headers_alone.compile_alone(name, compiler, ["-I."], self.root) for name in ("needs.hpp", "twice.hpp", "good.hpp")}
+        self.assertIn("needs.hpp does not compile alone", faults["needs.hpp"])
+        self.assertIn("redefinition", faults["twice.hpp"])
+        self.assertEqual(faults["good.hpp"], "")
 
 
 class Registered(unittest.TestCase):

@@ -4,8 +4,9 @@
 
 # What building needs, as Debian 12 and Ubuntu 24.04 name it.
 build_packages=(
-  meson ninja-build pkg-config cmake g++ libsimdjson-dev libboost-filesystem-dev libexpected-dev libfmt-dev libcli11-dev
+  meson ninja-build pkg-config g++ libsimdjson-dev libboost-filesystem-dev libexpected-dev libfmt-dev libcli11-dev
 )
+demo_packages=(python3 util-linux)
 test_packages=(doctest-dev python3 procps util-linux bindfs btrfs-progs)
 benchmark_packages=(libbenchmark-dev)
 meson_minimum=1.0.1
@@ -63,7 +64,7 @@ install_packages() {
 # Elsewhere nothing is installed behind anybody's back: says what to install.
 require_tools() {
   local missing=() command
-  for command in meson ninja pkg-config cmake c++ python3; do
+  for command in meson ninja pkg-config c++ python3; do
     command -v "$command" >/dev/null || missing+=("$command")
   done
   if command -v c++ >/dev/null && ! c++ -E -x c++ -include boost/filesystem.hpp - </dev/null >/dev/null 2>&1; then
@@ -98,6 +99,18 @@ configure() {
   local folder=$1
   shift
   [[ -f $folder/build.ninja ]] || quietly "Configuring $folder" meson setup "$folder" "$@"
+}
+
+# The options for a folder in which only the command is built.
+command_alone=(-Dtests=false -Dexamples=false -Dbenchmarks=disabled)
+
+# add_tests FOLDER: gives a folder that was configured without them the tests, and what they run. The next build sees to it.
+add_tests() {
+  local has_tests="import json, sys
+options = {option['name']: option['value'] for option in json.load(open(sys.argv[1]))}
+sys.exit(not (options['tests'] and options['examples']))"
+  python3 -c "$has_tests" "$1/meson-info/intro-buildoptions.json" ||
+    quietly "Adding the tests to $1" meson configure "$1" -Dtests=true -Dexamples=true
 }
 
 # build FOLDER [TARGET...]; JOBS limits the parallel compilations.

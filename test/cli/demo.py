@@ -3,11 +3,14 @@
 import contextlib
 import importlib.util
 import io
+import json
 import os
+import pathlib
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import unittest
 
 BUILD, SOURCE = sys.argv[1], sys.argv[2]
@@ -44,6 +47,34 @@ class Story(unittest.TestCase):
         result = subprocess.run(story, capture_output=True, text=True, timeout=300)
         self.assertEqual(result.returncode, 0, result.stdout)
         self.assertIn("does not let us choose the next pid", result.stdout)
+
+
+class Setup(unittest.TestCase):
+    """scripts/setup.sh, by which a demonstration and the tests share a build folder."""
+
+    def setUp(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="sessionlock-setup-"))
+        self.addCleanup(shutil.rmtree, self.folder)
+
+    def run_functions(self, script):
+        functions = "set -euo pipefail; source scripts/setup.sh; "
+        result = subprocess.run(["bash", "-c", functions + script, "bash", str(self.folder)], cwd=SOURCE, text=True,
+                                capture_output=True, timeout=300)
+        self.assertEqual((result.returncode, result.stderr), (0, ""), result.stdout)
+        return result.stdout
+
+    def options(self):
+        listed = json.loads((self.folder / "meson-info/intro-buildoptions.json").read_text())
+        return {option["name"]: option["value"] for option in listed}
+
+    def test_a_folder_for_the_command_alone_gets_the_tests_when_they_are_to_run(self):
+        self.run_functions('configure "$1" "${command_alone[@]}" -Doptimization=1')
+        self.assertFalse((self.folder / "test").exists())
+        self.run_functions('add_tests "$1"; ninja -C "$1" build.ninja >/dev/null')
+        options = self.options()
+        self.assertEqual((options["tests"], options["examples"], options["optimization"]), (True, True, "1"))
+        self.assertTrue((self.folder / "test").exists())
+        self.assertEqual(self.run_functions('add_tests "$1"'), "", "it was configured again")
 
 
 class Count(unittest.TestCase):

@@ -8,8 +8,10 @@
 
 #include "claims/claim_path.hpp"
 #include "claims/pid_record.hpp"
+#include "protocol/inode_guard.hpp"
 #include "protocol/lock_file.hpp"
 #include "protocol/publication.hpp"
+#include "protocol/reclaim.hpp"
 #include "system/deadline.hpp"
 #include "system/file_status.hpp"
 #include "system/random_id.hpp"
@@ -136,12 +138,12 @@ Result<Claim::Step> Claim::judge_contender(const Place& place, PinnedFile& pinne
     return found.state == PidFileState::stale || abandoned;
   };
   if (*removable()) {
-    const auto removal = remove_verified(place, pinned, removable);
-    if (!removal) {
-      return tl::unexpected(removal.error());
+    const auto ended = reclaim(place, pinned, removable);
+    if (!ended) {
+      return tl::unexpected(ended.error());
     }
     // Busy: somebody else is removing it, who may be stopped. Spared: it says something else by now.
-    return Step{{}, {}, *removal == Removal::busy || *removal == Removal::spared};
+    return Step{{}, {}, *ended == Reclaim::busy || *ended == Reclaim::spared};
   }
   const bool in_progress = found.state == PidFileState::invalid && !found.record.pid;
   return in_progress ? Step{{}, {}, true} : Step{{}, std::move(found), false};
@@ -178,19 +180,18 @@ struct PidFile::State {
 
 Result<Retry> PidFile::State::guarded(const std::function<Result<void>()>& action) {
   const int directory = place.directory->fd.get();
-  const Step entered = try_enter_guard(directory, place.name.c_str(), file.fd.get(), file.file);
-  switch (entered.answer) {
+  const InodeGuard guard = InodeGuard::enter(directory, place.name.c_str(), file.fd.get(), file.file);
+  switch (guard.step().answer) {
     case Step::Answer::busy:
       return Retry::again;
     case Step::Answer::other:
       return lost();
     case Step::Answer::failed:
-      return tl::unexpected(to_error(entered, path));
+      return tl::unexpected(to_error(guard.step(), path));
     case Step::Answer::done:
       break;
   }
   auto done = action();
-  (void)leave_guard(file.fd.get());
   return done ? Result<Retry>(Retry::done) : tl::unexpected(std::move(done).error());
 }
 
@@ -352,11 +353,11 @@ Result<PidFileRemoval> remove_pid_file(const std::filesystem::path& path, bool a
     if (!*removable()) {
       return failure(Errc::locked, "remove PID file", path, result.found.explanation());
     }
-    const auto removal = remove_verified(*place, file, removable);
-    if (!removal) {
-      return tl::unexpected(removal.error());
+    const auto ended = reclaim(*place, file, removable);
+    if (!ended) {
+      return tl::unexpected(ended.error());
     }
-    result.removed = *removal == Removal::removed;
+    result.removed = *ended == Reclaim::done;
     return result.removed ? Retry::done : Retry::again;
   };
   if (auto done = retry_while_busy("remove PID file", path, attempt); !done) {

@@ -15,6 +15,8 @@
 #include "protocol/lock_directory.hpp"
 #include "protocol/lock_file.hpp"
 #include "protocol/publication.hpp"
+#include "protocol/reclaim.hpp"
+#include "protocol/temporary_name.hpp"
 #include "system/random_id.hpp"
 #include "verdict/failure.hpp"
 
@@ -38,29 +40,25 @@ Result<PublishAttempt> publish_text(const Place& place, const std::string& text)
 ///
 ///   1. A reads an expired file.  2. B replaces it here.  3. A locks the old inode, sees that the path names another.
 Result<Retry> replace(const Place& place, PinnedFile& old, const std::string& text) {
-  const int directory = place.directory->fd.get();
-  const Step entered = try_enter_guard(directory, place.name.c_str(), old.fd.get(), old.file);
-  if (entered.answer == Step::Answer::failed) {
-    return tl::unexpected(to_error(entered, place.path()));
+  const auto id = random_lock_id();
+  if (!id) {
+    return tl::unexpected(random_failure(id.error(), place.path()));
   }
-  if (entered.answer != Step::Answer::done) {
+  const Place unfinished{place.directory, temporary_name(place.name, *id)};
+  const auto published = publish_text(unfinished, text);
+  if (!published) {
+    return tl::unexpected(published.error());
+  }
+  if (published->outcome != PublishOutcome::published) {
     return Retry::again;
   }
-  Result<Retry> replaced = Retry::done;
-  const auto id = random_lock_id();
-  const Place fresh{place.directory, id ? temporary_name(place.name, *id) : std::string()};
-  if (!id) {
-    replaced = tl::unexpected(random_failure(id.error(), place.path()));
-  } else if (const auto published = publish_text(fresh, text); !published) {
-    replaced = tl::unexpected(published.error());
-  } else if (published->outcome != PublishOutcome::published) {
-    replaced = Retry::again;
-  } else if (const auto renamed = sys::rename_over(directory, fresh.name.c_str(), place.name.c_str()); !renamed.ok()) {
-    (void)sys::unlinkat(directory, fresh.name.c_str());
-    replaced = failure(renamed.code(), "renameat", place.path());
+  TemporaryName fresh(unfinished);
+  const auto ended = reclaim(
+      place, old, []() -> Result<bool> { return true; }, &fresh);
+  if (!ended) {
+    return tl::unexpected(ended.error());
   }
-  (void)leave_guard(old.fd.get());
-  return replaced;
+  return *ended == Reclaim::done ? Retry::done : Retry::again;
 }
 
 Result<Retry> set_once(const std::filesystem::path& path, const std::string& text) {
@@ -125,11 +123,11 @@ Result<Retry> clear_once(const std::filesystem::path& path) {
   if (file.unreadable && file.file == FileIdentity{}) {  // not even looked at: it cannot be told from a later one
     return failure(file.unreadable, "open sentinel", path);
   }
-  const auto removal = remove_verified((*found)->place, file, []() -> Result<bool> { return true; });
-  if (!removal) {
-    return tl::unexpected(removal.error());
+  const auto ended = reclaim((*found)->place, file, []() -> Result<bool> { return true; });
+  if (!ended) {
+    return tl::unexpected(ended.error());
   }
-  return *removal == Removal::removed ? Retry::done : Retry::again;
+  return *ended == Reclaim::done ? Retry::done : Retry::again;
 }
 
 }  // namespace
@@ -186,11 +184,10 @@ Result<bool> Sentinel::active() const {
   if (is_active(file)) {
     return true;
   }
-  const auto removal =
-      remove_verified(place, file, [&]() -> Result<bool> { return !file.unreadable && !is_active(file); });
+  const auto ended = reclaim(place, file, [&]() -> Result<bool> { return !file.unreadable && !is_active(file); });
   // It is absent all the same where it cannot be taken away: a read-only directory must not keep a daemon from
   // starting.
-  return removal && *removal == Removal::replaced ? active() : Result<bool>(false);
+  return ended && *ended == Reclaim::replaced ? active() : Result<bool>(false);
 }
 
 Result<void> Sentinel::clear() const {

@@ -14,6 +14,8 @@
 #include "process/flock_holder.hpp"
 #include "process/process_probe.hpp"
 #include "process/this_process.hpp"
+#include "protocol/inode_guard.hpp"
+#include "protocol/reclaim.hpp"
 #include "system/random_id.hpp"
 #include "text/duration_text.hpp"
 #include "text/timestamp.hpp"
@@ -74,7 +76,8 @@ std::shared_ptr<LockShare> make_share(Hold& hold) {
 /// Takes back what was just published, where there is no memory for a hold of it.
 void take_back(const PublishedFile& file, const Place& lock) noexcept {
   const int directory = lock.directory->fd.get();
-  if (try_enter_guard(directory, lock.name.c_str(), file.fd.get(), file.file).answer == Step::Answer::done) {
+  const InodeGuard guard = InodeGuard::enter(directory, lock.name.c_str(), file.fd.get(), file.file);
+  if (guard.is_entered()) {
     (void)sys::unlinkat(directory, lock.name.c_str());
   }
 }
@@ -343,31 +346,26 @@ Result<Acquisition::Finding> Acquisition::look(const SessionLocation& location, 
 Result<Acquisition::Finding> Acquisition::take_away(const SessionLocation& location, PinnedLock& pinned,
                                                     const Inspection& inspection, const InspectionContext& context) {
   Inspection judged = inspection;
-  auto removal = remove_verified(location.lock, pinned, [&]() -> Result<bool> {
-    judged = judge(pinned, location.lock, context);
-    judged.session_path = location.session.path();
-    return judged.removable;
-  });
-  if (!removal) {
-    return tl::unexpected(std::move(removal).error());
+  auto ended = reclaim(location.lock, pinned, judged, context);
+  if (!ended) {
+    return tl::unexpected(std::move(ended).error());
   }
-  switch (*removal) {
-    case Removal::removed:
-      judged.removed = true;
+  switch (*ended) {
+    case Reclaim::done:
       if (!judged.reasons.empty()) {
         ++this_process_tally().reclaims[static_cast<std::size_t>(judged.reasons.front())];
       }
       reclaimed_from_ = std::move(judged);
       return Finding::free;
-    case Removal::busy:
+    case Reclaim::busy:
       // Another reclaimer is at it. A stopped one delays us until it is continued or killed.
       busy_ = pinned.file;
       holder_ = std::move(judged);
       return Finding::held;
-    case Removal::spared:
+    case Reclaim::spared:
       holder_ = std::move(judged);
       return Finding::held;
-    case Removal::replaced:
+    case Reclaim::replaced:
       break;
   }
   return Finding::look_again;

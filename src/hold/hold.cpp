@@ -7,6 +7,7 @@
 
 #include "hold/lock_queue.hpp"
 #include "process/flock_holder.hpp"
+#include "protocol/inode_guard.hpp"
 #include "system/deadline.hpp"
 #include "system/file_status.hpp"
 #include "verdict/failure.hpp"
@@ -21,17 +22,6 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds k_phase_recheck{50};
 /// Whoever has the `flock` of a lock that is lost is judging it, and done in a moment.
 constexpr std::chrono::milliseconds k_lost_patience{250};
-
-/// Unlocks a lock file's inode at the end of a scope, if it is to.
-struct LeavesGuard {
-  int fd{-1};
-  bool is_armed{true};
-  ~LeavesGuard() {
-    if (is_armed) {
-      (void)leave_guard(fd);
-    }
-  }
-};
 
 }  // namespace
 
@@ -65,11 +55,12 @@ Step HoldCore::try_unlink() const noexcept {
   if (const Step entered = try_enter(); entered.answer != Step::Answer::done) {
     return entered;
   }
+  InodeGuard guard = InodeGuard::of_locked(fd);
   const auto unlinked = sys::unlinkat(directory, name);
   if (unlinked.ok() || unlinked.error == ENOENT) {
-    return {};  // the `flock` is on a file that nobody can find any more, and goes with the descriptor
+    guard.keep();  // the `flock` is on a file that nobody can find any more, and goes with the descriptor
+    return {};
   }
-  (void)leave_guard(fd);
   return {Step::Answer::failed, sys::Call::unlinkat, unlinked.error};
 }
 
@@ -314,12 +305,14 @@ Result<detail::GuardScope> Hold::enter_guard() {
   auto entered = give_back_on_exception([&]() -> Result<void> {
     auto locked = persist([this] { return core_.try_enter(); }, deadline);
     if (locked) {
-      LeavesGuard leaves{core_.fd};
+      InodeGuard guard = InodeGuard::of_locked(core_.fd);
       locked = check_reach();
       if (locked && setup_.joined) {
         locked = check_lock_id();
       }
-      leaves.is_armed = !locked;
+      if (locked) {
+        guard.keep();
+      }
     }
     return locked;
   });

@@ -20,6 +20,7 @@
 #include <sessionlock/session_lock.hpp>
 
 #include "hold/record_draft.hpp"
+#include "protocol/inode_guard.hpp"
 #include "protocol/lock_file.hpp"
 #include "protocol/publication.hpp"
 

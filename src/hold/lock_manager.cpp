@@ -19,6 +19,7 @@
 #include "process/flock_holder.hpp"
 #include "protocol/inspector.hpp"
 #include "protocol/lock_directory.hpp"
+#include "protocol/reclaim.hpp"
 #include "verdict/failure.hpp"
 
 namespace sessionlock {
@@ -117,16 +118,16 @@ class ForcedRelease {
     if (auto allowed = judge_and_check(lock); !allowed) {
       return tl::unexpected(std::move(allowed).error());
     }
-    auto removal = remove_verified(location_.lock, lock, [&] { return judge_and_check(lock); });
-    if (!removal) {
-      return tl::unexpected(std::move(removal).error());
+    auto ended = reclaim(location_.lock, lock, [&] { return judge_and_check(lock); });
+    if (!ended) {
+      return tl::unexpected(std::move(ended).error());
     }
-    if (*removal == Removal::removed) {
+    if (*ended == Reclaim::done) {
       inspection_.removed = true;
       return inspection_;
     }
-    return *removal == Removal::busy ? Result<std::optional<Inspection>>(std::nullopt)
-                                     : no_lock(location_.lock.path(), "release");
+    return *ended == Reclaim::busy ? Result<std::optional<Inspection>>(std::nullopt)
+                                   : no_lock(location_.lock.path(), "release");
   }
 
   [[nodiscard]] Error busy() const {

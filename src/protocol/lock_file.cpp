@@ -4,7 +4,6 @@
 #include <cerrno>
 
 #include <fcntl.h>
-#include <sys/file.h>
 
 #include "system/file_status.hpp"
 
@@ -41,17 +40,6 @@ Result<void> read_content(PinnedFile& pinned, const Place& place, std::size_t ex
   }
   text.resize(k_lock_record_bytes_max);
   pinned.too_long = true;
-  return {};
-}
-
-/// Takes the record out of a lock file's content, where that could be read.
-Result<void> parse_content(PinnedLock& pinned, const Place& place) {
-  if (pinned.too_long) {
-    return failure(Errc::not_a_lock_file, "read lock", place, "it is longer than any lock file");
-  }
-  if (!pinned.unreadable) {
-    pinned.record = parse_lock_record(pinned.text);
-  }
   return {};
 }
 
@@ -97,35 +85,6 @@ Result<std::optional<PinnedFile>> judge_open_failure(const Place& place, int err
   PinnedFile pinned;
   pinned.unreadable = code;
   return pinned;
-}
-
-/// The part of a removal that runs under the inode's `flock`.
-Result<Removal> remove_locked(const Place& place, PinnedFile& pinned,
-                              const std::function<Result<bool>()>& still_removable) {
-  if (auto read = read_again(pinned, place); !read) {
-    return tl::unexpected(std::move(read).error());
-  }
-  auto removable = still_removable();
-  if (!removable) {
-    return tl::unexpected(std::move(removable).error());
-  }
-  if (!*removable) {
-    return Removal::spared;
-  }
-  // A judged inode 7 removable. B judged it too, locked it, unlinked it and published inode 8. A locks inode 7, sees
-  // that the path names 8, and stops here.
-  const Step same = names_inode(place.directory->fd.get(), place.name.c_str(), pinned.file);
-  if (same.answer == Step::Answer::failed) {
-    return tl::unexpected(to_error(same, place.path()));
-  }
-  if (same.answer == Step::Answer::other) {
-    return Removal::replaced;
-  }
-  const auto unlinked = sys::unlinkat(place.directory->fd.get(), place.name.c_str());
-  if (!unlinked.ok() && unlinked.error != ENOENT) {
-    return failure(unlinked.code(), "unlinkat", place);
-  }
-  return Removal::removed;
 }
 
 }  // namespace
@@ -184,6 +143,16 @@ Result<void> read_again(PinnedFile& pinned, const Place& place) {
   return read_content(pinned, place, size_of(status));
 }
 
+Result<void> parse_content(PinnedLock& pinned, const Place& place) {
+  if (pinned.too_long) {
+    return failure(Errc::not_a_lock_file, "read lock", place, "it is longer than any lock file");
+  }
+  if (!pinned.unreadable) {
+    pinned.record = parse_lock_record(pinned.text);
+  }
+  return {};
+}
+
 WitnessAnswer query_witness(const PinnedLock& pinned) {
   if (!pinned.fd) {
     return {};
@@ -193,58 +162,6 @@ WitnessAnswer query_witness(const PinnedLock& pinned) {
     return {WitnessQuery::failed, found.code()};
   }
   return {found.value == F_WRLCK ? WitnessQuery::write_locked : WitnessQuery::not_locked, {}};
-}
-
-Result<Removal> remove_verified(const Place& place, PinnedLock& pinned,
-                                const std::function<Result<bool>()>& still_removable) {
-  return remove_verified(place, static_cast<PinnedFile&>(pinned), [&]() -> Result<bool> {
-    if (auto parsed = parse_content(pinned, place); !parsed) {
-      return tl::unexpected(std::move(parsed).error());
-    }
-    return still_removable();
-  });
-}
-
-Result<Removal> remove_verified(const Place& place, PinnedFile& pinned,
-                                const std::function<Result<bool>()>& still_removable) {
-  const auto locked = sys::flock(pinned.fd.get(), LOCK_EX | LOCK_NB);
-  if (!locked.ok()) {
-    return locked.error == EWOULDBLOCK ? Result<Removal>(Removal::busy) : failure(locked.code(), "flock", place);
-  }
-  auto removal = remove_locked(place, pinned, still_removable);
-  (void)leave_guard(pinned.fd.get());
-  return removal;
-}
-
-Step try_enter_guard(int directory, const char* name, int fd, const FileIdentity& file) noexcept {
-  if (const auto locked = sys::flock(fd, LOCK_EX | LOCK_NB); !locked.ok()) {
-    return locked.error == EWOULDBLOCK ? Step{Step::Answer::busy}
-                                       : Step{Step::Answer::failed, sys::Call::flock, locked.error};
-  }
-  const Step same = names_inode(directory, name, file);
-  if (same.answer != Step::Answer::done) {
-    (void)leave_guard(fd);
-  }
-  return same;
-}
-
-Step leave_guard(int fd) noexcept {
-  const auto unlocked = sys::flock(fd, LOCK_UN);
-  return unlocked.ok() ? Step{} : Step{Step::Answer::failed, sys::Call::flock, unlocked.error};
-}
-
-Step names_inode(int directory, const char* name, const FileIdentity& file) noexcept {
-  struct stat status {};
-  const auto found = sys::fstatat(directory, name, status, AT_SYMLINK_NOFOLLOW);
-  if (found.ok()) {
-    return {identity_of(status) == file ? Step::Answer::done : Step::Answer::other};
-  }
-  return found.error == ENOENT ? Step{Step::Answer::other}
-                               : Step{Step::Answer::failed, sys::Call::fstatat, found.error};
-}
-
-Error to_error(const Step& step, const std::filesystem::path& path) {
-  return {{step.error, std::system_category()}, std::string(sys::to_string(step.call)), path, std::nullopt, {}};
 }
 
 void mark_waiting(const PinnedLock& pinned, const FileSystemTraits& traits) {

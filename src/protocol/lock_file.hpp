@@ -1,14 +1,9 @@
 #pragma once
 
 /// \file
-/// The protocol on disk (docs/protocol.md): pin, remove, guard; `publication.hpp` has the rest. It
-/// waits for nobody and knows no threads; whoever calls it does.
-///
-/// INVARIANT 1: a lock path is only ever unlinked by a process that holds `flock` on the inode it names, and has
-/// compared the two under that `flock`.
+/// A file at a lock path, opened, read and kept open; its witness and its waiters' marks. Nothing here waits.
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -64,48 +59,15 @@ struct PinnedLock : PinnedFile {
 /// Errors: as `pin_file`; `Errc::not_a_lock_file` for an over-long file, too.
 [[nodiscard]] Result<std::optional<PinnedLock>> pin(const Place& place);
 
+/// Takes the record anew out of what was read of a pinned lock. Errors: `Errc::not_a_lock_file`.
+[[nodiscard]] Result<void> parse_content(PinnedLock& pinned, const Place& place);
+
 /// Asks the kernel whether anybody holds the witness of a pinned lock.
 struct WitnessAnswer {
   WitnessQuery query{WitnessQuery::not_asked};
   std::error_code failure{};
 };
 [[nodiscard]] WitnessAnswer query_witness(const PinnedLock& pinned);
-
-enum class Removal {
-  removed,
-  busy,     ///< Somebody else has the inode's `flock`: is removing it, or is inside a guarded write.
-  spared,   ///< Under the `flock` it turned out not to be removable.
-  replaced  ///< The path does not name the pinned inode any more.
-};
-/// Takes a file away that was judged removable: locks the inode, lets `still_removable` judge what it says now,
-/// compares it with what the path names, and only then unlinks. Errors: of the calls, under their own names; of
-/// `still_removable`.
-[[nodiscard]] Result<Removal> remove_verified(const Place& place, PinnedFile& pinned,
-                                              const std::function<Result<bool>()>& still_removable);
-[[nodiscard]] Result<Removal> remove_verified(const Place& place, PinnedLock& pinned,
-                                              const std::function<Result<bool>()>& still_removable);
-
-/// Answer of the steps that a signal handler may take too: no exception, no allocation.
-struct Step {
-  enum class Answer {
-    done,
-    busy,   ///< Somebody else has the inode's `flock`.
-    other,  ///< The path names another inode, or nothing.
-    failed  ///< `call` failed with `error`.
-  };
-  Answer answer{Answer::done};
-  sys::Call call{};
-  int error{};
-};
-/// Tries to lock the inode of a hold and checks that its path still names it: once that is done, nobody else can remove
-/// it until `leave_guard`. Async-signal-safe.
-[[nodiscard]] Step try_enter_guard(int directory, const char* name, int fd, const FileIdentity& file) noexcept;
-/// Async-signal-safe.
-Step leave_guard(int fd) noexcept;
-/// Whether the path names this inode: `done` or `other`. Async-signal-safe.
-[[nodiscard]] Step names_inode(int directory, const char* name, const FileIdentity& file) noexcept;
-/// The failed step as an error about a path.
-[[nodiscard]] Error to_error(const Step& step, const std::filesystem::path& path);
 
 /// Says to the holder that somebody waits, until the pinned descriptor is closed. Does nothing where marks cannot be
 /// had.

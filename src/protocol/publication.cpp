@@ -4,17 +4,18 @@
 #include <cerrno>
 
 #include <fcntl.h>
-#include <fmt/core.h>
 #include <sys/file.h>
 
 #include "process/procfs.hpp"
+#include "protocol/inode_guard.hpp"
+#include "protocol/reclaim.hpp"
+#include "protocol/temporary_name.hpp"
 #include "system/file_status.hpp"
 
 namespace sessionlock {
 namespace {
 
 constexpr int k_candidates_max = 8;  // a sweep that keeps removing our temporary name is not going to let us in
-constexpr std::string_view k_temporary_suffix = ".tmp";
 
 tl::unexpected<Error> unsupported(const Place& place, std::string detail) {
   return failure(Errc::unsupported_file_system, "publish", place, std::move(detail));
@@ -334,8 +335,8 @@ tl::unexpected<Error> Candidate::take_back(Error why) {
   auto pinned = pin_named();
   bool has_gone = pinned && !*pinned;
   if (pinned && *pinned) {
-    const auto removal = remove_verified(place_, **pinned, [&]() -> Result<bool> { return is_ours(**pinned); });
-    has_gone = removal && *removal != Removal::busy;
+    const auto ended = reclaim(place_, **pinned, [&]() -> Result<bool> { return is_ours(**pinned); });
+    has_gone = ended && *ended != Reclaim::busy;
   }
   if (!has_gone) {
     why.detail += why.detail.empty() ? "" : "; ";
@@ -485,22 +486,6 @@ Result<PublishAttempt> publish(const Place& place, const LockRecordView& record,
         return format_lock_record_view(complete);
       }};
   return publish_file(place, publication);
-}
-
-std::string temporary_name(std::string_view name, std::string_view id) {
-  return fmt::format(".{}.{}{}", name, id, k_temporary_suffix);
-}
-
-std::string_view lock_name_of_temporary(std::string_view name) {
-  constexpr std::size_t k_digits = 32;
-  constexpr std::size_t k_tail = 1 + k_digits + k_temporary_suffix.size();  // ".<digits>.tmp"
-  if (name.size() <= 1 + k_tail || name.front() != '.' || !name.ends_with(k_temporary_suffix)) {
-    return {};
-  }
-  const std::string_view digits = name.substr(name.size() - k_tail, 1 + k_digits);
-  const bool is_one =
-      digits.front() == '.' && digits.substr(1).find_first_not_of("0123456789abcdef") == std::string_view::npos;
-  return is_one ? name.substr(1, name.size() - 1 - k_tail) : std::string_view{};
 }
 
 }  // namespace sessionlock

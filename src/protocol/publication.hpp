@@ -56,14 +56,4 @@ struct PublishAttempt {
 /// Errors: as `publish_file`.
 [[nodiscard]] Result<PublishAttempt> publish(const Place& place, const LockRecordView& record, mode_t mode);
 
-/// The name that an unfinished file has where it must have one: `.<name>.<id>.tmp`.
-[[nodiscard]] std::string temporary_name(std::string_view name, std::string_view id);
-/// The lock name in that of an unfinished lock, which is `.<lock name>.<32 hex digits>.tmp`; empty for any other name.
-/// Lifetime: that of the argument.
-[[nodiscard]] std::string_view lock_name_of_temporary(std::string_view name);
-/// Whether a name is that of an unfinished lock.
-[[nodiscard]] inline bool is_temporary_name(std::string_view name) {
-  return !lock_name_of_temporary(name).empty();
-}
-
 }  // namespace sessionlock

@@ -18,7 +18,8 @@
 #include "protocol/inspector.hpp"
 #include "protocol/lock_directory.hpp"
 #include "protocol/lock_file.hpp"
-#include "protocol/publication.hpp"
+#include "protocol/reclaim.hpp"
+#include "protocol/temporary_name.hpp"
 #include "verdict/failure.hpp"
 
 namespace sessionlock {
@@ -70,7 +71,6 @@ class Examiner {
   void remove_temporary(const Place& place, Findings& findings);
 
  private:
-  [[nodiscard]] Result<Removal> remove(const Place& place, PinnedLock& pinned, Inspection& inspection) const;
   /// The time by the directory's file system, not older than `k_clock_age_max`.
   [[nodiscard]] WallTime clock_of(const Directory& directory);
 
@@ -220,13 +220,11 @@ void Examiner::inspect(const Place& place, Findings& findings) {
     Inspection inspection =
         options_.remove ? judge(**pinned, place, first_look_) : judge(std::move(**pinned), place, first_look_);
     if (options_.remove && inspection.removable) {
-      auto removal = remove(place, **pinned, inspection);
-      if (!removal) {
-        findings.errors.push_back(std::move(removal).error());
-      } else if (*removal == Removal::replaced && look < k_looks_max) {
+      auto ended = reclaim(place, **pinned, inspection, last_look_);
+      if (!ended) {
+        findings.errors.push_back(std::move(ended).error());
+      } else if (*ended == Reclaim::replaced && look < k_looks_max) {
         continue;
-      } else {
-        inspection.removed = *removal == Removal::removed;
       }
     }
     if (inspection.record.session) {
@@ -240,13 +238,6 @@ void Examiner::inspect(const Place& place, Findings& findings) {
     findings.locks.push_back(std::move(inspection));
     return;
   }
-}
-
-Result<Removal> Examiner::remove(const Place& place, PinnedLock& pinned, Inspection& inspection) const {
-  return remove_verified(place, pinned, [&]() -> Result<bool> {
-    inspection = judge(pinned, place, last_look_);
-    return inspection.removable;
-  });
 }
 
 /// Its name was made for one publisher and is never used again, so it may go by its name.

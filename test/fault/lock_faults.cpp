@@ -20,6 +20,7 @@
 #include "process.hpp"
 #include "protocol/lock_file.hpp"
 #include "protocol/publication.hpp"
+#include "protocol/temporary_name.hpp"
 #include "script.hpp"
 
 namespace fs = std::filesystem;

@@ -321,7 +321,7 @@ inline remove_judged() {
   first = let_go
 }
 
-/* Acquisition::contend, look and take_away with pin, judge and remove_verified; ForcedRelease::attempt. */
+/* Acquisition::contend, look and take_away with pin, judge and reclaim; ForcedRelease::attempt. */
 inline contend() {
   if
   /* publish, the path being free. */
@@ -371,7 +371,7 @@ inline contend() {
      }
 #endif
 
-  /* remove_verified: flock. */
+  /* reclaim: flock. */
 #if MUTANT == NO_FLOCK
   :: d_step { first == lock -> first = judge_again }
 #elif MUTANT == NO_PIN
@@ -409,14 +409,14 @@ inline contend() {
        SEEN(6, "a lock is spared by the second judgement");
        stop_looking(look_later)
      }
-  /* remove_locked: names_inode. */
+  /* reclaim_locked: names_inode. */
   :: d_step { first == compare && path == pin -> SAY_INODE("%c: finds that the path names inode %d\n", pin); first = remove }
   :: d_step {
        first == compare && path != pin ->
        SEEN(7, "a reclaimer finds the path gone or another's");
        stop_looking(seek)
      }
-  /* remove_locked: unlinkat; then remove_verified: leave_guard. */
+  /* reclaim_locked: unlinkat; then the end of its InodeGuard. */
   :: d_step { first == remove -> remove_judged() }
   :: d_step { first == let_go -> stop_looking(seek) }
 

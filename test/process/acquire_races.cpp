@@ -86,7 +86,7 @@ bool contains(const std::optional<std::string>& text, std::string_view part) {
 }  // namespace
 
 TEST_CASE("of two that judge a lock stale, the second does not remove the first one's new lock") {
-  // Protects: `names_inode` in `remove_locked`, lock_file.cpp (trap 1; INVARIANT 1).
+  // Protects: `names_inode` in `reclaim_locked` (trap 1; INVARIANT 1).
   //   1. A and B judge inode 7 removable.   2. B locks, compares, unlinks it and publishes inode 8.
   //   3. A locks inode 7, and must see that the path names inode 8.
   const Session session;
@@ -115,7 +115,7 @@ TEST_CASE("of two that judge a lock stale, the second does not remove one whose 
 }
 
 TEST_CASE("while one reclaims, another does not touch the lock") {
-  // Protects: the `flock` in `remove_verified` (trap 3).
+  // Protects: the `flock` in `reclaim` (trap 3).
   const Session session;
   plant(session.lock, foreign_record(dead_pid()));
   auto a = acquirer(session, k_patience, unlinks_lock);
@@ -225,7 +225,7 @@ TEST_CASE("a stale lock that is replaced by another between look and act is look
 }
 
 TEST_CASE("who sees under its guard that the owner lives after all is in nobody's way while it waits") {
-  // Protects: `leave_guard` in `remove_verified`. With the `flock` of a waiter the owner could not release.
+  // Protects: the end of the `InodeGuard` in `reclaim`. With the `flock` of a waiter the owner could not release.
   const Session session;
   plant(session.lock, foreign_record(dead_pid()));
   const auto owner = idle_process();

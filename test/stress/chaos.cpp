@@ -43,7 +43,7 @@
 #include "lock_tools.hpp"
 #include "process.hpp"
 #include "protocol/lock_file.hpp"
-#include "protocol/publication.hpp"
+#include "protocol/temporary_name.hpp"
 #include "verdict/classify.hpp"
 
 namespace fs = std::filesystem;

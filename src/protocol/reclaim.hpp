@@ -1,0 +1,48 @@
+#pragma once
+
+/// \file
+/// The one way in which a file is taken from its path by a process that is not its owner.
+///
+/// INVARIANT 1: a lock path is only ever unlinked or replaced by a process that holds `flock` on the inode it names,
+/// and has compared the two under that `flock`.
+
+#include <functional>
+
+#include <sessionlock/error.hpp>
+#include <sessionlock/staleness.hpp>
+
+#include "protocol/inspector.hpp"
+#include "protocol/lock_file.hpp"
+#include "protocol/temporary_name.hpp"
+
+namespace sessionlock {
+
+/// How a reclaim ended.
+enum class Reclaim {
+  done,     ///< The path names nothing, or the successor.
+  busy,     ///< Another process has the inode's `flock`: it reclaims the file itself, or is inside a guarded write.
+  spared,   ///< Judged again under the `flock`, the file has to stay.
+  replaced  ///< The path names another file, or nothing, without this process's doing.
+};
+
+/// Decides by what a pinned file says now whether it has to go. An error ends the reclaim and is its error.
+using Judge = std::function<Result<bool>()>;
+
+/// Takes away a file that was judged and has to go:
+///   1. locks the pinned inode, 2. reads it and lets `judge_again` decide, 3. compares the inode with what the path
+///   names, 4. removes the path, or renames the successor over it, 5. unlocks.
+/// `successor`: the complete file that takes the place, under a temporary name in the same directory; null: none.
+/// Blocking: no. Errors: those of the calls, under their own names; those of `judge_again`.
+[[nodiscard]] Result<Reclaim> reclaim(const Place& place, PinnedFile& pinned, const Judge& judge_again,
+                                      TemporaryName* successor = nullptr);
+
+/// The same for a lock, whose record is parsed anew before `judge_again` is asked.
+[[nodiscard]] Result<Reclaim> reclaim(const Place& place, PinnedLock& pinned, const Judge& judge_again,
+                                      TemporaryName* successor = nullptr);
+
+/// The same for a lock that is judged by the table of verdicts: it goes if it is removable. `inspection` becomes the
+/// second judgement, if it comes to that, and says whether the lock was removed.
+[[nodiscard]] Result<Reclaim> reclaim(const Place& place, PinnedLock& pinned, Inspection& inspection,
+                                      const InspectionContext& context, TemporaryName* successor = nullptr);
+
+}  // namespace sessionlock

@@ -1,0 +1,42 @@
+#pragma once
+
+/// \file
+/// The name of a file that is not finished yet, where such a file must have one: `.<name>.<32 hex digits>.tmp`.
+
+#include <string>
+#include <string_view>
+
+#include "protocol/lock_directory.hpp"
+
+namespace sessionlock {
+
+/// The temporary name for a file that is to be called `name`. `id`: 32 hexadecimal digits that nobody else uses.
+[[nodiscard]] std::string temporary_name(std::string_view name, std::string_view id);
+
+/// The lock name in that of an unfinished lock; empty for any other name. Lifetime: that of the argument.
+[[nodiscard]] std::string_view lock_name_of_temporary(std::string_view name);
+
+/// Whether a name is that of an unfinished lock.
+[[nodiscard]] inline bool is_temporary_name(std::string_view name) {
+  return !lock_name_of_temporary(name).empty();
+}
+
+/// A file under a temporary name, which is removed at the end of the scope unless the file has got another name by
+/// then. No other process uses such a name, so it is removed without a look.
+class TemporaryName {
+ public:
+  explicit TemporaryName(Place place) : place_(std::move(place)) {}
+  ~TemporaryName();
+  TemporaryName(const TemporaryName&) = delete;
+  TemporaryName& operator=(const TemporaryName&) = delete;
+
+  [[nodiscard]] const Place& place() const noexcept { return place_; }
+  /// The file was renamed: there is nothing to remove.
+  void forget() noexcept { is_renamed_ = true; }
+
+ private:
+  const Place place_;
+  bool is_renamed_{false};
+};
+
+}  // namespace sessionlock

@@ -7,7 +7,6 @@
 #include <limits>
 #include <memory>
 #include <new>
-#include <stdexcept>
 #include <system_error>
 #include <utility>
 
@@ -141,16 +140,9 @@ constexpr std::array<std::string_view, k_line_beginnings.size()> k_field_names =
   return names;
 }();
 
-template <std::size_t... Index>
-Field field_named(std::string_view name, std::index_sequence<Index...>) {
-  // Spelled out by the compiler, because comparisons with texts of known length need no call.
-  Field field = Field::unknown;
-  static_cast<void>(((name == k_field_names[Index] && (field = static_cast<Field>(Index), true)) || ...));
-  return field;
-}
-
 Field field_named(std::string_view name) {
-  return field_named(name, std::make_index_sequence<k_field_names.size()>{});
+  const auto found = std::find(k_field_names.begin(), k_field_names.end(), name);
+  return static_cast<Field>(found - k_field_names.begin());  // behind the last one: unknown
 }
 
 /// A valid value, as far as a field may want it.
@@ -346,13 +338,11 @@ bool walk_members(ondemand::object& object, LockRecord& record) {
   return true;
 }
 
-/// Throws where there is no parser to be had: that must not look like a lock without an owner.
+/// Throws where simdjson cannot set up a parser, for which a want of memory is the only reason: that must not look like
+/// a lock without an owner.
 void require_resources(simdjson::error_code error) {
-  if (error == simdjson::MEMALLOC) {
-    throw std::bad_alloc{};
-  }
   if (error != simdjson::SUCCESS) {
-    throw std::runtime_error{fmt::format("cannot set up the JSON parser: {}", simdjson::error_message(error))};
+    throw std::bad_alloc{};
   }
 }
 

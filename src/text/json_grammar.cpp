@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <vector>
 
-#include <simdjson.h>
+#include "text/utf8.hpp"
 
 namespace sessionlock {
 namespace {
@@ -180,7 +180,7 @@ bool json_escapes_are_valid(std::string_view body) {
 }
 
 bool is_json_value(std::string_view text) {
-  return simdjson::validate_utf8(text.data(), text.size()) && Walk(text).is_one_value();
+  return is_utf8(text) && Walk(text).is_one_value();
 }
 
 }  // namespace sessionlock

@@ -2,20 +2,13 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstdint>
-#include <cstring>
 
 #include <fmt/core.h>
-#include <simdjson.h>
+
+#include "text/utf8.hpp"
 
 namespace sessionlock::json {
 namespace {
-
-/// simdjson keeps what it uses in objects that are made at the first use and destroyed at exit. Made first of all, they
-/// outlive every static object of a program, whose destructor may still want to write under a lock.
-[[gnu::constructor(101)]] void make_tables_first() {
-  [[maybe_unused]] const bool is_valid = simdjson::validate_utf8("", 0);
-}
 
 /// The text with U+FFFD for every byte that is part of no UTF-8 character.
 std::string repaired_utf8(std::string_view text) {
@@ -23,7 +16,7 @@ std::string repaired_utf8(std::string_view text) {
   while (!text.empty()) {
     const auto byte = static_cast<unsigned char>(text.front());
     const std::size_t length = byte < 0x80 ? 1 : byte < 0xe0 ? 2 : byte < 0xf0 ? 3 : 4;
-    const bool valid = length <= text.size() && simdjson::validate_utf8(text.data(), length);
+    const bool valid = length <= text.size() && is_utf8(text.substr(0, length));
     out += valid ? text.substr(0, length) : "\xef\xbf\xbd";
     text.remove_prefix(valid ? length : 1);
   }
@@ -32,41 +25,6 @@ std::string repaired_utf8(std::string_view text) {
 
 bool needs_escape(char c) {
   return static_cast<unsigned char>(c) < 0x20 || c == '"' || c == '\\';
-}
-
-constexpr std::uint64_t k_ones = 0x0101010101010101;
-constexpr std::uint64_t k_tops = 0x8080808080808080;
-
-/// The top bit of each byte that is zero; wrong only above a byte that is zero indeed.
-constexpr std::uint64_t zero_bytes(std::uint64_t word) {
-  return (word - k_ones) & ~word & k_tops;
-}
-
-/// Not 0 if any of eight bytes is no ASCII or must be escaped.
-constexpr std::uint64_t suspects(std::uint64_t word) {
-  const std::uint64_t control = (word - k_ones * 0x20) & ~word & k_tops;
-  return (word & k_tops) | control | zero_bytes(word ^ (k_ones * '"')) | zero_bytes(word ^ (k_ones * '\\'));
-}
-
-std::uint64_t load(const char* bytes) {
-  std::uint64_t word = 0;
-  std::memcpy(&word, bytes, sizeof word);
-  return word;
-}
-
-/// Whether a text is ASCII that stands for itself, as everything in most records is: eight bytes at a time, because
-/// every publication of a lock comes by here. The last eight may have been looked at before.
-bool is_plain(std::string_view text) {
-  constexpr std::size_t k_step = sizeof(std::uint64_t);
-  if (text.size() < k_step) {
-    return std::none_of(text.begin(), text.end(), [](char c) { return needs_escape(c) || (c & '\x80') != 0; });
-  }
-  const char* const last = text.data() + text.size() - k_step;
-  std::uint64_t found = suspects(load(last));
-  for (const char* at = text.data(); at < last; at += k_step) {
-    found |= suspects(load(at));
-  }
-  return found == 0;
 }
 
 void append_escape(std::string& out, char c) {
@@ -104,10 +62,7 @@ void append_valid(std::string& out, std::string_view text) {
 }  // namespace
 
 void append_string(std::string& out, std::string_view text) {
-  if (is_plain(text)) {
-    out.append(text.size() + 2, '"');
-    text.copy(out.data() + out.size() - text.size() - 1, text.size());
-  } else if (simdjson::validate_utf8(text.data(), text.size())) {
+  if (is_utf8(text)) {
     append_valid(out, text);
   } else {
     append_valid(out, repaired_utf8(text));

@@ -1,6 +1,9 @@
 #include "system/random_id.hpp"
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <mutex>
 #include <string_view>
 
@@ -10,33 +13,40 @@
 namespace sessionlock {
 namespace {
 
-/// Random bytes in stock, because asking the kernel for each id's would be a system call more for each lock. A forked
-/// child has a stock of its own.
-class RandomStock {
+/// Of an id: tells this process from every other that ever was.
+constexpr std::size_t k_prefix_bytes = 10;
+
+/// One random prefix for the process, so that an acquire costs no system call for its id, and behind it a counter,
+/// whose 48 bits last for ever. A forked child has a prefix of its own.
+class IdSource {
  public:
-  tl::expected<RandomId, std::error_code> take() {
+  tl::expected<RandomId, std::error_code> next() {
     const std::lock_guard lock(mutex_);
-    if (used_ == stock_.size()) {
-      const auto got = sys::getrandom(stock_.data(), sizeof stock_);
-      if (!got.ok() || static_cast<std::size_t>(got.value) != sizeof stock_) {
+    if (count_ == 0) {
+      const auto got = sys::getrandom(id_.data(), k_prefix_bytes);
+      if (!got.ok() || static_cast<std::size_t>(got.value) != k_prefix_bytes) {
         return tl::unexpected(got.code());
       }
-      used_ = 0;
     }
-    return stock_[used_++];
+    std::uint64_t rest = ++count_;
+    std::for_each(id_.rbegin(), id_.rend() - k_prefix_bytes, [&rest](std::uint8_t& byte) {
+      byte = static_cast<std::uint8_t>(rest & 0xffU);
+      rest >>= 8U;
+    });
+    return id_;
   }
 
  private:
   std::mutex mutex_;
-  std::array<RandomId, 16> stock_{};  // up to 256 bytes come in one piece (getrandom(2))
-  std::size_t used_{stock_.size()};
+  RandomId id_{};  // the last one given
+  std::uint64_t count_{0};
 };
-PerProcess<RandomStock> g_random_stock;
+PerProcess<IdSource> g_ids;
 
 }  // namespace
 
 tl::expected<RandomId, std::error_code> random_id() {
-  return g_random_stock.get().take();
+  return g_ids.get().next();
 }
 
 HexText hex_text(const RandomId& id) {

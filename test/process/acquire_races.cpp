@@ -519,7 +519,7 @@ TEST_CASE("an error that ends an acquire leaves no hold, no lock and nobody wait
   CHECK(fails(unlinks_lock, EIO));
   CHECK(fails(locks_to_reclaim(), ENOLCK));
   CHECK(fails([](const sys::CallInfo& info) { return info.call == sys::Call::write; }, ENOSPC));
-  // Random bytes are taken in stock, which a fresh child has none of.
+  // Random bytes are asked for once, which a fresh child has not done.
   const auto child = ChildProcess::run([&](Channel&) {
                        const auto asks = [](const sys::CallInfo& info) { return info.call == sys::Call::getrandom; };
                        REQUIRE_IN_CHILD(fails(asks, ENOSYS));

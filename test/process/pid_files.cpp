@@ -359,7 +359,7 @@ TEST_CASE("a claim for a process whose start is not known has no token") {
 
 TEST_CASE("without random numbers there is no claim") {
   const TemporaryDirectory directory;
-  auto child = ChildProcess::run([&](Channel&) {  // which has none in stock
+  auto child = ChildProcess::run([&](Channel&) {  // which has asked for none yet
     const Script script(failing(sys::Call::getrandom, EIO));
     REQUIRE_IN_CHILD(PidFile::claim(directory / "serve.pid").error().code == std::errc::io_error);
     return 0;

@@ -211,7 +211,7 @@ TEST_CASE("a sentinel that is made to stand longer while it is looked at is not 
 
 TEST_CASE("without random numbers no sentinel is set") {
   const TemporaryDirectory directory;
-  auto child = ChildProcess::run([&](Channel&) {  // which has none in stock
+  auto child = ChildProcess::run([&](Channel&) {  // which has asked for none yet
     const Script script(failing(sys::Call::getrandom, EIO));
     const auto set = Sentinel(directory / "stopping").set(1h);
     REQUIRE_IN_CHILD(!set && set.error().code == std::errc::io_error);

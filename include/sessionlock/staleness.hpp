@@ -30,7 +30,7 @@ enum class StaleReason {
   orphaned,            ///< Of another namespace, and nobody holds its witness any more.
   orphan_self_pid,     ///< This very process is recorded, yet holds nothing: left behind by an `exec`.
   invalid_created_at,  ///< `createdAt` is absent or not RFC 3339.
-  too_old,             ///< `createdAt` is longer ago than `StalePolicy::stale_after`, or the mtime than `stale_mtime`.
+  too_old,             ///< `createdAt` is longer ago than `StalePolicy::stale_after`, or a gate's mtime than allowed.
   hold_exceeded        ///< The holder's own `maxHoldMs` has passed.
 };
 
@@ -66,10 +66,6 @@ struct StalePolicy {
   std::chrono::milliseconds malformed_grace{std::chrono::seconds{30}};
   AgedUnverified aged_unverified{AgedUnverified::reclaim};
   UnknownOwner unknown_owner{UnknownOwner::hold};
-  /// None, as a rule. Otherwise a lock whose file was last modified longer ago may be removed **whatever its owner
-  /// does**, unless this process holds it or it cannot be read. For gates, whose work is short and can be done twice; a
-  /// session's writer must never lose its lock this way.
-  std::optional<std::chrono::milliseconds> stale_mtime{};
 };
 
 /// The evidence that decided a verdict: one value for each row of the verdict table in `docs/protocol.md`.

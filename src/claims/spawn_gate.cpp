@@ -17,14 +17,18 @@ const std::shared_ptr<const ManagerOptions>& gate_manager() {
   return options;
 }
 
+/// The age of its file from which a gate may be taken from its owner; none: never.
+std::optional<std::chrono::milliseconds> mtime_limit(const GateOptions& gate) {
+  return gate.stale_after > std::chrono::milliseconds{0} ? std::optional(gate.stale_after) : std::nullopt;
+}
+
 AcquireOptions acquire_options(const GateOptions& gate, std::chrono::milliseconds timeout) {
   AcquireOptions options;
   options.timeout = timeout;
   options.stop = gate.stop;
   options.allow_hard_links = true;  // the path is the lock file; there is no session to have two names
-  if (gate.stale_after > std::chrono::milliseconds{0}) {
-    options.stale.stale_mtime = gate.stale_after;
-    options.max_hold = std::min(gate.stale_after, k_max_hold_max);
+  if (const auto limit = mtime_limit(gate)) {
+    options.max_hold = std::min(*limit, k_max_hold_max);
   }
   return options;
 }
@@ -37,7 +41,7 @@ SpawnGate::SpawnGate(std::filesystem::path path, GateOptions options)
 Result<GateEntry> SpawnGate::try_enter() {
   retry_failed_releases();
   const AcquireOptions once = acquire_options(options_, std::chrono::milliseconds{0});
-  auto lock = Acquisition(gate_manager(), path_, once, LockNaming::itself).acquire();
+  auto lock = Acquisition(gate_manager(), path_, once, LockNaming::itself, mtime_limit(options_)).acquire();
   if (lock) {
     return GateEntry{GateOutcome::acquired, std::move(*lock), std::nullopt};
   }
@@ -50,7 +54,7 @@ Result<GateEntry> SpawnGate::try_enter() {
 Result<void> SpawnGate::wait_until_done(std::chrono::milliseconds timeout, const std::optional<Inspection>& holder) {
   retry_failed_releases();
   const AcquireOptions options = acquire_options(options_, timeout);
-  return Acquisition(gate_manager(), path_, options, LockNaming::itself)
+  return Acquisition(gate_manager(), path_, options, LockNaming::itself, mtime_limit(options_))
       .wait_until_free(holder ? holder->record.lock_id : std::nullopt);
 }
 

@@ -85,11 +85,13 @@ void take_back(const PublishedFile& file, const Place& lock) noexcept {
 }  // namespace
 
 Acquisition::Acquisition(const std::shared_ptr<const ManagerOptions>& manager, const std::filesystem::path& session,
-                         const AcquireOptions& options, LockNaming naming)
+                         const AcquireOptions& options, LockNaming naming,
+                         std::optional<std::chrono::milliseconds> stale_mtime)
     : manager_(manager),
       session_(session),
       options_(options),
       naming_(naming),
+      policy_(options.stale, stale_mtime),
       deadline_(options.timeout),
       waiter_(deadline_, options.stop) {}
 
@@ -239,7 +241,7 @@ Result<bool> Acquisition::wait_until_gone(const SessionLocation& location) {
       return current;
     }
     // Where a file's age decides, only a file made just now tells the time by that file system: make another.
-    if (holder_ && needs_file_age(holder_->record, options_.stale)) {
+    if (holder_ && needs_file_age(holder_->record, policy_)) {
       return true;
     }
     file_system_now_.reset();
@@ -321,7 +323,7 @@ Result<Acquisition::Finding> Acquisition::look(const SessionLocation& location, 
     return Finding::free;
   }
   owner_ = {};
-  const InspectionContext context{options_.stale, is_held_here, file_system_now_,
+  const InspectionContext context{policy_, is_held_here, file_system_now_,
                                   [this](pid_t pid) { return owner_ = probe_process(pid); }};
   Inspection inspection = judge(**pinned, location.lock, context);
   inspection.session_path = location.session.path();
@@ -390,7 +392,7 @@ WatchPlan Acquisition::make_plan() const {
   plan.is_silent = holder.basis == Basis::unreadable || holder.basis == Basis::undecided ||
                    holder.basis == Basis::no_pid ||  // somebody is about to write it, which raises no event either
                    holder.basis == Basis::witness_inherited || (holder.basis == Basis::witness_held && !owner_lives);
-  plan.due = time_until_removable(holder, options_.stale);
+  plan.due = time_until_removable(holder, policy_);
   return plan;
 }
 

@@ -22,9 +22,10 @@ namespace sessionlock {
 /// What a wait for a lock needs, whatever it wants in the end: to have it, or only to see it free.
 class Acquisition {
  public:
-  /// Lifetime: refers to its arguments until it is gone.
+  /// `stale_mtime` is for gates: `RemovalPolicy`. Lifetime: refers to its arguments until it is gone.
   Acquisition(const std::shared_ptr<const ManagerOptions>& manager, const std::filesystem::path& session,
-              const AcquireOptions& options, LockNaming naming = LockNaming::beside_session);
+              const AcquireOptions& options, LockNaming naming = LockNaming::beside_session,
+              std::optional<std::chrono::milliseconds> stale_mtime = {});
   ~Acquisition();
   Acquisition(const Acquisition&) = delete;
   Acquisition& operator=(const Acquisition&) = delete;
@@ -70,6 +71,7 @@ class Acquisition {
   const std::filesystem::path& session_;
   const AcquireOptions& options_;
   const LockNaming naming_;
+  const RemovalPolicy policy_;
   const Deadline deadline_;
   Waiter waiter_;
   std::optional<WallTime> file_system_now_{};

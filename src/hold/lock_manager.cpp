@@ -140,7 +140,8 @@ class ForcedRelease {
  private:
   Result<bool> judge_and_check(const PinnedLock& lock) {
     // Age is no proof: without force only what is provably gone goes.
-    inspection_ = judge(lock, location_.lock, {{.aged_unverified = AgedUnverified::keep}, is_held_here, std::nullopt});
+    inspection_ =
+        judge(lock, location_.lock, {StalePolicy{.aged_unverified = AgedUnverified::keep}, is_held_here, std::nullopt});
     inspection_.session_path = location_.session.path();
     if (inspection_.cause) {
       return tl::unexpected(

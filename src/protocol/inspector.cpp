@@ -51,7 +51,7 @@ Evidence gather(const PinnedLock& pinned, const Place& place, const InspectionCo
   return evidence;
 }
 
-Inspection judge_record(LockRecord record, const Evidence& evidence, const Place& place, const StalePolicy& policy) {
+Inspection judge_record(LockRecord record, const Evidence& evidence, const Place& place, const RemovalPolicy& policy) {
   Inspection inspection = classify(std::move(record), evidence, policy);
   inspection.lock_path = place.path();
   return inspection;

@@ -13,12 +13,13 @@
 #include "process/process_probe.hpp"
 #include "protocol/lock_file.hpp"
 #include "system/file_status.hpp"
+#include "verdict/classify.hpp"
 
 namespace sessionlock {
 
 /// What the gathering needs from its surroundings.
 struct InspectionContext {
-  StalePolicy policy{};
+  RemovalPolicy policy{};
   /// Whether this process holds exactly this inode.
   std::function<bool(const FileIdentity&)> held_here{};
   /// The time by the lock's file system, where the caller knows it from a file it just made.

@@ -135,7 +135,7 @@ bool mtime_may_overrule(Basis basis) {
   return basis != Basis::unreadable && basis != Basis::held_here;
 }
 
-bool is_overruled_by_mtime(const Verdict& verdict, const Evidence& evidence, const StalePolicy& policy) {
+bool is_overruled_by_mtime(const Verdict& verdict, const Evidence& evidence, const RemovalPolicy& policy) {
   return policy.stale_mtime && mtime_may_overrule(verdict.basis) && is_older(evidence.file_age, *policy.stale_mtime);
 }
 
@@ -184,11 +184,11 @@ void relate(Evidence& evidence, const LockRecord& record, const Observer& observ
   evidence.own_pid = evidence.comparison != Comparison::none && record.pid == observer.pid;
 }
 
-bool needs_file_age(const LockRecord& record, const StalePolicy& policy) {
+bool needs_file_age(const LockRecord& record, const RemovalPolicy& policy) {
   return policy.stale_mtime || !record.pid || !record.created_at || !parse_rfc3339(*record.created_at);
 }
 
-std::optional<milliseconds> time_until_removable(const Inspection& inspection, const StalePolicy& policy) {
+std::optional<milliseconds> time_until_removable(const Inspection& inspection, const RemovalPolicy& policy) {
   if (inspection.removable) {
     return std::nullopt;
   }
@@ -208,7 +208,7 @@ std::optional<milliseconds> time_until_removable(const Inspection& inspection, c
   return due;
 }
 
-Inspection classify(LockRecord record, const Evidence& evidence, const StalePolicy& policy) {
+Inspection classify(LockRecord record, const Evidence& evidence, const RemovalPolicy& policy) {
   const Times times = judge_times(record, evidence, policy);
   Verdict verdict = judge(record, evidence, policy, times.aged);
   const bool overruled = is_overruled_by_mtime(verdict, evidence, policy);

@@ -80,20 +80,33 @@ struct Evidence {
   WallTime now{};
 };
 
+/// What may be removed although its owner is not provably gone: what the caller's policy says, and of gates what their
+/// own option says. That one is not public, because a session's writer must never lose its lock by age.
+struct RemovalPolicy : StalePolicy {
+  RemovalPolicy() = default;
+  /// Implicit: what a caller can say is a policy without a limit to the file's age.
+  RemovalPolicy(const StalePolicy& stated, std::optional<std::chrono::milliseconds> mtime_limit = {})
+      : StalePolicy(stated), stale_mtime(mtime_limit) {}
+
+  /// For gates: a lock whose file was last modified longer ago may be removed **whatever its owner does**, unless this
+  /// process holds it or it cannot be read.
+  std::optional<std::chrono::milliseconds> stale_mtime{};
+};
+
 /// What follows from who wrote the record and who looks, before anybody is asked about the owner's process: the
 /// comparison, the boots, and whether the pid is the observer's own.
 void relate(Evidence& evidence, const LockRecord& record, const Observer& observer);
 
 /// Whether a verdict on this record can depend on the file's age, which costs something to find out.
-[[nodiscard]] bool needs_file_age(const LockRecord& record, const StalePolicy& policy = {});
+[[nodiscard]] bool needs_file_age(const LockRecord& record, const RemovalPolicy& policy = {});
 
 /// When age alone will make a lock removable under this policy, from the inspection's moment; none if it never will, or
 /// if the lock is removable already.
 [[nodiscard]] std::optional<std::chrono::milliseconds> time_until_removable(const Inspection& inspection,
-                                                                            const StalePolicy& policy);
+                                                                            const RemovalPolicy& policy);
 
 /// The verdict: the first matching row of the table in `docs/protocol.md`. The record moves into the result, whose
 /// paths are left empty.
-[[nodiscard]] Inspection classify(LockRecord record, const Evidence& evidence, const StalePolicy& policy);
+[[nodiscard]] Inspection classify(LockRecord record, const Evidence& evidence, const RemovalPolicy& policy);
 
 }  // namespace sessionlock

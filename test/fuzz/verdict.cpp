@@ -27,7 +27,7 @@ using sessionlock::LockRecord;
 using sessionlock::LockState;
 using sessionlock::OwnerState;
 using sessionlock::PidProbe;
-using sessionlock::StalePolicy;
+using sessionlock::RemovalPolicy;
 using sessionlock::StaleReason;
 using sessionlock::WitnessState;
 using sessionlock::fuzz::Input;
@@ -73,8 +73,8 @@ milliseconds any_duration(Input& input) {
   }
 }
 
-StalePolicy any_policy(Input& input) {
-  StalePolicy policy;
+RemovalPolicy any_policy(Input& input) {
+  RemovalPolicy policy;
   policy.stale_after = any_duration(input);
   policy.malformed_grace = any_duration(input);
   policy.aged_unverified = input.flag() ? sessionlock::AgedUnverified::keep : sessionlock::AgedUnverified::reclaim;
@@ -139,7 +139,7 @@ bool says_alive(const LockRecord& record, const Evidence& evidence) {
 }
 
 void check_verdict(const Inspection& found, const LockRecord& record, const Evidence& evidence,
-                   const StalePolicy& policy) {
+                   const RemovalPolicy& policy) {
   const bool mtime_decides = policy.stale_mtime && evidence.file_age && *evidence.file_age > *policy.stale_mtime;
   if (evidence.unreadable || evidence.witness_failure || evidence.held_here) {
     FUZZ_CHECK(!found.removable);
@@ -178,7 +178,8 @@ void check_words(Inspection found) {
 }
 
 /// When age will decide is said to the millisecond.
-void check_due(const Inspection& found, const LockRecord& record, const Evidence& evidence, const StalePolicy& policy) {
+void check_due(const Inspection& found, const LockRecord& record, const Evidence& evidence,
+               const RemovalPolicy& policy) {
   const auto due = sessionlock::time_until_removable(found, policy);
   FUZZ_CHECK(!due || !found.removable);
   // Where a clock would run out, nothing is promised; nor where `createdAt` lies in the future and ages later.
@@ -203,7 +204,7 @@ void check_due(const Inspection& found, const LockRecord& record, const Evidence
 }
 
 /// A start time that is none changes no verdict: it is as if there were none.
-void check_malformed_start(const LockRecord& record, const Evidence& evidence, const StalePolicy& policy,
+void check_malformed_start(const LockRecord& record, const Evidence& evidence, const RemovalPolicy& policy,
                            std::uint8_t which) {
   LockRecord without = record;
   without.starttime.reset();
@@ -243,7 +244,7 @@ void check_malformed_start(const LockRecord& record, const Evidence& evidence, c
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   Input input(data, size);
-  const StalePolicy policy = any_policy(input);
+  const RemovalPolicy policy = any_policy(input);
   const std::uint8_t which = input.byte();
   // The evidence depends on the record, and stands before it: 40 bytes are enough for both.
   Input for_evidence(data + std::min<std::size_t>(size, 40) - std::min<std::size_t>(size, 20),

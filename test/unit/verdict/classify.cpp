@@ -409,7 +409,7 @@ Survey take_survey() {
     }
     // None of what decides over the mtime is in the policies, so one of their four combinations will do.
     if (c.aged_unverified == AgedUnverified::keep && c.unknown_owner == UnknownOwner::hold) {
-      StalePolicy policy = policy_of(c);
+      RemovalPolicy policy = policy_of(c);
       policy.stale_mtime = k_grace;
       const Inspection overruled = classify(record_of(c), evidence_of(c), policy);
       count(survey.wrong_by_mtime, !matches_table_with_mtime(c, inspection, overruled, k_grace));
@@ -462,14 +462,14 @@ TEST_CASE("age alone removes only what nobody can be named for, and what a polic
   CHECK(survey().removable_without_proof == std::set<Basis>{Basis::no_pid, Basis::unverified, Basis::undecided});
 }
 
-TEST_CASE("an mtime limit overrules every owner but this process, and only where a policy sets it") {
+TEST_CASE("an mtime limit overrules every owner but this process, and no policy of a session sets it") {
   CHECK(survey().wrong_by_mtime == 0);
   CHECK(survey().freed_by_mtime > 0);
-  CHECK_FALSE(StalePolicy{}.stale_mtime);
+  CHECK_FALSE(RemovalPolicy{StalePolicy{}}.stale_mtime);
 }
 
 TEST_CASE("an mtime limit makes the file's age needed, and tells when it will be reached") {
-  StalePolicy policy;
+  RemovalPolicy policy;
   policy.stale_mtime = 60s;
   CHECK(needs_file_age(own_record(), policy));
   CHECK_FALSE(needs_file_age(own_record()));
@@ -485,7 +485,7 @@ TEST_CASE("an mtime limit makes the file's age needed, and tells when it will be
 
 TEST_CASE(
     "a limit by the file's age counts beside the one that holds anyway, and not where nothing may be taken away") {
-  StalePolicy policy;
+  RemovalPolicy policy;
   policy.stale_mtime = 60s;
   Evidence evidence;
   evidence.now = k_now;

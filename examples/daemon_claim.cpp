@@ -69,7 +69,7 @@ int stop(const path& directory) {
   }
   // Gone already, or a dead daemon's: removed now. Anything else is not ours to remove, and the marker stays until it
   // expires.
-  value_or_throw(sessionlock::remove_pid_file(file));
+  value_or_throw(sessionlock::remove_pid_file(file, sessionlock::RemoveWhose::own_or_stale));
   value_or_throw(stopping.clear());
   return 0;
 }

@@ -59,7 +59,8 @@ int tell_status(const std::filesystem::path& file) {
 }
 
 int clean(const std::filesystem::path& file) {
-  const auto removal = sessionlock::value_or_throw(sessionlock::remove_pid_file(file));
+  const auto removal =
+      sessionlock::value_or_throw(sessionlock::remove_pid_file(file, sessionlock::RemoveWhose::own_or_stale));
   std::clog << (removal.removed ? "removed: " : "") << removal.found.explanation() << '\n';
   return 0;
 }

@@ -84,16 +84,23 @@ struct PidClaim {
 [[nodiscard]] SESSIONLOCK_API Result<PidFileInspection> inspect_pid_file(const std::filesystem::path& path,
                                                                          const PidFilePolicy& policy = {});
 
-/// Removes a PID file that names this process, or whose owner is provably gone; with `also_dead` false only one's own.
-/// A record without a token that has this process's pid is its own if the policy trusts such records. Returns: what was
-/// there; its `state` says whether it was removed (missing afterwards) through `removed`. `self`: on whose behalf, if
-/// not this process's. Errors: `Errc::locked` if it is a live other's, or cannot be judged.
+/// Which PID files `remove_pid_file` removes.
+enum class RemoveWhose {
+  own,          ///< One that names this process, or the process on whose behalf it is called.
+  own_or_stale  ///< Also one whose owner is provably gone, or that has named nobody for `malformed_grace`.
+};
 struct PidFileRemoval {
+  /// What was there. Its state is `missing` if there was nothing.
   PidFileInspection found{};
   bool removed{false};
 };
+/// Removes a PID file if it is one of those that `whose` names. A record without a token that has this process's pid is
+/// its own where the policy trusts such records. `self`: the process on whose behalf this is, if not the calling one.
+///
+/// Blocking: 5 s at most, while another process has the file locked. Thread safety: safe. Errors: `Errc::locked` if the
+/// file is none of those, with the reason as detail; `Errc::timed_out`; `Errc::not_a_lock_file`; those of the calls.
 [[nodiscard]] SESSIONLOCK_API Result<PidFileRemoval> remove_pid_file(const std::filesystem::path& path,
-                                                                     bool also_dead = true,
+                                                                     RemoveWhose whose,
                                                                      const PidFilePolicy& policy = {},
                                                                      const std::optional<ProcessIdentity>& self = {});
 

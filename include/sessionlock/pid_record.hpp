@@ -66,8 +66,6 @@ struct PidFilePolicy {
   UnverifiedOwner unreadable_token{UnverifiedOwner::trust};
   /// How long a file that names no process is taken for a claim in progress by a program that creates before it writes.
   std::chrono::milliseconds malformed_grace{std::chrono::seconds{30}};
-  /// Who answers what is asked about the recorded pid; as it is, this system.
-  ProcessQuestions ask{};
 };
 
 /// What was found at a PID file's path.

@@ -8,7 +8,6 @@
 
 #include <concepts>
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
 
@@ -63,13 +62,6 @@ std::optional<std::uint64_t> process_start_time(std::floating_point auto pid) = 
 std::optional<std::string> process_start_token(std::floating_point auto pid) = delete;
 
 enum class Liveness { dead, alive, unknown };
-
-/// What is asked of the system about a pid, for platforms and tests that have answers of their own. What is empty is
-/// asked of this system.
-struct ProcessQuestions {
-  std::function<Liveness(pid_t)> liveness{};
-  std::function<std::optional<std::string>(pid_t)> start_token{};
-};
 
 /// Whether a process with this pid runs. A process that may not be signalled (EPERM) is alive; a zombie is dead, unless
 /// its main thread has ended while others run.

@@ -26,7 +26,7 @@ class SESSIONLOCK_API Sentinel {
   /// Errors: `Errc::invalid_argument` beyond `k_sentinel_ttl_max`; those of writing.
   Result<void> set(std::chrono::milliseconds ttl) const;
   /// Whether it stands now. Removes one that does not.
-  /// Errors: it cannot be read, or is no regular file.
+  /// Errors: it cannot be read, or is no regular file; `Errc::timed_out` if it is replaced at every look.
   [[nodiscard]] Result<bool> active() const;
   /// Takes it away; no error if it is not there.
   Result<void> clear() const;

@@ -36,8 +36,8 @@ PidFileInspection judge(const PinnedFile& pinned, const std::filesystem::path& p
   std::optional<std::string> token;
   if (record.pid) {
     // The token first: one that cannot be read because its process is just ending is then a dead process's.
-    token = policy.ask.start_token ? policy.ask.start_token(*record.pid) : process_start_token(*record.pid);
-    liveness = policy.ask.liveness ? policy.ask.liveness(*record.pid) : process_liveness(*record.pid);
+    token = process_start_token(*record.pid);
+    liveness = process_liveness(*record.pid);
   }
   PidFileInspection found = judge_pid_record(std::move(record), liveness, token, policy);
   found.path = path;
@@ -321,8 +321,8 @@ Result<PidFileInspection> inspect_pid_file(const std::filesystem::path& path, co
   return pinned->has_value() ? judge(**pinned, path, policy) : std::move(missing);
 }
 
-Result<PidFileRemoval> remove_pid_file(const std::filesystem::path& path, bool also_dead, const PidFilePolicy& policy,
-                                       const std::optional<ProcessIdentity>& self) {
+Result<PidFileRemoval> remove_pid_file(const std::filesystem::path& path, RemoveWhose whose,
+                                       const PidFilePolicy& policy, const std::optional<ProcessIdentity>& self) {
   const ProcessIdentity own = self ? *self : this_process();
   PidFileRemoval result;
   const auto attempt = [&]() -> Result<Retry> {
@@ -348,7 +348,7 @@ Result<PidFileRemoval> remove_pid_file(const std::filesystem::path& path, bool a
       result.found = judge(file, path, policy);
       const bool dead =
           result.found.state == PidFileState::stale || is_abandoned(file, *place, result.found, policy.malformed_grace);
-      return names(result.found.record, own, policy) || (also_dead && dead);
+      return names(result.found.record, own, policy) || (whose == RemoveWhose::own_or_stale && dead);
     };
     if (!*removable()) {
       return failure(Errc::locked, "remove PID file", path, result.found.explanation());

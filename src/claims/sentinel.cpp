@@ -26,6 +26,8 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr mode_t k_mode = 0644;
+/// Looks at a sentinel that is replaced between look and act each time.
+constexpr int k_looks_max = 100;
 
 Result<PublishAttempt> publish_text(const Place& place, const std::string& text) {
   auto id = random_lock_id();
@@ -111,6 +113,28 @@ bool is_active(const PinnedFile& file) {
   return !file.too_long && sentinel_is_active(file.text, file.modified, sys::wall_clock());
 }
 
+/// Whether a sentinel stands; removes one that does not. None: it was replaced meanwhile, look again.
+Result<std::optional<bool>> look_once(const std::filesystem::path& path) {
+  auto found = find(path);
+  if (!found) {
+    return tl::unexpected(std::move(found).error());
+  }
+  if (!found->has_value()) {
+    return false;
+  }
+  PinnedFile& file = (*found)->file;
+  if (file.unreadable) {
+    return failure(file.unreadable, "read sentinel", path);
+  }
+  if (is_active(file)) {
+    return true;
+  }
+  const auto ended =
+      reclaim((*found)->place, file, [&]() -> Result<bool> { return !file.unreadable && !is_active(file); });
+  // It is absent also where it cannot be removed: a read-only directory must not keep a daemon from starting.
+  return ended && *ended == Reclaim::replaced ? std::nullopt : std::optional(false);
+}
+
 Result<Retry> clear_once(const std::filesystem::path& path) {
   auto found = find(path);
   if (!found) {
@@ -169,25 +193,13 @@ Result<void> Sentinel::set(milliseconds ttl) const {
 }
 
 Result<bool> Sentinel::active() const {
-  auto found = find(path_);
-  if (!found) {
-    return tl::unexpected(std::move(found).error());
+  for (int look = 0; look < k_looks_max; ++look) {
+    auto active = look_once(path_);
+    if (!active || active->has_value()) {
+      return active ? Result<bool>(**active) : tl::unexpected(std::move(active).error());
+    }
   }
-  if (!found->has_value()) {
-    return false;
-  }
-  const Place& place = (*found)->place;
-  PinnedFile& file = (*found)->file;
-  if (file.unreadable) {
-    return failure(file.unreadable, "read sentinel", path_);
-  }
-  if (is_active(file)) {
-    return true;
-  }
-  const auto ended = reclaim(place, file, [&]() -> Result<bool> { return !file.unreadable && !is_active(file); });
-  // It is absent all the same where it cannot be taken away: a read-only directory must not keep a daemon from
-  // starting.
-  return ended && *ended == Reclaim::replaced ? active() : Result<bool>(false);
+  return failure(Errc::timed_out, "read sentinel", path_, "it was replaced at every look");
 }
 
 Result<void> Sentinel::clear() const {

@@ -141,7 +141,7 @@ TEST_CASE("whatever fails, a running owner's PID file is left alone") {
   };
   inject_faults({.operation = "inspect a running owner's PID file", .situation = inspect});
   const auto remove = [&](const fs::path&) {
-    return Trial{[&] { return forget_value(remove_pid_file(path)); },
+    return Trial{[&] { return forget_value(remove_pid_file(path, RemoveWhose::own_or_stale)); },
                  [&](const Result<void>& result) { return result ? "it was removed" : untouched(); }};
   };
   inject_faults({.operation = "remove a running owner's PID file", .situation = remove, .own_errors = {Errc::locked}});
@@ -161,7 +161,8 @@ TEST_CASE("whatever fails, a PID file is removed by its owner or its end, or can
                    },
                    [bench, by_destructor](const Result<void>& result) -> std::string {
                      if (by_destructor) {  // names this process, which lives: removed by name
-                       return remove_pid_file(bench->path) ? bench->judge_again() : "it cannot be removed";
+                       return remove_pid_file(bench->path, RemoveWhose::own_or_stale) ? bench->judge_again()
+                                                                                      : "it cannot be removed";
                      }
                      if (result.has_value() == fs::exists(bench->path)) {
                        return "the answer and the file do not agree";
@@ -179,7 +180,7 @@ TEST_CASE("whatever fails, a PID file is removed by its owner or its end, or can
   const auto remove = [&](const fs::path& directory) {
     auto bench = std::make_shared<ClaimBench>(ClaimBench{directory / "d.pid"});
     plant(bench->path, text);
-    return Trial{[bench] { return forget_value(remove_pid_file(bench->path)); },
+    return Trial{[bench] { return forget_value(remove_pid_file(bench->path, RemoveWhose::own_or_stale)); },
                  [bench](const Result<void>& result) -> std::string {
                    return result.has_value() == fs::exists(bench->path) ? "the answer and the file do not agree"
                                                                         : bench->judge_again();
@@ -213,7 +214,7 @@ TEST_CASE("a PID file that cannot be read again under its lock is not taken for 
   };
   try_it([&] { return forget_value(PidFile::claim(path, at_once())); });
   CHECK(read_text(path) == live);
-  try_it([&] { return forget_value(remove_pid_file(path)); });
+  try_it([&] { return forget_value(remove_pid_file(path, RemoveWhose::own_or_stale)); });
   CHECK(read_text(path) == live);
 }
 

@@ -281,7 +281,7 @@ TEST_CASE("a corrupt token of a live pid fails closed: not alive, not taken over
   write_text(path, std::to_string(stranger.pid()) + " x\n");
   CHECK(inspect_pid_file(path)->state == PidFileState::invalid);
   CHECK(PidFile::claim(path)->running->state == PidFileState::invalid);
-  CHECK(remove_pid_file(path).error().code == Errc::locked);
+  CHECK(remove_pid_file(path, RemoveWhose::own_or_stale).error().code == Errc::locked);
 }
 
 TEST_CASE("a dying process does not delete its successor's file") {
@@ -507,32 +507,33 @@ TEST_CASE("a claim for a child that is held back until it stands names the child
 TEST_CASE("a file is removed if it is one's own or a dead owner's, never a live other's") {
   const TemporaryDirectory directory;
   const auto path = directory / "serve.pid";
-  CHECK(remove_pid_file(path)->found.state == PidFileState::missing);
-  CHECK(remove_pid_file(directory / "none" / "serve.pid")->found.state == PidFileState::missing);
+  CHECK(remove_pid_file(path, RemoveWhose::own_or_stale)->found.state == PidFileState::missing);
+  CHECK(remove_pid_file(directory / "none" / "serve.pid", RemoveWhose::own_or_stale)->found.state ==
+        PidFileState::missing);
   CHECK(inspect_pid_file(directory / "none" / "serve.pid")->state == PidFileState::missing);
   write_text(path, colon_record(::getpid()));
-  CHECK(remove_pid_file(path, false)->removed);
+  CHECK(remove_pid_file(path, RemoveWhose::own)->removed);
   auto other = idle_process();
   write_text(path, colon_record(other.pid()));
-  CHECK(remove_pid_file(path).error().code == Errc::locked);
-  CHECK(remove_pid_file(path, false, {}, identify(other.pid()).value())->removed);
+  CHECK(remove_pid_file(path, RemoveWhose::own_or_stale).error().code == Errc::locked);
+  CHECK(remove_pid_file(path, RemoveWhose::own, {}, identify(other.pid()).value())->removed);
   write_text(path, std::to_string(dead_pid()));
-  CHECK(remove_pid_file(path, false).error().code == Errc::locked);
-  CHECK(remove_pid_file(path)->removed);
+  CHECK(remove_pid_file(path, RemoveWhose::own).error().code == Errc::locked);
+  CHECK(remove_pid_file(path, RemoveWhose::own_or_stale)->removed);
   // Our own pid is not enough: it may have been another's before.
   write_text(path, colon_record(::getpid(), 1));
-  CHECK(remove_pid_file(path, false).error().code == Errc::locked);
+  CHECK(remove_pid_file(path, RemoveWhose::own).error().code == Errc::locked);
 }
 
 TEST_CASE("a file that names nobody is removed once it is no claim in progress, and not as one's own") {
   const TemporaryDirectory directory;
   const auto path = directory / "serve.pid";
   write_text(path, "garbage");
-  CHECK(remove_pid_file(path).error().code == Errc::locked);
+  CHECK(remove_pid_file(path, RemoveWhose::own_or_stale).error().code == Errc::locked);
   make_older(path, 1h);
-  CHECK(remove_pid_file(path, false).error().code == Errc::locked);
+  CHECK(remove_pid_file(path, RemoveWhose::own).error().code == Errc::locked);
   CHECK(std::filesystem::exists(path));
-  CHECK(remove_pid_file(path)->removed);
+  CHECK(remove_pid_file(path, RemoveWhose::own_or_stale)->removed);
   CHECK_FALSE(std::filesystem::exists(path));
 }
 
@@ -544,26 +545,10 @@ TEST_CASE("a file that tells only our pid is our own where such files are truste
   for (const char* token : {"", ":unknown", " "}) {
     CAPTURE(token);
     write_text(path, std::to_string(::getpid()) + token);
-    CHECK(remove_pid_file(path, false, upgrade).error().code == Errc::locked);
+    CHECK(remove_pid_file(path, RemoveWhose::own, upgrade).error().code == Errc::locked);
     const bool is_corrupt = token == std::string_view(" ");
-    CHECK(remove_pid_file(path, false).has_value() != is_corrupt);
+    CHECK(remove_pid_file(path, RemoveWhose::own).has_value() != is_corrupt);
   }
-}
-
-TEST_CASE("what is asked about a pid can be answered by the caller") {
-  const TemporaryDirectory directory;
-  const auto path = directory / "serve.pid";
-  write_text(path, "41237:5\n");
-  PidFilePolicy policy;
-  policy.ask.liveness = [](pid_t pid) { return pid == 41237 ? Liveness::alive : Liveness::dead; };
-  policy.ask.start_token = [](pid_t) { return std::optional<std::string>("5"); };
-  CHECK(inspect_pid_file(path, policy)->state == PidFileState::alive);
-  policy.ask.start_token = [](pid_t) { return std::optional<std::string>("6"); };
-  CHECK(inspect_pid_file(path, policy)->recycled);
-  policy.ask.start_token = [](pid_t) { return std::optional<std::string>(); };
-  CHECK(inspect_pid_file(path, policy)->unverified);
-  policy.ask.liveness = [](pid_t) { return Liveness::unknown; };
-  CHECK(inspect_pid_file(path, policy)->state == PidFileState::unknown);
 }
 
 TEST_CASE("hostile records are never signalled, by whatever name it is asked for, and crash nothing") {
@@ -602,7 +587,7 @@ TEST_CASE("what is no regular file, or far too long, is reported and neither fol
   const auto check_refused = [&] {
     CHECK(inspect_pid_file(path).error().code == Errc::not_a_lock_file);
     CHECK(PidFile::claim(path).error().code == Errc::not_a_lock_file);
-    CHECK(remove_pid_file(path).error().code == Errc::not_a_lock_file);
+    CHECK(remove_pid_file(path, RemoveWhose::own_or_stale).error().code == Errc::not_a_lock_file);
     CHECK(std::filesystem::symlink_status(path).type() != std::filesystem::file_type::not_found);
     std::filesystem::remove_all(path);
   };

@@ -146,6 +146,24 @@ TEST_CASE("whoever finds a sentinel expired never removes one that was set meanw
   CHECK(std::filesystem::exists(sentinel.path()));
 }
 
+TEST_CASE("a sentinel that is replaced at every look ends the question with an error, and stays") {
+  const TemporaryDirectory directory;
+  const Sentinel sentinel(directory / "stopping");
+  write_text(sentinel.path(), expiring_in(-1h));
+  const Script script(outermost([&](const sys::CallInfo& info) {
+    if (info.call == sys::Call::flock) {
+      write_text(directory / "next", expiring_in(-1h));
+      std::filesystem::rename(directory / "next", sentinel.path());
+    }
+    return 0;
+  }));
+  const auto active = sentinel.active();
+  REQUIRE_FALSE(active);
+  CHECK(active.error().code == Errc::timed_out);
+  CHECK(active.error().path == sentinel.path());
+  CHECK(std::filesystem::exists(sentinel.path()));
+}
+
 TEST_CASE("what is no regular file is an error, and stays") {
   const TemporaryDirectory directory;
   const Sentinel sentinel(directory / "stopping");

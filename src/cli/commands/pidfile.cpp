@@ -66,7 +66,7 @@ int tell_running(const PidFileInspection& owner, bool ok_if_running) {
 int clean_up(PidFile& file, const ProcessIdentity& owner, int status) {
   Result<void> done = file.release();
   if (!done && done.error().code == Errc::lost) {
-    const auto removed = remove_pid_file(file.path(), false, {}, owner);
+    const auto removed = remove_pid_file(file.path(), RemoveWhose::own, {}, owner);
     done = removed || removed.error().code == Errc::locked ? Result<void>{} : tl::unexpected(removed.error());
   }
   if (done) {
@@ -207,7 +207,7 @@ int stop(const PidFileArguments& arguments) {
       return status;
     }
     // A file that names somebody alive by now is a successor's.
-    const auto removed = remove_pid_file(arguments.file);
+    const auto removed = remove_pid_file(arguments.file, RemoveWhose::own_or_stale);
     return removed || removed.error().code == Errc::locked ? status : fail(removed.error());
   });
 }
@@ -218,7 +218,8 @@ int remove(const PidFileArguments& arguments) {
   if (!caller) {
     return fail(caller.error());
   }
-  const auto removed = remove_pid_file(arguments.file, arguments.if_dead, {}, *caller);
+  const auto removed =
+      remove_pid_file(arguments.file, arguments.if_dead ? RemoveWhose::own_or_stale : RemoveWhose::own, {}, *caller);
   if (!removed && removed.error().code == Errc::locked) {
     const Result<PidFileInspection> found = inspect_pid_file(arguments.file);
     const bool is_dead = found && found->state == PidFileState::stale;

@@ -16,6 +16,8 @@
 ///     transcript->append(R"({"event":"start"})");          // whole, under the lock, or not at all
 ///     lock->release();                                     // or leave it to the destructor
 ///
+/// A thread that is cancelled (pthread_cancel(3)) inside the library is cancelled when the call has returned.
+///
 /// What it does not protect against: programs that write the session without the lock, or delete lock files without
 /// this protocol (that is noticed, as `Errc::lost`). It is no lease: a stopped owner keeps its lock. On a network file
 /// system two hosts are arbitrated only as far as that file system implements exclusive link and `flock`.

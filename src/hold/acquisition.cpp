@@ -4,7 +4,6 @@
 #include <array>
 #include <cstdint>
 #include <mutex>
-#include <thread>
 #include <utility>
 
 #include <fcntl.h>
@@ -264,7 +263,7 @@ void Acquisition::give_way(const SessionLocation& location) {
       settle_pause(key, true);
       return;
     }
-    std::this_thread::sleep_for(k_give_way_step);
+    sleep_until(Deadline::Clock::now() + k_give_way_step);
   }
   settle_pause(key, false);
 }

@@ -8,6 +8,7 @@
 #include "hold/lock_queue.hpp"
 #include "process/flock_holder.hpp"
 #include "protocol/inode_guard.hpp"
+#include "system/cancellation.hpp"
 #include "system/deadline.hpp"
 #include "system/file_status.hpp"
 #include "verdict/failure.hpp"
@@ -190,6 +191,7 @@ Result<void> Hold::claim(HoldPhase phase, Clock::time_point deadline) {
 
 /// In the order of arrival: threads that write without a pause must not keep another from releasing.
 Result<void> Hold::queue_for_idle(HoldPhase phase, Clock::time_point deadline) {
+  const sys::CancellationDisabled disabled;
   WaitingRoom& room = waiting_room();
   std::unique_lock lock(room.mutex);
   const auto place = room.queue.insert(room.queue.end(), phase);

@@ -20,6 +20,7 @@
 #include "protocol/inspector.hpp"
 #include "protocol/lock_directory.hpp"
 #include "protocol/reclaim.hpp"
+#include "system/cancellation.hpp"
 #include "verdict/failure.hpp"
 
 namespace sessionlock {
@@ -70,6 +71,7 @@ std::filesystem::path absolute_if_possible(const std::filesystem::path& path) {
 
 /// Where the lock of a session would be whose directory, or that of its lock, does not exist.
 Inspection free_without_directory(const std::filesystem::path& session, const std::filesystem::path& lock_directory) {
+  const sys::CancellationDisabled disabled;
   boost::system::error_code ignored;
   const auto absolute = absolute_if_possible(session);  // of a relative path Boost makes none
   const auto canonical = boost::filesystem::weakly_canonical(boost::filesystem::path(absolute.native()), ignored);

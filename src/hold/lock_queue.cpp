@@ -12,6 +12,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "system/cancellation.hpp"
 #include "system/per_process.hpp"
 
 namespace sessionlock {
@@ -134,6 +135,7 @@ namespace {
 /// true only then.
 bool wait_for_answer(Ticket& ticket, std::unique_lock<std::mutex>& lock, const Deadline& deadline,
                      const std::function<QueueLook()>& look_up) {
+  const sys::CancellationDisabled disabled;
   const std::stop_token& stop = ticket.options.stop;
   while (!ticket.is_answered() && !stop.stop_requested() && !deadline.has_passed()) {
     lock.unlock();
@@ -405,6 +407,7 @@ void clean_up_holds() noexcept {
 
 void notify(const ManagerOptions& options, const Event& event) noexcept {
   if (options.observer) {
+    const sys::CancellationDisabled disabled;  // an exception that nobody may swallow would be swallowed here
     try {
       options.observer(event);
     } catch (...) {  // an observer's trouble is not the lock's

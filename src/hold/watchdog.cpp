@@ -8,6 +8,7 @@
 
 #include "hold/hold.hpp"
 #include "hold/lock_queue.hpp"
+#include "system/cancellation.hpp"
 
 namespace sessionlock {
 
@@ -58,6 +59,9 @@ Watchdog::~Watchdog() {
   } else if (thread_->get_id() == std::this_thread::get_id()) {
     thread_->request_stop();
     thread_->detach();
+  } else {
+    const sys::CancellationDisabled disabled;
+    thread_.reset();
   }
 }
 

@@ -13,6 +13,7 @@
 #include <boost/uuid/uuid_io.hpp>
 
 #include "process/procfs.hpp"
+#include "system/cancellation.hpp"
 #include "system/file_status.hpp"
 #include "system/per_process.hpp"
 #include "verdict/failure.hpp"
@@ -55,6 +56,7 @@ std::string join(const std::string& directory, std::string_view name) {
 
 /// The kernel's own name for an open directory; without `/proc`, what Boost makes of the path.
 std::string canonical_path(int fd, const std::string& path) {
+  const sys::CancellationDisabled disabled;
   std::array<char, PATH_MAX> buffer{};
   const auto length = sys::readlinkat(AT_FDCWD, descriptor_link(fd).data(), buffer.data(), buffer.size());
   if (length.ok() && length.value > 0 && static_cast<std::size_t>(length.value) < buffer.size() && buffer[0] == '/') {
@@ -198,6 +200,7 @@ Result<std::optional<std::string>> follow(const Directory& directory, const std:
 }
 
 Result<void> make_directories(const std::string& path) {
+  const sys::CancellationDisabled disabled;
   boost::system::error_code error;
   boost::filesystem::create_directories(boost::filesystem::path(path), error);
   if (error) {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <thread>
 #include <utility>
 
 #include <fcntl.h>
@@ -17,6 +16,8 @@
 #include "process/procfs.hpp"
 #include "protocol/lock_directory.hpp"
 #include "protocol/lock_file.hpp"
+#include "system/cancellation.hpp"
+#include "system/deadline.hpp"
 #include "system/file_status.hpp"
 #include "system/random_id.hpp"
 #include "text/timestamp.hpp"
@@ -199,7 +200,7 @@ class Examination {
     std::optional<timespec> last;
     for (int steps = 0; steps < k_steps_wanted && Clock::now() < end;) {
       if (Clock::now() - start > k_tight_time) {
-        std::this_thread::sleep_for(std::chrono::microseconds{500});
+        sleep_until(Clock::now() + std::chrono::microseconds{500});
       }
       struct stat status {};
       if (!sys::touch(first_.get()).ok() || !sys::fstat(first_.get(), status).ok()) {
@@ -285,6 +286,7 @@ std::string_view to_string(LockSafety safety) {
 }
 
 Result<FileSystemCheck> check_file_system(const std::filesystem::path& directory) {
+  const sys::CancellationDisabled disabled;
   boost::system::error_code code;
   const auto canonical = boost::filesystem::canonical(directory.native(), code);
   if (code) {

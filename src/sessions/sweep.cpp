@@ -18,8 +18,10 @@
 #include "protocol/inspector.hpp"
 #include "protocol/lock_directory.hpp"
 #include "protocol/lock_file.hpp"
+#include "protocol/publication.hpp"
 #include "protocol/reclaim.hpp"
 #include "protocol/temporary_name.hpp"
+#include "system/cancellation.hpp"
 #include "verdict/failure.hpp"
 
 namespace sessionlock {
@@ -191,6 +193,7 @@ void Sweep::take_in_below(const DirectoryPtr& root) {
 /// In descending order, to be taken from the back.
 std::vector<std::string> Sweep::list_subdirectories(const Directory& directory) {
   namespace bfs = boost::filesystem;
+  const sys::CancellationDisabled disabled;
   std::vector<std::string> names;
   boost::system::error_code error;
   for (bfs::directory_iterator at(directory.path, error), end; !error && at != end; at.increment(error)) {

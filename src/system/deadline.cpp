@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <thread>
 
+#include "system/cancellation.hpp"
+
 namespace sessionlock {
 namespace {
 
@@ -21,9 +23,14 @@ Deadline::Deadline(milliseconds timeout) : timeout_(timeout), start_(Clock::now(
   }
 }
 
+void sleep_until(Deadline::Clock::time_point time) {
+  const sys::CancellationDisabled disabled;
+  std::this_thread::sleep_until(time);
+}
+
 void pause_briefly(int attempt, std::chrono::steady_clock::time_point end) {
   const auto pause = std::min(k_brief_pause_min * (1 << std::min(attempt, k_brief_doublings_max)), k_brief_pause_max);
-  std::this_thread::sleep_until(std::min(end, std::chrono::steady_clock::now() + pause));
+  sleep_until(std::min(end, std::chrono::steady_clock::now() + pause));
 }
 
 }  // namespace sessionlock

@@ -30,6 +30,9 @@ class Deadline {
   Clock::time_point end_;
 };
 
+/// Sleeps. The thread cannot be cancelled meanwhile.
+void sleep_until(Deadline::Clock::time_point time);
+
 /// Sleeps for a back-off's next pause, doubling from 50 µs to 5 ms, never beyond `end`.
 void pause_briefly(int attempt, std::chrono::steady_clock::time_point end);
 

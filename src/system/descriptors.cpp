@@ -12,6 +12,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "system/cancellation.hpp"
+
 namespace sessionlock::sys {
 namespace {
 
@@ -72,6 +74,7 @@ void register_descriptor(int fd) noexcept {
 
 /// Closes a registered descriptor while its number still refers to the inode that was remembered for it.
 void close_registered(int fd, Slot* slot) noexcept {
+  const CancellationDisabled disabled;
   std::uint64_t inode = 0;
   std::uint64_t device = 0;
   if (slot != nullptr) {

@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "system/cancellation.hpp"
 #include "system/system.hpp"
 #include "system/system_call.hpp"
 
@@ -104,6 +105,7 @@ int read_to_end(int fd, std::string& output, std::size_t bytes_max, std::chrono:
 /// Reaps a child, which gets until then to end by itself. Somebody else may reap it first: a program that ignores
 /// SIGCHLD, say. Returns an errno.
 int reap(pid_t child, std::chrono::steady_clock::time_point until) {
+  const CancellationDisabled disabled;
   int error = 0;
   while (true) {
     int status = 0;

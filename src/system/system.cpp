@@ -21,6 +21,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "system/cancellation.hpp"
 #include "system/system_call.hpp"
 
 namespace sessionlock::sys {
@@ -219,6 +220,7 @@ Outcome write(int fd, const void* data, std::size_t size) {
 }
 
 Outcome write_without_signal(int fd, const void* data, std::size_t size) {
+  const CancellationDisabled disabled;  // for sigtimedwait(2)
   sigset_t limit;
   sigset_t before;
   sigset_t pending;

@@ -10,6 +10,7 @@
 
 #include <sys/stat.h>
 
+#include "system/cancellation.hpp"
 #include "system/descriptors.hpp"
 #include "system/system.hpp"
 
@@ -21,6 +22,7 @@ inline std::atomic<Interceptor*> g_interceptor{nullptr};
 /// Asks the interceptor, makes the call, retries it when a signal interrupted it, and saves errno.
 template <class F>
 Outcome invoke(CallInfo info, F&& call) {
+  const CancellationDisabled disabled;
   for (int attempt = 0;; ++attempt) {
     auto* const interceptor = g_interceptor.load(std::memory_order_acquire);
     Outcome outcome{-1, interceptor != nullptr ? interceptor->before(info) : 0};

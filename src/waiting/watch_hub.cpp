@@ -7,7 +7,6 @@
 #include <cstring>
 #include <mutex>
 #include <optional>
-#include <thread>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -15,6 +14,7 @@
 #include <sys/inotify.h>
 
 #include "process/procfs.hpp"
+#include "system/deadline.hpp"
 #include "system/per_process.hpp"
 
 namespace sessionlock {
@@ -251,7 +251,7 @@ Awakened sleep_until(Sleeper& sleeper, std::chrono::steady_clock::time_point unt
       sleeper.owner.reset();
       reason = Awakened::owner_ended;
     } else if (polled.refused) {
-      std::this_thread::sleep_until(std::min(until, std::chrono::steady_clock::now() + k_refused_poll_pause));
+      sessionlock::sleep_until(std::min(until, std::chrono::steady_clock::now() + k_refused_poll_pause));
       reason = Awakened::time;
     } else if (!polled.bell && !polled.events) {
       reason = Awakened::time;

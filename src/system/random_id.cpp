@@ -4,9 +4,9 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <mutex>
 #include <string_view>
 
+#include "system/mutex.hpp"
 #include "system/per_process.hpp"
 #include "system/system.hpp"
 
@@ -21,7 +21,7 @@ constexpr std::size_t k_prefix_bytes = 10;
 class IdSource {
  public:
   tl::expected<RandomId, std::error_code> next() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (count_ == 0) {
       const auto got = sys::getrandom(id_.data(), k_prefix_bytes);
       if (!got.ok() || static_cast<std::size_t>(got.value) != k_prefix_bytes) {
@@ -37,9 +37,9 @@ class IdSource {
   }
 
  private:
-  std::mutex mutex_;
-  RandomId id_{};  // the last one given
-  std::uint64_t count_{0};
+  Mutex mutex_;
+  RandomId id_ GUARDED_BY(mutex_){};  // the last one given
+  std::uint64_t count_ GUARDED_BY(mutex_){0};
 };
 PerProcess<IdSource> g_ids;
 

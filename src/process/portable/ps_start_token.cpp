@@ -87,13 +87,13 @@ std::optional<std::string> remembered_ps_start_token(pid_t pid) {
 }
 
 std::optional<std::string> StartTokenMemory::find(pid_t pid, Time now) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   const auto found = entries_.find(pid);
   return found != entries_.end() && now < found->second.until ? std::optional(found->second.token) : std::nullopt;
 }
 
 void StartTokenMemory::store(pid_t pid, const std::string& token, Time now) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (entries_.size() >= k_entries_max) {
     entries_.clear();
   }

@@ -6,12 +6,13 @@
 
 #include <chrono>
 #include <map>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
 
 #include <sys/types.h>
+
+#include "system/mutex.hpp"
 
 namespace sessionlock {
 
@@ -44,8 +45,8 @@ class StartTokenMemory {
     std::string token;
     Time until;
   };
-  std::mutex mutex_;
-  std::map<pid_t, Entry> entries_;
+  Mutex mutex_;
+  std::map<pid_t, Entry> entries_ GUARDED_BY(mutex_);
 };
 
 }  // namespace sessionlock

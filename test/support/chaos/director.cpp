@@ -1,0 +1,308 @@
+#include "chaos/director.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <exception>
+#include <fstream>
+#include <iostream>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include <sched.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <sessionlock/lock_manager.hpp>
+
+#include "chaos/judgement.hpp"
+#include "chaos/others.hpp"
+#include "chaos/writer.hpp"
+#include "lock_tools.hpp"
+#include "process.hpp"
+
+namespace sessionlock::test::chaos {
+namespace {
+
+using namespace std::chrono_literals;
+using Clock = std::chrono::steady_clock;
+
+/// Between two things done to a process.
+constexpr auto k_between_blows = 20ms;
+/// No process is stopped for longer.
+constexpr auto k_stop_max = 60ms;
+
+/// The next child gets this pid, if no process has it: `/proc/sys/kernel/ns_last_pid` is this namespace's own.
+void recycle(pid_t pid) {
+  std::ofstream("/proc/sys/kernel/ns_last_pid") << pid - 1;
+}
+
+class Director {
+ public:
+  Director(Channel& parent, const Plan& plan)
+      : parent_(parent),
+        plan_(plan),
+        directory_(TmpfsMount::mount("mode=0700").value()),
+        end_(Clock::now() + plan.duration),
+        random_(plan.seed),
+        pids_(plan.cast.size()) {}
+
+  /// Prints the figures; returns how many violations there were.
+  std::uint64_t run();
+
+ private:
+  void start(std::size_t slot);
+  /// Starts another process in the place of each that has ended.
+  void reap();
+  void resume_stopped();
+  void strike();
+  void look_for_dead_locks();
+  void finish();
+  void report() const;
+
+  struct Stopped {
+    std::size_t slot;
+    Clock::time_point until;
+  };
+  struct Suspect {
+    std::uint64_t inode{0};
+    Clock::time_point since{};
+  };
+
+  Channel& parent_;
+  const Plan& plan_;
+  World& world_{World::make()};
+  const TmpfsMount directory_;
+  const Clock::time_point end_;
+  std::mt19937_64 random_;
+  /// By slot; 0 for one without a process.
+  std::vector<pid_t> pids_;
+  std::vector<Stopped> stopped_{};
+  std::array<Suspect, k_sessions> suspects_{};
+  std::uint64_t kills_{0}, stops_{0}, starts_{0}, recycled_{0};
+  Clock::duration longest_dead_{};
+};
+
+void Director::start(std::size_t slot) {
+  const pid_t former = pids_[slot];
+  // The same number again, or one of a few; nothing here counts up to the maximum.
+  const pid_t wanted = former > 0 && random_() % 2 == 0 ? former : 20 + static_cast<pid_t>(random_() % 100);
+  recycle(wanted);
+  world_.slots[slot].incarnation.fetch_add(1);
+  world_.slots[slot].is_doomed.store(false);
+  const std::uint64_t seed = plan_.seed + ++starts_;
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    try {
+      plan_.cast[slot].make({world_, directory_.path(), slot, seed})->run();
+    } catch (const std::exception& error) {
+      world_.complain(std::string(plan_.cast[slot].name) + ": exception: " + error.what());
+    }
+    ::_exit(0);
+  }
+  if (pid < 0) {
+    world_.complain("fork failed");
+    return;
+  }
+  recycled_ += pid == former ? 1U : 0U;
+  pids_[slot] = pid;
+}
+
+void Director::reap() {
+  for (pid_t pid = 0; (pid = ::waitpid(-1, nullptr, WNOHANG)) > 0;) {
+    const auto found = std::find(pids_.begin(), pids_.end(), pid);
+    if (found == pids_.end()) {
+      continue;  // the child of one that has ended
+    }
+    const auto slot = static_cast<std::size_t>(found - pids_.begin());
+    std::erase_if(stopped_, [&](const Stopped& stopped) { return stopped.slot == slot; });
+    if (!world_.is_over.load()) {
+      start(slot);
+    } else {
+      *found = 0;
+    }
+  }
+}
+
+void Director::resume_stopped() {
+  std::erase_if(stopped_, [&](const Stopped& stopped) {
+    const bool is_due = Clock::now() >= stopped.until;
+    if (is_due) {
+      ::kill(pids_[stopped.slot], SIGCONT);
+    }
+    return is_due;
+  });
+}
+
+void Director::strike() {
+  const std::size_t slot = random_() % pids_.size();
+  if (random_() % 3 == 0) {
+    if (plan_.cast[slot].may_be_stopped && ::kill(pids_[slot], SIGSTOP) == 0) {
+      stopped_.push_back({slot, Clock::now() + std::chrono::milliseconds(random_() % k_stop_max.count())});
+      ++stops_;
+    }
+    return;
+  }
+  world_.slots[slot].is_doomed.store(true);
+  kills_ += ::kill(pids_[slot], SIGKILL) == 0 ? 1U : 0U;
+}
+
+void Director::look_for_dead_locks() {
+  const LockManager manager;
+  for (std::size_t number = 0; number < k_sessions; ++number) {
+    const auto path = session_path(directory_.path(), number);
+    const auto found = manager.inspect(path, {.malformed_grace = k_grace});
+    const std::uint64_t inode = found && found->removable ? inode_of(path.native() + ".lock") : 0;
+    Suspect& suspect = suspects_[number];
+    if (inode != suspect.inode) {
+      suspect = {inode, Clock::now()};
+    } else if (inode != 0) {
+      longest_dead_ = std::max(longest_dead_, Clock::now() - suspect.since);
+      if (Clock::now() - suspect.since > k_bound) {
+        world_.complain("nobody takes a dead lock over: " + found->explanation());
+        suspect.since = Clock::now();
+      }
+    }
+  }
+}
+
+std::uint64_t Director::run() {
+  for (std::size_t slot = 0; slot < pids_.size(); ++slot) {
+    start(slot);
+  }
+  auto next_blow = Clock::now();
+  auto next_look = Clock::now();
+  while (Clock::now() < end_) {
+    std::this_thread::sleep_for(2ms);
+    reap();
+    resume_stopped();
+    if (Clock::now() >= next_blow) {
+      strike();
+      next_blow = Clock::now() + k_between_blows;
+    }
+    if (Clock::now() >= next_look) {
+      look_for_dead_locks();
+      (void)parent_.tell("running");  // the parent's patience is bounded
+      next_look = Clock::now() + 100ms;
+    }
+  }
+  finish();
+  for (std::size_t number = 0; number < k_sessions; ++number) {
+    judge_session(world_, directory_.path(), number);
+  }
+  judge_directory(world_, directory_.path());
+  report();
+  return world_.violation_count();
+}
+
+void Director::finish() {
+  world_.is_over.store(true);
+  for (const pid_t pid : pids_) {
+    if (pid > 0) {
+      ::kill(pid, SIGCONT);
+    }
+  }
+  const auto patience = Clock::now() + k_timeout + k_patience;
+  while (std::any_of(pids_.begin(), pids_.end(), [](pid_t pid) { return pid > 0; })) {
+    reap();
+    (void)parent_.tell("running");
+    if (Clock::now() > patience) {
+      world_.complain("a process does not come to an end");
+      return;
+    }
+    std::this_thread::sleep_for(2ms);
+  }
+}
+
+void Director::report() const {
+  const auto ms = [](Clock::duration time) {
+    return std::chrono::duration_cast<std::chrono::milliseconds>(time).count();
+  };
+  const Figures& count = world_.figures;
+  std::cout << "chaos: " << count.acquisitions << " acquisitions, " << count.foreign_acquisitions
+            << " by other programs, " << count.refusals << " refused; " << count.records << " records acknowledged\n"
+            << "chaos: " << kills_ << " kills, " << stops_ << " stops, " << count.exits << " exits with the lock, "
+            << count.execs << " execs, " << count.heirs << " heirs, " << count.forks << " forks inside, " << starts_
+            << " starts, " << recycled_ << " of them with the pid of the one before\n"
+            << "chaos: " << count.planted << " dead locks planted, " << count.forced << " locks forced, " << count.lost
+            << " found lost, " << count.swept << " swept in " << count.sweeps << " sweeps\n"
+            << "chaos: taken over:";
+  for (std::size_t reason = 0; reason < k_stale_reason_count; ++reason) {
+    if (const auto reclaims = count.reclaims[reason].load(); reclaims > 0) {
+      std::cout << ' ' << to_string(static_cast<StaleReason>(reason)) << ' ' << reclaims << ';';
+    }
+  }
+  std::cout << " longest wait " << count.longest_wait_ms << " ms, longest seen dead " << ms(longest_dead_) << " ms\n";
+  const auto violations = world_.violation_count();
+  std::cout << "chaos: " << violations << " violations\n";
+  for (std::uint64_t i = 0; i < violations && !world_.violation(i).empty(); ++i) {
+    std::cout << "VIOLATION: " << world_.violation(i) << '\n';
+  }
+  std::cout << std::flush;
+}
+
+/// Runs a director as pid 1 of a PID namespace with a `/proc` of its own: when it ends, all its processes end. Takes
+/// longer than `run_in_namespaces` allows.
+int run_in_pid_namespace(Channel& parent, const Plan& plan) {
+  if (::unshare(CLONE_NEWPID | CLONE_NEWNS) != 0 || ::mount("", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
+    parent.tell("not allowed: a PID namespace");
+    return 0;
+  }
+  const pid_t inner = ::fork();
+  if (inner == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) != 0) {
+      parent.tell("not allowed: mounting /proc");
+      ::_exit(0);
+    }
+    const std::uint64_t violations = Director(parent, plan).run();
+    parent.tell(violations == 0 ? "over" : std::to_string(violations) + " violations");
+    std::cout.flush();
+    ::_exit(0);
+  }
+  int status = -1;
+  while (::waitpid(inner, &status, 0) < 0 && errno == EINTR) {
+  }
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+}
+
+std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
+  const char* const text = std::getenv(name);
+  return text != nullptr && *text != '\0' ? std::stoull(text) : otherwise;
+}
+
+}  // namespace
+
+Plan plan_from_environment(Cast cast) {
+  Plan plan{.duration = std::chrono::seconds{from_environment("SESSIONLOCK_CHAOS_SECONDS", 20)},
+            .seed = from_environment("SESSIONLOCK_CHAOS_SEED", std::random_device{}()),
+            .cast = std::move(cast)};
+  std::cout << "chaos: " << plan.duration.count() << " s with seed " << plan.seed << '\n' << std::flush;
+  return plan;
+}
+
+std::string perform(const Plan& plan) {
+  auto outer = ChildProcess::run([&](Channel& parent) { return run_in_pid_namespace(parent, plan); });
+  std::string answer;
+  while (auto line = outer.hear()) {  // "running", all the time, because each wait for a line is bounded
+    answer = std::move(*line);
+  }
+  return outer.wait().exited_with(0) ? answer : "it ended before its time, after: " + answer;
+}
+
+Cast chaos_cast() {
+  Cast cast(6, {.name = "writer", .make = make_actor<Writer>});
+  cast.insert(cast.end(), 2, {.name = "foreigner", .make = make_actor<Foreigner>, .may_be_stopped = false});
+  cast.push_back({.name = "sweeper", .make = make_actor<Sweeper>});
+  cast.push_back({.name = "forcer", .make = make_actor<Forcer>});
+  cast.push_back({.name = "planter", .make = make_actor<Planter>});
+  return cast;
+}
+
+}  // namespace sessionlock::test::chaos

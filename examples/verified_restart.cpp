@@ -178,7 +178,9 @@ int serve(const path& directory, std::uint16_t port) {
       std::clog << "waiting for port " << port << std::endl;
     }
   }
-  claim.file->release();
+  if (const auto released = claim.file->release(); !released) {
+    std::clog << released.error().message() << std::endl;  // the successor's own claim finds out what is there
+  }
   spawn_worker(directory, port);
   return 0;
 }

@@ -48,7 +48,7 @@ class SESSIONLOCK_API LockManager {
 
   /// Returns when the session is free or its lock could be taken away, without taking it.
   /// Blocking and errors: as `acquire`.
-  Result<void> wait_until_free(const std::filesystem::path& session, const AcquireOptions& options = {});
+  [[nodiscard]] Result<void> wait_until_free(const std::filesystem::path& session, const AcquireOptions& options = {});
 
   /// Writes under a hold of another process, an ancestor as a rule, that told its `lockId`. The handle's guarded writes
   /// check the inode and the id; its release removes nothing.
@@ -60,8 +60,8 @@ class SESSIONLOCK_API LockManager {
   /// Returns: what was removed. Errors: `Errc::locked` with the holder if it may be alive, or is inside a guarded write
   /// (even with `force`; the detail names the pid); `Errc::lost` if that acquisition has no lock, or not any more; the
   /// system's own error if the lock cannot be read.
-  Result<Inspection> force_release(const std::filesystem::path& session, std::string_view lock_id_or_pid,
-                                   bool force = false);
+  [[nodiscard]] Result<Inspection> force_release(const std::filesystem::path& session, std::string_view lock_id_or_pid,
+                                                 bool force = false);
 
   /// What this process holds, through any manager, and what it could not release.
   [[nodiscard]] std::vector<HeldLock> held() const;

@@ -59,9 +59,9 @@ class SESSIONLOCK_API PidFile {
 
   /// Removes the file if it is still this very claim's. Idempotent.
   /// Errors: `Errc::lost` if it is another's, or gone.
-  Result<void> release();
+  [[nodiscard]] Result<void> release();
   /// Sets the file's modification time to now. Errors: `Errc::lost`.
-  Result<void> touch();
+  [[nodiscard]] Result<void> touch();
   [[nodiscard]] bool owns() const noexcept;
   [[nodiscard]] const std::filesystem::path& path() const;
   [[nodiscard]] const PidRecord& record() const;

@@ -24,12 +24,12 @@ class SESSIONLOCK_API Sentinel {
 
   /// Sets it, atomically, to expire in `ttl`; replaces one that is there. Zero or less: as `clear`.
   /// Errors: `Errc::invalid_argument` beyond `k_sentinel_ttl_max`; those of writing.
-  Result<void> set(std::chrono::milliseconds ttl) const;
+  [[nodiscard]] Result<void> set(std::chrono::milliseconds ttl) const;
   /// Whether it stands now. Removes one that does not.
   /// Errors: it cannot be read, or is no regular file; `Errc::timed_out` if it is replaced at every look.
   [[nodiscard]] Result<bool> active() const;
   /// Takes it away; no error if it is not there.
-  Result<void> clear() const;
+  [[nodiscard]] Result<void> clear() const;
   [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
 
  private:

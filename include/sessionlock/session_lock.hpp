@@ -73,7 +73,7 @@ class SESSIONLOCK_API SessionLock {
   /// Blocking: while another thread is in a guarded write, or another process has the lock file's `flock`; 5 s at most.
   /// Errors: `Errc::lost` if the lock was no longer ours (nothing is removed, and this is final); `Errc::timed_out`, or
   /// a system error, after which it can be tried again.
-  Result<void> release();
+  [[nodiscard]] Result<void> release();
 
   /// Whether the lock is still ours on disk.
   /// Blocking: as `release`. Errors: `Errc::lost` if it is not; a system error if it cannot be told.
@@ -86,7 +86,7 @@ class SESSIONLOCK_API SessionLock {
   /// Blocking: as `release`, then as `write`. Errors: `Errc::lost`, `Errc::timed_out`, a system error, or `write`'s
   /// own.
   template <class F>
-  auto guarded(F&& write) const -> detail::GuardedResult<std::invoke_result_t<F&>>;
+  [[nodiscard]] auto guarded(F&& write) const -> detail::GuardedResult<std::invoke_result_t<F&>>;
 
   /// Whether this handle has a hold that has not ended as far as this process knows. Asks nobody; see `verify`.
   [[nodiscard]] bool owns() const noexcept;
@@ -101,7 +101,7 @@ class SESSIONLOCK_API SessionLock {
   /// Starts a program (posix_spawnp(3)) that inherits the witness: while it lives the lock is not stale, even if this
   /// process is killed. Release by this process ends the hold all the same.
   /// Returns: the child's pid. Errors: `Errc::lost`; what posix_spawn(3) says.
-  Result<pid_t> spawn_with(const char* file, char* const argv[], char* const envp[]) const;
+  [[nodiscard]] Result<pid_t> spawn_with(const char* file, char* const argv[], char* const envp[]) const;
 
  private:
   friend struct SessionLockAccess;

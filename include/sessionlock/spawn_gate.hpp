@@ -42,9 +42,10 @@ class SESSIONLOCK_API SpawnGate {
   /// Waits until whoever is at it is done, or dead, without taking the gate. With the `holder` that `try_enter` found:
   /// until that one is, even if another has entered since.
   /// Blocking: `timeout`. Errors: `Errc::timed_out` with the holder, `Errc::cancelled`.
-  Result<void> wait_until_done(std::chrono::milliseconds timeout, const std::optional<Inspection>& holder = {});
+  [[nodiscard]] Result<void> wait_until_done(std::chrono::milliseconds timeout,
+                                             const std::optional<Inspection>& holder = {});
   /// Sets the gate file's mtime to now, so that long work is not taken for stale. Errors: `Errc::lost`.
-  static Result<void> touch(const SessionLock& lock);
+  [[nodiscard]] static Result<void> touch(const SessionLock& lock);
 
  private:
   std::filesystem::path path_;

@@ -56,10 +56,10 @@ class SESSIONLOCK_API Transcript {
   /// `Errc::replaced_session` if the path names another file or none by now: open the transcript again to write there;
   /// `Errc::torn_transcript` under a joined lock; a system error. Where cutting off what was written failed as well,
   /// the detail says so, and the next append repairs it.
-  Result<AppendReport> append(std::string_view json);
+  [[nodiscard]] Result<AppendReport> append(std::string_view json);
   /// Appends several records in one write; all or none. Errors: as above; for `Errc::invalid_record` the detail names
   /// the first bad one, counted from 1.
-  Result<AppendReport> append(std::span<const std::string_view> records);
+  [[nodiscard]] Result<AppendReport> append(std::span<const std::string_view> records);
 
  private:
   struct State;

@@ -5,6 +5,7 @@ includes   an include points to a room above or to its own; the rooms are the fo
 headers    a public header includes only public headers, the standard library's, the system's and <tl/expected.hpp>
 proc       only the room `process` names a path below /proc
 errno      only the system calls' files read errno (and the command, where it calls the system itself)
+nodiscard  a public function that returns a result is [[nodiscard]]
 libraries  a library that is heavy to compile is included by the files that wrap it alone
 """
 
@@ -116,6 +117,31 @@ def check_errno(root):
             yield f"{relative}:{line_of(text, match.start())}: reads errno; only the files of the system calls do"
 
 
+RESULT = re.compile(r"\b(?:Result<|auto\b(?=[^;{]*->[^;{]*Result<))")
+FUNCTION_NAME = re.compile(r"[\s&*]*([A-Za-z_]\w*)\s*\(")
+
+
+def end_of_template(text, opening):
+    """The position behind the bracket that closes the one at `opening`."""
+    depth = 0
+    for position in range(opening, len(text)):
+        depth += {"<": 1, ">": -1}.get(text[position], 0)
+        if depth == 0:
+            return position + 1
+    return len(text)
+
+
+def check_nodiscard(root):
+    for path in sources(root, "include"):
+        text = without(path.read_text(), "comment", "raw", "string", "character")
+        for match in RESULT.finditer(text):
+            end = end_of_template(text, match.end() - 1) if match.group().endswith("<") else match.end()
+            name = FUNCTION_NAME.match(text, end)
+            start = max(text.rfind(mark, 0, match.start()) for mark in ";{}")
+            if name and "[[nodiscard]]" not in text[start + 1 : match.start()]:
+                yield f"{path.relative_to(root)}:{line_of(text, match.start())}: {name.group(1)} is not [[nodiscard]]"
+
+
 def check_libraries(root):
     for path in sources(root, "include", "src"):
         relative = path.relative_to(root).as_posix()
@@ -129,7 +155,7 @@ def check_libraries(root):
 
 CHECKS = {
     "includes": check_includes, "headers": check_headers, "proc": check_proc, "errno": check_errno,
-    "libraries": check_libraries,
+    "nodiscard": check_nodiscard, "libraries": check_libraries,
 }
 
 

@@ -1,4 +1,4 @@
-"""The checks of rooms.py, headers_alone.py and registered.py find what they are there to find."""
+"""The checks of rooms.py, doc_names.py, headers_alone.py and registered.py find what they are there to find."""
 
 import os
 import pathlib
@@ -6,6 +6,7 @@ import shlex
 import tempfile
 import unittest
 
+import doc_names
 import headers_alone
 import registered
 import rooms
@@ -72,6 +73,22 @@ class Rooms(unittest.TestCase):
         innocent = '#include <errno.h>\n// errno\nauto s = "errno"; int errno_of_x = 1\'000;'
         self.assertEqual(self.faults("errno", **{"src/upper/a.cpp": innocent}), [])
 
+    def test_a_public_result_that_may_be_ignored_is_a_fault(self):
+        header = "include/sessionlock/lower.hpp"
+        for declaration in (
+            "Result<void> f();", "[[nodiscard]] int g();\nSESSIONLOCK_API Result<std::vector<int>> f(int);",
+            "struct S {\n[[nodiscard]] S();\n  static Result<void> f() const;\n};", "[[nodiscard]] int g() { return 1; } Result<int> f();",
+            "template <class F> auto f(F&& g) const -> detail::GuardedResult<F>;",
+        ):
+            (found,) = self.faults("nodiscard", **{header: declaration})
+            self.assertIn(": f is not [[nodiscard]]", found)
+        for declaration in (
+            "[[nodiscard]] SESSIONLOCK_API Result<std::vector<int>> f(int);", "void f(Result<int> result);",
+            "template <class F>\n[[nodiscard]] auto f(F&& g) -> detail::GuardedResult<F>;", "auto f() -> int; struct Result {};",
+            "// Result<int> f();", "using R = Result<int>;", "[[nodiscard]] std::optional<Result<int>> x;",
+        ):
+            self.assertEqual(self.faults("nodiscard", **{header: declaration}), [], declaration)
+
     def test_a_heavy_library_outside_its_wrapper_is_a_fault(self):
         self.assertTrue(self.faults("libraries", **{"src/cli/commands/run.cpp": "#include <CLI/CLI.hpp>"}))
         self.assertEqual(self.faults("libraries", **{"src/cli/parser.cpp": "#include <CLI/CLI.hpp>"}), [])
@@ -104,6 +121,43 @@ class HeadersAlone(unittest.TestCase):
         self.assertIn("needs.hpp does not compile alone", faults["needs.hpp"])
         self.assertIn("redefinition", faults["twice.hpp"])
         self.assertEqual(faults["good.hpp"], "")
+
+
+class DocumentedNames(unittest.TestCase):
+    PAGE = """# Page
+It is published (`publish`), with `O_TMPFILE`, `dead-pid` and `sessionlock run`, by `Hold::release`.
+
+| in the model | step | function |
+|---|---|---|
+| `contend` | `seek` | `publish` |
+
+The end.
+"""
+
+    def faults(self, page, source):
+        with tempfile.TemporaryDirectory() as folder:
+            root = pathlib.Path(folder)
+            for name, text in {"docs/protocol.md": page, "src/room/a.cpp": source, "test/model/protocol.pml": "contend seek",
+                               "scripts/model": "", "include/sessionlock/a.hpp": ""}.items():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / name).write_text(text)
+            return list(doc_names.faults(root))
+
+    def test_names_that_exist_are_right(self):
+        self.assertEqual(self.faults(self.PAGE, "void publish(); void Hold::release();"), [])
+
+    def test_a_name_that_is_gone_is_a_fault(self):
+        (found,) = self.faults(self.PAGE, "void publish(); struct Hold {}; // release")
+        self.assertIn("names `Hold::release`", found)
+        self.assertEqual(len(self.faults(self.PAGE, "void Hold::release();")), 2, "in the text, and in the table")
+
+    def test_a_step_is_no_function_that_it_could_stand_for(self):
+        page = self.PAGE.replace("| `publish` |", "| `seek` |")
+        (found,) = self.faults(page, "void publish(); void Hold::release();")
+        self.assertIn("maps a step of the model to `seek`", found)
+
+    def test_a_page_without_the_table_is_a_fault(self):
+        self.assertEqual(len(self.faults("# Page\n", "")), 1)
 
 
 class Registered(unittest.TestCase):

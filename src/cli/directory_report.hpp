@@ -21,8 +21,8 @@ struct DirectoryArguments {
 /// `DIR`, `--recursive`, `--suffix` and `--json`. `check_suffix` returns why a suffix is refused; empty if it is not.
 void add_directory_options(OptionTable& table, DirectoryArguments& arguments, const Reader& check_suffix = {});
 
-/// Goes through the directory, with a progress bar where somebody looks on. Unlike the library's sweep this fails for a
-/// missing directory: somebody named it.
+/// Sweeps the directory, with a progress bar on a terminal. Unlike the library's sweep this fails for a missing
+/// directory, because the user named it.
 [[nodiscard]] Result<SweepReport> sweep_directory(const DirectoryArguments& arguments, std::string_view work);
 
 /// The directory as inspections have it in their paths.
@@ -31,7 +31,7 @@ void add_directory_options(OptionTable& table, DirectoryArguments& arguments, co
 /// Prints the report as one JSON document.
 void print_json(const DirectoryArguments& arguments, const SweepReport& report);
 
-/// Complains about every error, and returns the exit status: that of the first, or 0.
+/// Prints every error, and returns the exit status: that of the first, or 0.
 int fail_for(const SweepReport& report);
 
 /// The line for a directory in which nothing could be judged.

@@ -65,16 +65,16 @@ int exit_status(const std::error_code& code) {
   return k_failed;
 }
 
-void complain(std::string_view words) {
+void print_error(std::string_view words) {
   std::string line{"sessionlock: "};
   line += words;
   line += '\n';
-  // If even this cannot be written there is nobody left to tell.
+  // A message that cannot be written has no other place to go.
   static_cast<void>(std::fwrite(line.data(), 1, line.size(), stderr));
 }
 
 int fail(const Error& error) {
-  complain(error.message());
+  print_error(error.message());
   return exit_status(error.code);
 }
 

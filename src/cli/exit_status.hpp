@@ -32,9 +32,9 @@ inline constexpr int k_signal_base = 128;
 
 /// Writes one line to standard error: `sessionlock: ` and the words. In one write, so that lines of several processes
 /// do not mix.
-void complain(std::string_view words);
+void print_error(std::string_view words);
 
-/// Complains about an error and returns its exit status.
+/// Prints an error and returns its exit status.
 int fail(const Error& error);
 
 }  // namespace sessionlock::cli

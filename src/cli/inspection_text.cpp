@@ -49,7 +49,7 @@ Row row_of(const Inspection& inspection, const std::filesystem::path& directory)
           age_words(inspection),
           why.empty() ? "-" : why,
           label ? printable_text(*label) : "-",
-          path_below(inspection, directory)};
+          relative_to(inspection, directory)};
 }
 
 }  // namespace
@@ -174,7 +174,7 @@ std::string table(std::span<const Inspection> locks, const std::filesystem::path
   return text;
 }
 
-std::string path_below(const Inspection& inspection, const std::filesystem::path& directory) {
+std::string relative_to(const Inspection& inspection, const std::filesystem::path& directory) {
   const std::filesystem::path& path = inspection.session_path.empty() ? inspection.lock_path : inspection.session_path;
   const std::string prefix = (directory / "").native();
   const std::string& whole = path.native();

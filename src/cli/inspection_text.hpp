@@ -27,12 +27,13 @@ void write_json(JsonWriter& json, const std::filesystem::path& session, const Er
 /// A paragraph about one lock.
 [[nodiscard]] std::string describe(const Inspection& inspection, const Palette& palette);
 
-/// A table of locks, a line each, under a heading. Paths below `directory`, which is canonical, are told from there.
+/// A table of locks, a line each, under a heading. Paths below `directory`, which is canonical, are shown relative to
+/// it.
 [[nodiscard]] std::string table(std::span<const Inspection> locks, const std::filesystem::path& directory,
                                 const Palette& palette);
 
-/// The session's path from `directory` on, fit for a terminal; the lock's where the session is not known.
-[[nodiscard]] std::string path_below(const Inspection& inspection, const std::filesystem::path& directory);
+/// The session's path relative to `directory`, made printable; the lock's where the session is not known.
+[[nodiscard]] std::string relative_to(const Inspection& inspection, const std::filesystem::path& directory);
 
 [[nodiscard]] Colour colour_of(LockState state);
 

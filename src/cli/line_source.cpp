@@ -30,7 +30,7 @@ LineSource::Read LineSource::read_some() {
     return Read::end;
   }
   const int number = errno;
-  // Somebody who shares the descriptor may have made it non-blocking.
+  // A process that shares the descriptor may have made it non-blocking.
   if (number == EINTR || number == EAGAIN || number == EWOULDBLOCK) {
     return Read::nothing_now;
   }

@@ -41,9 +41,9 @@ int main(int argc, char** argv) {
   try {
     return sessionlock::cli::run_command_line({argv + std::min(argc, 1), argv + argc});
   } catch (const std::bad_alloc&) {
-    sessionlock::cli::complain("out of memory");
+    sessionlock::cli::print_error("out of memory");
   } catch (const std::exception& error) {
-    sessionlock::cli::complain(error.what());
+    sessionlock::cli::print_error(error.what());
   }
   return sessionlock::cli::k_failed;
 }

@@ -126,24 +126,24 @@ void protect_brackets(const Command& command, std::vector<std::string>& argument
   }
 }
 
-/// Complains about what stands where a command should, if it is none: the option library would only say that a command
-/// is missing.
+/// Whether the first word should be a command and is not; says so. The option library would only say that a command is
+/// missing.
 bool is_unknown_command(const Command& root, const std::vector<std::string>& arguments) {
   if (arguments.empty() || arguments.front().empty() || arguments.front().front() == '-' ||
       find_command(root.commands, arguments.front()) != nullptr) {
     return false;
   }
-  complain(fmt::format("'{}' is no command (see 'sessionlock --help')", printable_text(arguments.front())));
+  print_error(fmt::format("'{}' is no command (see 'sessionlock --help')", printable_text(arguments.front())));
   return true;
 }
 
-int complain_of(const CLI::App& app, std::string words) {
+int print_usage_error(const CLI::App& app, std::string words) {
   std::replace(words.begin(), words.end(), '\n', ' ');
   std::string named;
   for (auto commands = app.get_subcommands(); !commands.empty(); commands = commands.front()->get_subcommands()) {
     named += commands.front()->get_name() + " ";
   }
-  complain(fmt::format("{} (see 'sessionlock {}--help')", words, named));
+  print_error(fmt::format("{} (see 'sessionlock {}--help')", words, named));
   return k_usage;
 }
 
@@ -223,7 +223,7 @@ Parsed parse(const Command& root, const std::string& version, std::vector<std::s
     app.exit(wanted);
     return {{}, finish_output() ? k_done : k_io_error};
   } catch (const CLI::ParseError& error) {
-    return {{}, complain_of(app, error.what())};
+    return {{}, print_usage_error(app, error.what())};
   }
   if (command.program_action) {
     return {[&command, program = std::move(program)] { return command.program_action(program); }, k_done};

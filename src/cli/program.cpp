@@ -20,7 +20,8 @@ namespace sessionlock::cli {
 namespace {
 
 /// Whether the kernel has given a signal to the program already, because both are in the group it was meant for. The
-/// exception is the leader of a session: when the terminal hangs up it is told alone (POSIX, 11.1.10 Modem Disconnect).
+/// exception is the leader of a session: when the terminal hangs up only the leader gets SIGHUP (POSIX, 11.1.10 Modem
+/// Disconnect).
 bool program_has_it(const Caught& caught, pid_t program) {
   const bool alone = caught.number == SIGHUP && ::getsid(0) == ::getpid();
   return caught.from_kernel && !alone && ::getpgid(program) == ::getpgrp();
@@ -33,12 +34,12 @@ void forward(const Caught& caught, pid_t program) {
   // The program has not been reaped, so its pid is still its own.
   if (::kill(program, caught.number) != 0) {
     const std::error_code code{errno, std::system_category()};
-    complain(fmt::format("cannot forward signal {} ({}) to pid {}: {}", caught.number, ::strsignal(caught.number),
-                         program, code.message()));
+    print_error(fmt::format("cannot forward signal {} ({}) to pid {}: {}", caught.number, ::strsignal(caught.number),
+                            program, code.message()));
   }
 }
 
-/// As a shell would tell it.
+/// As a shell reports it.
 int exit_status_of(int wait_status) {
   return WIFSIGNALED(wait_status) ? k_signal_base + WTERMSIG(wait_status) : WEXITSTATUS(wait_status);
 }
@@ -115,14 +116,14 @@ void forget_handlers() noexcept {
   }
 }
 
-/// Hears the word, or the end of who would have said it.
-bool hear_go(int line) noexcept {
+/// Waits for the parent's word. Returns false if the parent ended instead.
+bool wait_for_start(int line) noexcept {
   char word{};
-  ssize_t heard = -1;
+  ssize_t received = -1;
   do {
-    heard = ::read(line, &word, 1);
-  } while (heard < 0 && errno == EINTR);
-  return heard == 1;
+    received = ::read(line, &word, 1);
+  } while (received < 0 && errno == EINTR);
+  return received == 1;
 }
 
 }  // namespace
@@ -138,12 +139,12 @@ std::vector<char*> pointers_to(std::vector<std::string>& strings) {
 }
 
 int program_failure(const std::error_code& code, const std::string& program) {
-  complain(fmt::format("cannot run '{}': {}", program, code.message()));
+  print_error(fmt::format("cannot run '{}': {}", program, code.message()));
   const bool missing = code == std::errc::no_such_file_or_directory || code == std::errc::not_a_directory;
   return missing ? k_not_found : k_cannot_execute;
 }
 
-int attend(pid_t program, SignalCatcher& signals) {
+int wait_forwarding_signals(pid_t program, SignalCatcher& signals) {
   // Whoever started us may have blocked it. The program was to inherit that; here it would mean to wait for ever.
   sigset_t only;
   ::sigemptyset(&only);
@@ -152,7 +153,7 @@ int attend(pid_t program, SignalCatcher& signals) {
   try {
     return wait_for(program, signals);
   } catch (const std::exception& error) {
-    complain(fmt::format("signals are not forwarded any more: {}", error.what()));
+    print_error(fmt::format("signals are not forwarded any more: {}", error.what()));
     return wait_plainly(program);
   }
 }
@@ -164,7 +165,7 @@ int take_ending_signal(SignalCatcher& signals) {
   return ending == caught.end() ? 0 : ending->number;
 }
 
-HeldProgram::HeldProgram(std::vector<std::string> command) {
+SuspendedChild::SuspendedChild(std::vector<std::string> command) {
   const std::vector<std::string> files = candidates(command.front());
   const std::vector<char*> arguments = pointers_to(command);
   std::array<int, 2> ends{};
@@ -184,7 +185,7 @@ HeldProgram::HeldProgram(std::vector<std::string> command) {
     ::close(line_.get());  // otherwise the child would wait for itself
     forget_handlers();
     ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    if (hear_go(child_line.get())) {
+    if (wait_for_start(child_line.get())) {
       const int reason = execute(files, arguments.data());
       static_cast<void>(!::write(child_line.get(), &reason, sizeof reason));
     }
@@ -196,20 +197,20 @@ HeldProgram::HeldProgram(std::vector<std::string> command) {
   }
 }
 
-HeldProgram::~HeldProgram() {
+SuspendedChild::~SuspendedChild() {
   end();
 }
 
-std::error_code HeldProgram::let_go() {
+std::error_code SuspendedChild::start() {
   const char word = '!';
-  // A child that is gone already tells so by how it ended. MSG_NOSIGNAL: that must not end us.
+  // Fails if the child is gone already, which its exit status will show. MSG_NOSIGNAL: that must not end this process.
   static_cast<void>(!::send(line_.get(), &word, 1, MSG_NOSIGNAL));
   int reason = 0;
-  ssize_t heard = -1;
+  ssize_t received = -1;
   do {
-    heard = ::recv(line_.get(), &reason, sizeof reason, MSG_WAITALL);  // its end: executed, or gone
-  } while (heard < 0 && errno == EINTR);
-  if (heard == ssize_t{sizeof reason}) {
+    received = ::recv(line_.get(), &reason, sizeof reason, MSG_WAITALL);  // its end: executed, or gone
+  } while (received < 0 && errno == EINTR);
+  if (received == ssize_t{sizeof reason}) {
     end();
     return {reason, std::system_category()};
   }
@@ -217,7 +218,7 @@ std::error_code HeldProgram::let_go() {
   return {};
 }
 
-void HeldProgram::end() noexcept {
+void SuspendedChild::end() noexcept {
   if (!is_held_ || pid_ < 0) {
     return;
   }

@@ -41,7 +41,7 @@ extern "C" void on_signal(int number, siginfo_t* info, void* /*context*/) {
     Origin none = Origin::none;
     slot.compare_exchange_strong(none, origin);
   }
-  // The flag first: who drains the pipe looks at the flags afterwards, and so cannot miss it.
+  // The flag first: `take` drains the pipe and looks at the flags afterwards, so it cannot miss one.
   poke(g_wake_fd.load());
 }
 

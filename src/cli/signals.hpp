@@ -1,7 +1,8 @@
 #pragma once
 
 /// \file
-/// Signals as something a loop can wait for, so that a lock is given up and a program told before this process goes.
+/// Signals as something a loop can wait for, so that a lock is released and a program notified before this process
+/// ends.
 
 #include <array>
 #include <csignal>
@@ -12,7 +13,7 @@
 
 namespace sessionlock::cli {
 
-/// What other processes send to end one, or to tell it something that would end it if it did not listen.
+/// The signals that other processes send to end a process, or to notify it, and that end it by default.
 inline constexpr std::array k_ending_signals{SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGABRT, SIGUSR1, SIGUSR2};
 
 /// An open descriptor, close-on-exec and numbered 3 or higher: a program that was started with its standard error
@@ -31,7 +32,7 @@ class OwnedFd {
   int fd_{-1};
 };
 
-/// Becomes readable when told so, for good or until drained. Throws `std::system_error` if it cannot be had.
+/// A descriptor that `wake` makes readable, until `drain`. Throws `std::system_error` if no pipe can be made.
 class WakePipe {
  public:
   WakePipe();
@@ -52,9 +53,9 @@ struct Caught {
   bool from_kernel{};
 };
 
-/// Catches signals as long as it lives. Those that were ignored before stay ignored, for that is a wish of whoever
-/// started this process (nohup(1), a shell's background job). Like the kernel, it keeps at most one of each number.
-/// At most one object at a time; one thread takes what was caught.
+/// Catches signals as long as it lives. Signals that were ignored before stay ignored, because the process that started
+/// this one chose so (nohup(1), a shell's background job). Like the kernel, it keeps at most one of each number. At
+/// most one object at a time; one thread takes what was caught.
 class SignalCatcher {
  public:
   explicit SignalCatcher(std::span<const int> signals);
@@ -100,7 +101,7 @@ void wait_readable(std::span<const int> fds);
 /// Whether reading it would not block now.
 [[nodiscard]] bool is_readable(int fd);
 
-/// Ends this process the way the signal would have, had nobody caught it: who waits for us learns the truth.
+/// Ends this process by the signal's default action, so that its parent sees which signal ended it.
 [[noreturn]] void die_of(int signal);
 
 }  // namespace sessionlock::cli

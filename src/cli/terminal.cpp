@@ -111,7 +111,7 @@ bool finish_output() {
   if (flushed && std::ferror(stdout) == 0) {
     return true;
   }
-  complain(fmt::format("cannot write to standard output{}", flushed ? "" : ": " + code.message()));
+  print_error(fmt::format("cannot write to standard output{}", flushed ? "" : ": " + code.message()));
   return false;
 }
 

@@ -46,10 +46,10 @@ class ProgressBar {
 /// Writes to standard output. What cannot be written is found by `finish_output`.
 void print(std::string_view text);
 
-/// Flushes standard output, for who reads along. Returns false if not everything could be written.
+/// Flushes standard output, for a reader at the other end of a pipe. Returns false if not everything could be written.
 [[nodiscard]] bool flush_output();
 
-/// Flushes standard output. Returns false, with a complaint, if not everything could be written.
+/// Flushes standard output. Prints an error and returns false if not everything could be written.
 [[nodiscard]] bool finish_output();
 
 }  // namespace sessionlock::cli

@@ -18,30 +18,30 @@ std::string holder_words(const Event& event, std::string words) {
 }
 
 /// `has_waited` is about the acquire under way, if there is one.
-void tell(const Event& event, bool& has_waited) {
+void print_event(const Event& event, bool& has_waited) {
   switch (event.kind) {
     case EventKind::contended:
       has_waited = true;
-      complain(holder_words(event, "waiting"));
+      print_error(holder_words(event, "waiting"));
       if (event.inspection) {
-        complain(event.inspection->explanation());
+        print_error(event.inspection->explanation());
       }
       break;
     case EventKind::waiting:
-      complain(holder_words(event, "still waiting after " + format_age(event.duration)));
+      print_error(holder_words(event, "still waiting after " + format_age(event.duration)));
       break;
     case EventKind::acquired:
       if (event.inspection) {
-        complain("took over a stale lock. " + event.inspection->explanation());
+        print_error("took over a stale lock. " + event.inspection->explanation());
       }
       if (std::exchange(has_waited, false)) {
-        complain(fmt::format("acquired after {}", format_age(event.duration)));
+        print_error(fmt::format("acquired after {}", format_age(event.duration)));
       }
       break;
     case EventKind::degraded:
-      complain(fmt::format("has to poll{}", event.error ? ": " + event.error->message() : ""));
+      print_error(fmt::format("has to poll{}", event.error ? ": " + event.error->message() : ""));
       break;
-    // These the commands tell themselves, whether they are verbose or not.
+    // The commands report these themselves, verbose or not.
     case EventKind::released:
     case EventKind::lost:
     case EventKind::overrun:
@@ -52,9 +52,9 @@ void tell(const Event& event, bool& has_waited) {
 
 }  // namespace
 
-std::function<void(const Event&)> narrator() {
+std::function<void(const Event&)> verbose_observer() {
   // Acquires follow each other here, and so do their events.
-  return [has_waited = false](const Event& event) mutable { tell(event, has_waited); };
+  return [has_waited = false](const Event& event) mutable { print_event(event, has_waited); };
 }
 
 }  // namespace sessionlock::cli

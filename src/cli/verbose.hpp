@@ -1,7 +1,7 @@
 #pragma once
 
 /// \file
-/// Tells on standard error what happens to a lock: `--verbose`.
+/// Prints on standard error what happens to a lock: `--verbose`.
 
 #include <functional>
 
@@ -9,7 +9,7 @@
 
 namespace sessionlock::cli {
 
-/// An observer that tells whom an acquire waits for, and what it took over.
-[[nodiscard]] std::function<void(const Event&)> narrator();
+/// An observer that prints which process an acquire waits for, and what it took over.
+[[nodiscard]] std::function<void(const Event&)> verbose_observer();
 
 }  // namespace sessionlock::cli

@@ -36,7 +36,7 @@ struct AppendArguments {
 
 using Records = std::span<const std::string_view>;
 
-/// Writes batches, each under the lock, which it takes and gives up as it was told.
+/// Writes batches, each under the lock, which it acquires for each batch or keeps (`--hold`).
 class BatchWriter {
  public:
   BatchWriter(const AppendArguments& arguments, std::stop_token stop)
@@ -75,7 +75,7 @@ class BatchWriter {
   static ManagerOptions manager_options(const AppendArguments& arguments) {
     ManagerOptions options = arguments.session.manager_options();
     if (arguments.acquire.verbose) {
-      options.observer = narrator();
+      options.observer = verbose_observer();
     }
     return options;
   }
@@ -123,8 +123,8 @@ class BatchWriter {
     }
     written_ += report->records;
     if (report->torn_bytes_moved > 0) {
-      complain(fmt::format("an incomplete last line was moved to {}.torn ({} bytes)",
-                           printable_text(lock_.session_path().native()), report->torn_bytes_moved));
+      print_error(fmt::format("an incomplete last line was moved to {}.torn ({} bytes)",
+                              printable_text(lock_.session_path().native()), report->torn_bytes_moved));
     }
     return {};
   }
@@ -148,8 +148,8 @@ bool is_record(std::string_view line) {
 
 /// Says which line stopped it and what became of the others.
 int refuse_line(std::uint64_t number, std::string_view words, std::uint64_t written) {
-  complain(fmt::format("line {} of the input is not one JSON value: {}; {} appended before it, none after", number,
-                       words, written == 1 ? "1 record" : fmt::format("{} records", written)));
+  print_error(fmt::format("line {} of the input is not one JSON value: {}; {} appended before it, none after", number,
+                          words, written == 1 ? "1 record" : fmt::format("{} records", written)));
   return k_bad_data;
 }
 
@@ -178,15 +178,15 @@ int fail_write(Error error, std::uint64_t written) {
   }
   const int status = fail(error);
   if (written > 0) {
-    complain(fmt::format("only the first {} appended",
-                         written == 1 ? "record was" : fmt::format("{} records were", written)));
+    print_error(fmt::format("only the first {} appended",
+                            written == 1 ? "record was" : fmt::format("{} records were", written)));
   }
   return status;
 }
 
 /// Why the input gave no more lines.
 int finish(const Batch& batch, BatchWriter& writer, SignalCatcher& signals) {
-  // Who named no session should hear it even if there was nothing to append.
+  // A session that cannot be meant is an error even if there was nothing to append.
   const bool had_nothing = batch.end == Batch::End::end && writer.written() == 0;
   const Result<void> released = had_nothing ? writer.check_session() : writer.release();
   const int status = released ? k_done : fail(released.error());

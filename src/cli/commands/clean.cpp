@@ -1,4 +1,4 @@
-// `sessionlock clean`: removes the locks that are nobody's.
+// `sessionlock clean`: removes stale locks.
 
 #include <sessionlock/lock_manager.hpp>
 #include <sessionlock/sweep.hpp>
@@ -31,7 +31,7 @@ std::string line_for(const Inspection& lock, bool dry_run, const std::filesystem
   const std::string_view word = lock.removed ? "removed" : would ? "would remove" : "kept";
   const std::string reasons = reason_words(lock);
   return fmt::format("{} {}{}\n    {}\n", palette.paint(colour_of(lock.state), word),
-                     palette.paint(Colour::bold, path_below(lock, directory)),
+                     palette.paint(Colour::bold, relative_to(lock, directory)),
                      reasons.empty() ? "" : fmt::format(" ({})", reasons), lock.explanation());
 }
 

@@ -42,13 +42,13 @@ int run_program(SessionLock& lock, std::vector<std::string> program, SignalCatch
   const Result<pid_t> started = lock.spawn_with(program.front().c_str(), pointers_to(program).data(), environ);
   int status = k_failed;
   if (started) {
-    status = attend(*started, signals);
+    status = wait_forwarding_signals(*started, signals);
   } else {
     const Error& error = started.error();
     status = error.code.category() == error_category() ? fail(error) : program_failure(error.code, program.front());
   }
   if (const Result<void> released = lock.release(); !released) {
-    complain(released.error().message());
+    print_error(released.error().message());
     status = status == k_done ? k_failed : status;
   }
   return status;
@@ -84,7 +84,7 @@ int gate(const GateArguments& arguments, const std::vector<std::string>& program
   const auto& holder = entry->holder;
   const std::string who =
       holder && holder->record.pid ? fmt::format("pid {}", *holder->record.pid) : std::string("another caller");
-  complain(fmt::format("not run: {} was at it already, and is done or dead", who));
+  print_error(fmt::format("not run: {} was at it already, and is done or dead", who));
   return k_done;
 }
 

@@ -1,4 +1,5 @@
-// `sessionlock pidfile`: claims and asks after PID files, and signals nobody but the process that is meant.
+// `sessionlock pidfile`: claims, inspects and removes PID files, and signals the process that a PID file names, never
+// another one.
 
 #include <sessionlock/pid_file.hpp>
 #include <sessionlock/process_signal.hpp>
@@ -52,12 +53,12 @@ struct PidFileArguments {
   bool if_dead{false};
 };
 
-int tell_running(const PidFileInspection& owner, bool ok_if_running) {
+int report_running(const PidFileInspection& owner, bool ok_if_running) {
   if (owner.state != PidFileState::alive) {
-    complain("not started: " + owner.explanation());
+    print_error("not started: " + owner.explanation());
     return k_locked;
   }
-  complain(fmt::format("already running (pid {})", owner.record.pid.value_or(0)));
+  print_error(fmt::format("already running (pid {})", owner.record.pid.value_or(0)));
   return ok_if_running ? k_done : k_locked;
 }
 
@@ -72,15 +73,15 @@ int clean_up(PidFile& file, const ProcessIdentity& owner, int status) {
   if (done) {
     return status;
   }
-  complain(done.error().message());
+  print_error(done.error().message());
   return status == k_done ? k_failed : status;
 }
 
-/// A signal up to the moment at which COMMAND is let go ends it, the claim and this process; a later one is COMMAND's.
+/// A signal that arrives before COMMAND is started ends it, the claim and this process; a later one is COMMAND's.
 int claim(const PidFileArguments& arguments, const std::vector<std::string>& program) {
   SignalCatcher signals{k_ending_signals};
   signals.add(SIGCHLD);
-  HeldProgram held{program};
+  SuspendedChild held{program};
   const Result<ProcessIdentity> owner = identify(held.pid());
   if (!owner) {
     return fail(owner.error());
@@ -102,13 +103,13 @@ int claim(const PidFileArguments& arguments, const std::vector<std::string>& pro
     return fail(claimed.error());
   }
   if (claimed->running) {
-    return tell_running(*claimed->running, arguments.ok_if_running);
+    return report_running(*claimed->running, arguments.ok_if_running);
   }
   PidFile& file = *claimed->file;
-  if (const std::error_code reason = held.let_go()) {
+  if (const std::error_code reason = held.start()) {
     return clean_up(file, *owner, program_failure(reason, program.front()));
   }
-  const int status = attend(held.pid(), signals);
+  const int status = wait_forwarding_signals(held.pid(), signals);
   return options.keep ? status : clean_up(file, *owner, status);
 }
 
@@ -160,16 +161,16 @@ int conclude(const Result<SignalReport>& report) {
     case SignalOutcome::signalled:
       return k_running;
     case SignalOutcome::gone:
-      complain("no such process: it has ended");
+      print_error("no such process: it has ended");
       return k_not_running;
     case SignalOutcome::recycled:
-      complain("refused: the pid belongs to another process now");
+      print_error("refused: the pid belongs to another process now");
       return k_dead_with_file;
     case SignalOutcome::unverifiable:
-      complain("refused: nothing verifies that this is the process that was meant (see --unverified)");
+      print_error("refused: nothing verifies that this is the process that was meant (see --unverified)");
       return k_cannot_tell;
     case SignalOutcome::refused:
-      complain("refused: this process is never signalled (pid 1, this command, the leader of its process group)");
+      print_error("refused: this process is never signalled (pid 1, this command, the leader of its process group)");
       return k_cannot_tell;
   }
   return k_cannot_tell;
@@ -184,7 +185,7 @@ int act(const PidFileArguments& arguments, F&& action) {
   }
   const auto process = recorded_process(found->record);
   if (!process) {
-    complain(found->explanation());
+    print_error(found->explanation());
     const bool gone = found->state == PidFileState::missing || found->state == PidFileState::stale;
     return gone ? k_not_running : k_cannot_tell;
   }
@@ -206,14 +207,15 @@ int stop(const PidFileArguments& arguments) {
     if (!is_over || arguments.keep || found.record.extra_fields.find(k_kept) != std::string::npos) {
       return status;
     }
-    // A file that names somebody alive by now is a successor's.
+    // A file that names a living process now is a successor's.
     const auto removed = remove_pid_file(arguments.file, RemoveWhose::own_or_stale);
     return removed || removed.error().code == Errc::locked ? status : fail(removed.error());
   });
 }
 
 int remove(const PidFileArguments& arguments) {
-  // Who says "my file" here is who called this command: a script that wrote its own pid, or that `claim` started.
+  // "One's own file" is that of the process which called this command: a script that wrote its own pid, or that `claim`
+  // started.
   const Result<ProcessIdentity> caller = identify(::getppid());
   if (!caller) {
     return fail(caller.error());
@@ -223,8 +225,8 @@ int remove(const PidFileArguments& arguments) {
   if (!removed && removed.error().code == Errc::locked) {
     const Result<PidFileInspection> found = inspect_pid_file(arguments.file);
     const bool is_dead = found && found->state == PidFileState::stale;
-    complain(fmt::format("not removed, since it is not the caller's: {}{}", removed.error().detail,
-                         is_dead && !arguments.if_dead ? " --if-dead removes it." : ""));
+    print_error(fmt::format("not removed, since it is not the caller's: {}{}", removed.error().detail,
+                            is_dead && !arguments.if_dead ? " --if-dead removes it." : ""));
     return k_locked;
   }
   return removed ? k_done : fail(removed.error());

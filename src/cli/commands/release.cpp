@@ -34,7 +34,7 @@ int release(const ReleaseArguments& arguments) {
     const Error& error = removed.error();
     const int status = fail(error);
     if (error.code == Errc::locked && error.holder) {
-      complain(error.holder->explanation());
+      print_error(error.holder->explanation());
     }
     return status;
   }

@@ -38,7 +38,7 @@ struct RunArguments {
 };
 
 /// The lock that an enclosing `run` holds for the same session, if there is one: waiting for it would be waiting for
-/// ourselves. The id alone tells, for it names one acquisition of one session.
+/// ourselves. The id alone decides, because it names one acquisition of one session.
 std::optional<Inspection> lock_of_enclosing_run(const LockManager& manager, const RunArguments& arguments) {
   const std::string id = environment("SESSIONLOCK_ID");
   if (id.empty()) {
@@ -51,7 +51,7 @@ std::optional<Inspection> lock_of_enclosing_run(const LockManager& manager, cons
   return std::move(*inspection);
 }
 
-/// This process's environment, with what COMMAND is told about the lock.
+/// This process's environment, with the variables that describe the lock to COMMAND.
 std::vector<std::string> environment_with(const SessionLock& lock, bool with_directory) {
   std::vector<std::pair<std::string, std::string>> told{
       {"SESSIONLOCK_SESSION=", lock.session_path().native()},
@@ -88,7 +88,7 @@ int run_program(const SessionLock& lock, std::vector<std::string>& program, bool
     const Error& error = started.error();
     return error.code.category() == error_category() ? fail(error) : program_failure(error.code, program.front());
   }
-  return attend(*started, signals);
+  return wait_forwarding_signals(*started, signals);
 }
 
 Result<SessionLock> acquire(LockManager& manager, const RunArguments& arguments, const SignalCatcher& signals) {
@@ -101,7 +101,7 @@ Result<SessionLock> acquire(LockManager& manager, const RunArguments& arguments,
 int run(const RunArguments& arguments, std::vector<std::string> program) {
   ManagerOptions manager_options = arguments.session.manager_options();
   if (arguments.acquire.verbose) {
-    manager_options.observer = narrator();
+    manager_options.observer = verbose_observer();
   }
   LockManager manager{manager_options};
   if (const std::optional<Inspection> ours = lock_of_enclosing_run(manager, arguments)) {
@@ -121,7 +121,7 @@ int run(const RunArguments& arguments, std::vector<std::string> program) {
   }
   int status = run_program(*lock, program, !manager_options.lock_directory.empty(), signals);
   if (const Result<void> released = lock->release(); !released) {
-    complain(released.error().message());
+    print_error(released.error().message());
     status = status == k_done ? k_failed : status;
   }
   return status;

@@ -1,4 +1,4 @@
-// `sessionlock status`: who holds sessions, and what an acquire would make of it.
+// `sessionlock status`: which process holds a session, and what an acquire would do.
 
 #include <sessionlock/lock_manager.hpp>
 
@@ -78,7 +78,7 @@ int status(const StatusArguments& arguments) {
   }
   for (const Look& look : looks) {
     if (!look.result) {
-      complain(look.result.error().message());
+      print_error(look.result.error().message());
     }
   }
   return exit_status(looks);

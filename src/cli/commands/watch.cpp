@@ -54,7 +54,7 @@ std::string line_for(const LockEvent& event, const std::filesystem::path& direct
   const bool was_read = event.lock.basis != Basis::no_file || record.pid;
   std::string line = fmt::format("{}  {}  {}  {}", format_rfc3339(event.time),
                                  palette.paint(colour_of(event.kind), fmt::format("{:<10}", to_string(event.kind))),
-                                 palette.paint(Colour::bold, path_below(event.lock, directory)),
+                                 palette.paint(Colour::bold, relative_to(event.lock, directory)),
                                  was_read ? owner_words(record) : "gone before it could be read");
   if (record.label) {
     line += " label " + quoted_text(*record.label);
@@ -100,11 +100,11 @@ int watch(WatchArguments arguments) {
   std::stop_source stop;
   const std::stop_callback on_signal(interruption.token(), [&stop] { stop.request_stop(); });
   arguments.options.stop = stop.get_token();
-  arguments.options.degraded = [](const Error& error) { complain("has to poll: " + error.message()); };
+  arguments.options.degraded = [](const Error& error) { print_error("has to poll: " + error.message()); };
   const Result<void> watched = watch_locks(arguments.directory, arguments.options, [&](const LockEvent& event) {
     print(arguments.json ? json_for(event) : line_for(event, directory, palette));
     if (!flush_output()) {
-      stop.request_stop();  // nobody reads on
+      stop.request_stop();  // the reader is gone
     }
   });
   return watched ? k_done : fail(watched.error());

@@ -4,8 +4,8 @@
 #include <utility>
 
 #include "hold/acquisition.hpp"
-#include "hold/hold.hpp"
 #include "hold/lock_queue.hpp"
+#include "hold/lock_share.hpp"
 #include "verdict/failure.hpp"
 
 namespace sessionlock {

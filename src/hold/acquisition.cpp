@@ -1,15 +1,14 @@
 #include "hold/acquisition.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
-#include <mutex>
 #include <utility>
 
-#include <fcntl.h>
 #include <fmt/core.h>
-#include <sys/stat.h>
 
+#include "hold/events.hpp"
+#include "hold/lock_share.hpp"
+#include "hold/yielding.hpp"
 #include "process/flock_holder.hpp"
 #include "process/process_probe.hpp"
 #include "process/this_process.hpp"
@@ -29,8 +28,6 @@ constexpr int k_relocations_max = 100;
 /// Looks without a pause in between, where something moved; a lock that is replaced without end is waited for like
 /// another.
 constexpr int k_quick_looks_max = 100;
-/// Between two looks for somebody who was let go first.
-constexpr std::chrono::microseconds k_give_way_step{30};
 /// How often an observer is told that the wait goes on.
 constexpr std::chrono::seconds k_report_interval_min{2};
 constexpr std::chrono::seconds k_report_interval_max{10};
@@ -58,18 +55,6 @@ Result<RecordSeed> make_seed(const AcquireOptions& options, const SessionLocatio
                     .created_at = sys::wall_clock(),
                     .max_hold = std::clamp(options.max_hold, std::chrono::milliseconds{1}, k_max_hold_max),
                     .label = options.label};
-}
-
-/// A handle's side of a share that a hold has given already.
-std::shared_ptr<LockShare> make_share(Hold& hold) {
-  try {
-    return std::make_shared<LockShare>();
-  } catch (...) {  // no memory
-    if (hold.forsake_share()) {
-      (void)hold.try_release();
-    }
-    throw;
-  }
 }
 
 /// Takes back what was just published, where there is no memory for a hold of it.
@@ -190,7 +175,9 @@ Result<std::optional<SessionLock>> Acquisition::answer(Admission&& admission, co
 }
 
 Result<std::optional<SessionLock>> Acquisition::contend(SessionLocation& location, Turn& turn) {
-  give_way(location);
+  if (!deadline_.is_single_try()) {
+    yield_to_waiters(location, deadline_.end(), options_.stop);
+  }
   RecordTexts texts;
   while (true) {
     if (options_.stop.stop_requested()) {
@@ -245,27 +232,6 @@ Result<bool> Acquisition::wait_until_gone(const SessionLocation& location) {
     }
     file_system_now_.reset();
   }
-}
-
-/// Whoever released a lock that others wait for lets one of them go first. Without this a process that releases and
-/// acquires in a loop is back before the others have woken up.
-void Acquisition::give_way(const SessionLocation& location) {
-  const HoldKeyView key = key_of(location);
-  const auto pause = deadline_.is_single_try() ? std::nullopt : take_owed_pause(key);
-  if (!pause) {
-    return;
-  }
-  const auto end = std::min(deadline_.end(), *pause);
-  const Place& lock = location.lock;
-  while (Deadline::Clock::now() < end && !options_.stop.stop_requested()) {
-    struct stat status {};
-    if (sys::fstatat(lock.directory->fd.get(), lock.name.c_str(), status, AT_SYMLINK_NOFOLLOW).ok()) {
-      settle_pause(key, true);
-      return;
-    }
-    sleep_until(Deadline::Clock::now() + k_give_way_step);
-  }
-  settle_pause(key, false);
 }
 
 /// The lock file is ours; now the session path must still lead to it.

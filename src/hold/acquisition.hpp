@@ -50,7 +50,6 @@ class Acquisition {
   [[nodiscard]] Result<std::optional<SessionLock>> attempt();
   /// Takes the location over once the lock is held.
   [[nodiscard]] Result<std::optional<SessionLock>> contend(SessionLocation& location, Turn& turn);
-  void give_way(const SessionLocation& location);
   [[nodiscard]] Result<std::optional<SessionLock>> settle(SessionLocation&& location, Turn& turn, PublishedFile&& file,
                                                           RecordSeed&& seed);
   [[nodiscard]] Result<Finding> look(const SessionLocation& location, bool take_away);

@@ -1,16 +1,19 @@
 #include "hold/hold.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
 #include <fcntl.h>
 
+#include "hold/events.hpp"
+#include "hold/exit_cleanup.hpp"
 #include "hold/lock_queue.hpp"
+#include "hold/yielding.hpp"
 #include "process/flock_holder.hpp"
 #include "protocol/inode_guard.hpp"
 #include "system/cancellation.hpp"
 #include "system/deadline.hpp"
-#include "system/file_status.hpp"
 #include "verdict/failure.hpp"
 #include "waiting/process_counters.hpp"
 
@@ -31,55 +34,6 @@ ThreadToken this_thread() noexcept {
   thread_local const ThreadToken token = ++last;
   return token;
 }
-
-// --- what a signal handler may do ------------------------------------------------------------------------------------
-
-Step HoldCore::look_at_descriptor() const noexcept {
-  struct stat status {};
-  const auto found = sys::fstat(fd, status);
-  if (found.ok()) {
-    return {identity_of(status) == file ? Step::Answer::done : Step::Answer::other};
-  }
-  // A closed number is not ours any more; a disk or server that does not answer (EIO, ESTALE) proves nothing, and to
-  // take it for the end would leave the lock behind for as long as this process lives.
-  // ENOENT is how a file system answers that knows paths, not files (FUSE's): there is none any more.
-  return found.error == EBADF || found.error == ENOENT ? Step{Step::Answer::other}
-                                                       : Step{Step::Answer::failed, sys::Call::fstat, found.error};
-}
-
-Step HoldCore::try_enter() const noexcept {
-  const Step looked = look_at_descriptor();
-  return looked.answer == Step::Answer::done ? try_enter_guard(directory, name, fd, file) : looked;
-}
-
-Step HoldCore::try_unlink() const noexcept {
-  if (const Step entered = try_enter(); entered.answer != Step::Answer::done) {
-    return entered;
-  }
-  InodeGuard guard = InodeGuard::of_locked(fd);
-  const auto unlinked = sys::unlinkat(directory, name);
-  if (unlinked.ok() || unlinked.error == ENOENT) {
-    guard.keep();  // the `flock` is on a file that nobody can find any more, and goes with the descriptor
-    return {};
-  }
-  return {Step::Answer::failed, sys::Call::unlinkat, unlinked.error};
-}
-
-Ending HoldCore::try_end() noexcept {
-  if (generation != sys::settled_generation()) {
-    return Ending::refused;
-  }
-  HoldPhase expected = HoldPhase::idle;
-  if (!phase.compare_exchange_strong(expected, HoldPhase::ending)) {
-    return expected == HoldPhase::ended ? Ending::was_ended : Ending::refused;
-  }
-  const Step::Answer answer = try_unlink().answer;
-  const bool has_ended = answer == Step::Answer::done || answer == Step::Answer::other;
-  phase.store(has_ended ? HoldPhase::ended : HoldPhase::idle);
-  return !has_ended ? Ending::refused : answer == Step::Answer::done ? Ending::released : Ending::lost;
-}
-
-// --- the hold --------------------------------------------------------------------------------------------------------
 
 Hold::Hold(HoldSetup&& setup) : setup_(std::move(setup)), record_(std::move(setup_.record)) {
   core_.fd = setup_.file.fd.get();
@@ -427,7 +381,7 @@ Result<void> Hold::release_now(Clock::time_point deadline) {
     // Asked when those who wait know already: who is gone by now has had what it waited for.
     if (released && has_waiting_mark(core_.fd, *setup_.location.lock.directory->traits)) {
       try {
-        owe_pause(key_of(setup_.location));
+        schedule_yield(key_of(setup_.location));
       } catch (...) {  // only politeness is lost
       }
     }

@@ -1,7 +1,8 @@
 #pragma once
 
 /// \file
-/// One hold of this process and what may be done with it.
+/// One hold of this process and what may be done with it. At its end it takes itself off the table of `lock_queue.hpp`,
+/// which has the holds.
 
 #include <atomic>
 #include <chrono>
@@ -19,6 +20,7 @@
 #include <sessionlock/process_identity.hpp>
 #include <sessionlock/session_lock.hpp>
 
+#include "hold/hold_core.hpp"
 #include "hold/record_draft.hpp"
 #include "protocol/inode_guard.hpp"
 #include "protocol/lock_file.hpp"
@@ -29,55 +31,11 @@ namespace sessionlock {
 /// How long a release, a guarded write or a verification waits for another that is under way.
 inline constexpr std::chrono::seconds k_hold_wait{5};
 
-/// What a hold is doing. One atomic word, because `flock` on one open file description does not exclude the threads of
-/// a process from each other, nor a thread from a signal handler.
-///
-///     idle ──► guarded ──► idle            a guarded write, by one thread
-///     idle ──► ending ──► ended            released, or lost
-///                   └───► idle             the release failed and can be tried again
-///     guarded ──► ended                    found lost on the way in
-enum class HoldPhase : int { idle, guarded, ending, ended };
-
 /// One thread, for as long as the process lives. Not `std::thread::id`: the id of a thread that has ended is given out
 /// again, and who has it next must not pass for the thread that acquired.
 using ThreadToken = std::uint64_t;
 inline constexpr ThreadToken k_no_thread = 0;
 [[nodiscard]] ThreadToken this_thread() noexcept;
-
-/// What became of an attempt to end a hold without waiting.
-enum class Ending {
-  refused,   ///< Something is under way, or the file cannot be removed: it goes on.
-  released,  ///< The file is gone.
-  lost,      ///< It was gone, or another's.
-  was_ended
-};
-
-/// Where clean-up finds a hold.
-using CleanupSlot = std::atomic<std::uintptr_t>;
-
-/// The part of a hold that clean-up at exit and in a signal handler may touch: no lock, no allocation.
-struct HoldCore {
-  std::atomic<HoldPhase> phase{HoldPhase::idle};
-  int fd{-1};
-  int directory{-1};
-  const char* name{nullptr};
-  FileIdentity file{};
-  std::uint64_t generation{0};
-  bool release_at_exit{true};
-  CleanupSlot* slot{nullptr};
-
-  /// Ends the hold if nothing is under way, without waiting for anything or anybody; what is busy is left to the
-  /// kernel, which drops the witness at death. Async-signal-safe.
-  Ending try_end() noexcept;
-  /// Locks the lock file's inode and checks that it still has its name. Async-signal-safe.
-  [[nodiscard]] Step try_enter() const noexcept;
-  /// Takes the lock file away, unless it is another's by now. Does not touch the phase. Async-signal-safe.
-  [[nodiscard]] Step try_unlink() const noexcept;
-  /// Whether the descriptor's number still refers to the lock file (`done`) or to something else or nothing (`other`):
-  /// programs that become daemons close numbers they never opened. Async-signal-safe.
-  [[nodiscard]] Step look_at_descriptor() const noexcept;
-  [[nodiscard]] bool owns_descriptor() const noexcept { return look_at_descriptor().answer == Step::Answer::done; }
-};
 
 /// What a hold is made of.
 struct HoldSetup {
@@ -203,23 +161,6 @@ class Hold : public std::enable_shared_from_this<Hold> {
   std::atomic<int> queued_{0};  // in the waiting room, which exists while this is not 0
   std::atomic<int> shares_{1};
   std::atomic<bool> is_announced_{setup_.joined};
-};
-
-/// One handle's share of a hold.
-struct LockShare {
-  std::shared_ptr<Hold> hold;
-  /// This acquisition is nested in another, and so took nothing over.
-  bool nested{false};
-  std::atomic<bool> released{false};
-
-  [[nodiscard]] Result<detail::GuardScope> enter_guard() const;
-  [[nodiscard]] Result<void> release();
-};
-
-/// For the library's own rooms: makes handles, and looks behind them.
-struct SessionLockAccess {
-  static SessionLock make(std::shared_ptr<LockShare> share) { return SessionLock(std::move(share)); }
-  static const std::shared_ptr<LockShare>& share(const SessionLock& lock) { return lock.share_; }
 };
 
 }  // namespace sessionlock

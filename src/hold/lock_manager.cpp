@@ -1,25 +1,22 @@
 #include <sessionlock/lock_manager.hpp>
 
-#include <algorithm>
 #include <cerrno>
-#include <charconv>
-#include <cstdlib>
+#include <utility>
 
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <fmt/core.h>
 #include <boost/filesystem/operations.hpp>
 
 #include "hold/acquisition.hpp"
+#include "hold/forced_release.hpp"
 #include "hold/hold.hpp"
 #include "hold/lock_queue.hpp"
+#include "hold/lock_share.hpp"
 #include "hold/signal_cleanup.hpp"
 #include "hold/watchdog.hpp"
-#include "process/flock_holder.hpp"
 #include "protocol/inspector.hpp"
 #include "protocol/lock_directory.hpp"
-#include "protocol/reclaim.hpp"
 #include "system/cancellation.hpp"
 #include "verdict/failure.hpp"
 
@@ -27,28 +24,6 @@ namespace sessionlock {
 namespace {
 
 using std::chrono::milliseconds;
-
-/// A reclaimer or a releaser is done in a moment; only a guarded write takes longer.
-constexpr milliseconds k_force_patience{250};
-
-/// Decimal digits and nothing else.
-std::optional<std::int64_t> parse_digits(std::string_view text) {
-  std::int64_t value = 0;
-  const bool digits = !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos;
-  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
-  return digits && parsed.ec == std::errc{} ? std::optional(value) : std::nullopt;
-}
-
-void read_environment(const char* name, milliseconds& duration) {
-  const char* text = std::getenv(name);  // NOLINT(concurrency-mt-unsafe): as any program that reads its environment
-  if (const auto value = text != nullptr ? parse_digits(text) : std::nullopt) {
-    duration = milliseconds{*value};
-  }
-}
-
-tl::unexpected<Error> no_lock(const std::filesystem::path& path, std::string operation) {
-  return failure(Errc::lost, std::move(operation), path, "there is no lock");
-}
 
 /// Why nothing could be created in a directory: of one that does not exist, in the nearest above it that does.
 std::error_code obstacle_in(std::filesystem::path directory) {
@@ -85,126 +60,7 @@ Inspection free_without_directory(const std::filesystem::path& session, const st
   return inspection;
 }
 
-/// Why this is not the acquisition that an operator named; empty if it is.
-std::string why_not_named(const LockRecord& record, std::string_view lock_id_or_pid) {
-  if (record.lock_id) {
-    return *record.lock_id == lock_id_or_pid ? ""
-                                             : fmt::format("the lock is not that acquisition but {}", *record.lock_id);
-  }
-  if (!record.pid) {
-    return "the lock names neither an acquisition nor a pid";
-  }
-  return std::to_string(*record.pid) == lock_id_or_pid
-             ? ""
-             : fmt::format("the lock has no lock id, and its pid is {}", *record.pid);
-}
-
-/// One removal by force, and how it went.
-class ForcedRelease {
- public:
-  ForcedRelease(const SessionLocation& location, std::string_view name, bool force)
-      : location_(location), name_(name), force_(force) {}
-
-  /// None: the lock is busy.
-  Result<std::optional<Inspection>> attempt() {
-    auto pinned = pin(location_.lock);
-    if (!pinned) {
-      return tl::unexpected(std::move(pinned).error());
-    }
-    if (!pinned->has_value()) {
-      return no_lock(location_.lock.path(), "release");
-    }
-    PinnedLock& lock = **pinned;
-    file_ = lock.file;
-    // Refuse before locking anything: whoever is refused must not delay the owner.
-    if (auto allowed = judge_and_check(lock); !allowed) {
-      return tl::unexpected(std::move(allowed).error());
-    }
-    auto ended = reclaim(location_.lock, lock, [&] { return judge_and_check(lock); });
-    if (!ended) {
-      return tl::unexpected(std::move(ended).error());
-    }
-    if (*ended == Reclaim::done) {
-      inspection_.removed = true;
-      return inspection_;
-    }
-    return *ended == Reclaim::busy ? Result<std::optional<Inspection>>(std::nullopt)
-                                   : no_lock(location_.lock.path(), "release");
-  }
-
-  [[nodiscard]] Error busy() const {
-    const auto pid = flock_holder(file_);
-    return {Errc::locked, "release", location_.lock.path(), inspection_,
-            pid ? fmt::format("a guarded write is under way; pid {} would have to be killed", *pid)
-                : "a guarded write is under way"};
-  }
-
- private:
-  Result<bool> judge_and_check(const PinnedLock& lock) {
-    // Age is no proof: without force only what is provably gone goes.
-    inspection_ =
-        judge(lock, location_.lock, {StalePolicy{.aged_unverified = AgedUnverified::keep}, is_held_here, std::nullopt});
-    inspection_.session_path = location_.session.path();
-    if (inspection_.cause) {
-      return tl::unexpected(
-          Error{inspection_.cause, "release", location_.lock.path(), inspection_, "the lock cannot be read"});
-    }
-    if (auto why_not = why_not_named(lock.record, name_); !why_not.empty()) {
-      return tl::unexpected(Error{Errc::lost, "release", location_.lock.path(), inspection_, std::move(why_not)});
-    }
-    if (!force_ && !inspection_.removable) {
-      return tl::unexpected(Error{Errc::locked, "release", location_.lock.path(), inspection_,
-                                  "its owner may be alive; force takes it away all the same"});
-    }
-    return true;
-  }
-
-  const SessionLocation& location_;
-  std::string_view name_;
-  bool force_;
-  FileIdentity file_{};
-  Inspection inspection_{};
-};
-
 }  // namespace
-
-AcquireOptions AcquireOptions::from_environment() {
-  AcquireOptions options;
-  read_environment("SESSIONLOCK_ACQUIRE_TIMEOUT_MS", options.timeout);
-  read_environment("SESSIONLOCK_STALE_MS", options.stale.stale_after);
-  read_environment("SESSIONLOCK_MAX_HOLD_MS", options.max_hold);
-  return options;
-}
-
-milliseconds max_hold_for(milliseconds timeout, milliseconds grace, milliseconds min) {
-  if (timeout >= k_max_hold_max || grace >= k_max_hold_max) {
-    return k_max_hold_max;
-  }
-  const milliseconds lowest{-k_max_hold_max};  // keeps the sum from overflowing
-  return std::min(std::max(min, std::max(timeout, lowest) + std::max(grace, lowest)), k_max_hold_max);
-}
-
-std::string_view to_string(EventKind kind) {
-  switch (kind) {
-    case EventKind::acquired:
-      return "acquired";
-    case EventKind::contended:
-      return "contended";
-    case EventKind::waiting:
-      return "waiting";
-    case EventKind::released:
-      return "released";
-    case EventKind::lost:
-      return "lost";
-    case EventKind::overrun:
-      return "overrun";
-    case EventKind::release_failed:
-      return "release-failed";
-    case EventKind::degraded:
-      return "degraded";
-  }
-  return "?";
-}
 
 LockManager::LockManager(ManagerOptions options) {
   if (!options.lock_directory.empty()) {
@@ -277,7 +133,7 @@ Result<SessionLock> LockManager::join(const std::filesystem::path& session, std:
     return tl::unexpected(std::move(pinned).error());
   }
   if (!pinned->has_value()) {
-    return no_lock(location->lock.path(), "join");
+    return failure(Errc::lost, "join", location->lock.path(), "there is no lock");
   }
   PinnedLock& lock = **pinned;
   if (lock.unreadable) {
@@ -304,19 +160,7 @@ Result<Inspection> LockManager::force_release(const std::filesystem::path& sessi
   if (!location) {
     return tl::unexpected(std::move(location).error());
   }
-  ForcedRelease release(*location, lock_id_or_pid, force);
-  Result<std::optional<Inspection>> attempt;
-  retry_until(std::chrono::steady_clock::now() + k_force_patience, [&] {
-    attempt = release.attempt();
-    return !attempt || attempt->has_value();
-  });
-  if (!attempt) {
-    return tl::unexpected(std::move(attempt).error());
-  }
-  if (!attempt->has_value()) {
-    return tl::unexpected(release.busy());
-  }
-  return std::move(**attempt);
+  return sessionlock::force_release(*location, lock_id_or_pid, force);
 }
 
 std::vector<HeldLock> LockManager::held() const {

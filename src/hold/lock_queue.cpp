@@ -1,14 +1,11 @@
 #include "hold/lock_queue.hpp"
 
 #include <algorithm>
-#include <array>
 #include <atomic>
-#include <cstdlib>
 #include <functional>
 #include <list>
 #include <mutex>
-#include <string_view>
-#include <thread>
+#include <string>
 #include <unordered_map>
 #include <utility>
 
@@ -18,13 +15,6 @@
 namespace sessionlock {
 namespace {
 
-struct HashKey {
-  using is_transparent = void;  // NOLINT(readability-identifier-naming): the name that the standard library looks for
-  std::size_t operator()(const HoldKeyView& key) const noexcept {
-    return std::hash<std::string_view>{}(key.name) ^ (key.directory.inode * 0x9e3779b97f4a7c15U) ^ key.directory.device;
-  }
-  std::size_t operator()(const HoldKey& key) const noexcept { return (*this)(HoldKeyView{key.directory, key.name}); }
-};
 struct HashFile {
   std::size_t operator()(const FileIdentity& file) const noexcept {
     return static_cast<std::size_t>((file.inode * 0x9e3779b97f4a7c15U) ^ file.device);
@@ -48,21 +38,10 @@ struct Entry {
   std::list<Ticket*> queue;
 };
 
-/// A full pause is a waiter's time to wake and publish on a busy machine; an unused one is followed by short ones.
-constexpr std::chrono::microseconds k_pause_full{12'000};
-constexpr std::chrono::microseconds k_pause_unused{200};
-constexpr std::size_t k_pauses_max = 1024;
-struct Pause {
-  std::optional<std::chrono::steady_clock::time_point> until{};
-  bool last_was_used{true};
-};
-
-using Entries = std::unordered_map<HoldKey, Entry, HashKey, std::equal_to<>>;
+using Entries = std::unordered_map<HoldKey, Entry, HashHoldKey, std::equal_to<>>;
 
 struct Table {
   std::mutex mutex;
-  std::unordered_map<HoldKey, Pause, HashKey, std::equal_to<>> pauses;
-  std::atomic<bool> ever_owed_pause{false};
   Entries entries;
   std::unordered_map<FileIdentity, int, HashFile> inodes;
   std::vector<std::shared_ptr<Hold>> failed;
@@ -96,10 +75,6 @@ void pass_on(Table& table, Entries::iterator found) {
 }
 
 }  // namespace
-
-HoldKeyView key_of(const SessionLocation& location) noexcept {
-  return {location.lock.directory->identity, location.lock.name};
-}
 
 Turn::~Turn() {
   if (key_) {
@@ -249,42 +224,6 @@ void retry_failed_releases() {
   table.failed_count.store(table.failed.size());
 }
 
-void owe_pause(const HoldKeyView& key) {
-  Table& table = g_table.get();
-  const std::lock_guard lock(table.mutex);
-  if (table.pauses.size() >= k_pauses_max) {
-    table.pauses.clear();  // only politeness is lost
-  }
-  table.ever_owed_pause.store(true);
-  Pause& pause = table.pauses[HoldKey{key.directory, std::string(key.name)}];
-  pause.until = std::chrono::steady_clock::now() + (pause.last_was_used ? k_pause_full : k_pause_unused);
-}
-
-std::optional<std::chrono::steady_clock::time_point> take_owed_pause(const HoldKeyView& key) {
-  Table& table = g_table.get();
-  if (!table.ever_owed_pause.load()) [[likely]] {
-    return std::nullopt;
-  }
-  const std::lock_guard lock(table.mutex);
-  const auto found = table.pauses.find(key);
-  const auto until = found != table.pauses.end() ? std::exchange(found->second.until, std::nullopt) : std::nullopt;
-  return until && *until > std::chrono::steady_clock::now() ? until : std::nullopt;
-}
-
-void settle_pause(const HoldKeyView& key, bool was_used) {
-  Table& table = g_table.get();
-  const std::lock_guard lock(table.mutex);
-  const auto found = table.pauses.find(key);
-  if (found == table.pauses.end()) {
-    return;  // cleared meanwhile, with many others
-  }
-  if (was_used) {
-    table.pauses.erase(found);
-  } else {
-    found->second.last_was_used = false;
-  }
-}
-
 bool is_held_here(const FileIdentity& file) {
   Table& table = g_table.get();
   const std::lock_guard lock(table.mutex);
@@ -315,104 +254,6 @@ std::vector<std::shared_ptr<Hold>> holds_of(const ManagerOptions& options) {
     }
   }
   return holds;
-}
-
-// --- clean-up at exit and in signal handlers -------------------------------------------------------------------------
-
-namespace {
-
-/// A place for one hold's address. The low bit is set while a handler works on it, and whoever wants to destroy the
-/// hold waits for that; the handler itself never waits.
-using Slot = CleanupSlot;
-constexpr std::uintptr_t k_in_use = 1;
-static_assert(alignof(HoldCore) > k_in_use);
-
-constexpr std::size_t k_slots_per_block = 64;
-struct Block {
-  std::array<Slot, k_slots_per_block> slots{};
-  Block* next{nullptr};
-};
-/// Blocks are only ever added, at the front, and never freed.
-std::atomic<Block*> g_blocks{nullptr};
-
-struct FreeSlots {
-  std::mutex mutex;
-  std::vector<Slot*> slots;
-  std::size_t capacity{0};
-};
-PerProcess<FreeSlots> g_free_slots;
-
-std::uintptr_t address_of(const HoldCore& core) {
-  return reinterpret_cast<std::uintptr_t>(&core);
-}
-
-void add_block(FreeSlots& free) {
-  auto* block = new Block;
-  free.capacity += k_slots_per_block;
-  free.slots.reserve(free.capacity);
-  for (Slot& slot : block->slots) {
-    free.slots.push_back(&slot);
-  }
-  block->next = g_blocks.load();
-  while (!g_blocks.compare_exchange_weak(block->next, block)) {
-  }
-}
-
-}  // namespace
-
-void register_for_cleanup(HoldCore& core) {
-  static const int registered = std::atexit(clean_up_holds);
-  (void)registered;
-  FreeSlots& free = g_free_slots.get();
-  const std::lock_guard lock(free.mutex);
-  if (free.slots.empty()) {
-    add_block(free);
-  }
-  core.slot = free.slots.back();
-  free.slots.pop_back();
-  core.slot->store(address_of(core));
-}
-
-void unregister_from_cleanup(HoldCore& core) noexcept {
-  Slot* const slot = std::exchange(core.slot, nullptr);
-  if (core.generation != sys::process_generation()) {
-    slot->store(0);  // in a child, where no handler of the parent's threads goes on working
-    return;
-  }
-  std::uintptr_t expected = address_of(core);
-  while (!slot->compare_exchange_weak(expected, 0)) {
-    expected = address_of(core);
-    std::this_thread::yield();  // a handler works on it in another thread
-  }
-  FreeSlots& free = g_free_slots.get();
-  const std::lock_guard lock(free.mutex);
-  free.slots.push_back(slot);  // has the capacity since its block was added
-}
-
-void clean_up_holds() noexcept {
-  for (Block* block = g_blocks.load(); block != nullptr; block = block->next) {
-    for (Slot& slot : block->slots) {
-      std::uintptr_t address = slot.load();
-      if (address == 0 || (address & k_in_use) != 0 || !slot.compare_exchange_strong(address, address | k_in_use)) {
-        continue;
-      }
-      auto* core = reinterpret_cast<HoldCore*>(address);  // NOLINT(performance-no-int-to-ptr): the low bit is a flag
-      if (core->release_at_exit) {
-        (void)core->try_end();
-      }
-      slot.store(address);
-    }
-  }
-}
-
-void notify(const ManagerOptions& options, const Event& event) noexcept {
-  if (options.observer) {
-    const sys::CancellationDisabled disabled;  // an exception that nobody may swallow would be swallowed here
-    try {
-      options.observer(event);
-    } catch (...) {  // an observer's trouble is not the lock's
-    }
-  }
 }
 
 }  // namespace sessionlock

@@ -2,18 +2,14 @@
 
 #include <utility>
 
+#include "hold/events.hpp"
 #include "hold/hold.hpp"
 #include "hold/lock_queue.hpp"
-#include "verdict/failure.hpp"
+#include "hold/lock_share.hpp"
 #include "waiting/process_counters.hpp"
 
 namespace sessionlock {
 namespace {
-
-tl::unexpected<Error> owns_nothing(const LockShare* share) {
-  return failure(Errc::lost, "use lock", share != nullptr ? share->hold->lock_path() : "",
-                 "this handle has released its lock");
-}
 
 /// What a handle that owns nothing shows. Never destroyed: handles may outlive static objects.
 template <class T>
@@ -57,24 +53,6 @@ void release_quietly(LockShare* share) noexcept {
 }
 
 }  // namespace
-
-Result<detail::GuardScope> LockShare::enter_guard() const {
-  if (released.load()) {
-    return owns_nothing(this);
-  }
-  return hold->enter_guard();
-}
-
-Result<void> LockShare::release() {
-  if (released.load()) {
-    return {};
-  }
-  auto dropped = hold->drop_share();
-  if (dropped || dropped.error().code == Errc::lost) {
-    released = true;
-  }
-  return dropped;
-}
 
 namespace detail {
 

@@ -3,7 +3,7 @@
 #include <csignal>
 #include <mutex>
 
-#include "hold/lock_queue.hpp"
+#include "hold/exit_cleanup.hpp"
 
 namespace sessionlock {
 namespace {

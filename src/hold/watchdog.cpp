@@ -6,6 +6,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "hold/events.hpp"
 #include "hold/hold.hpp"
 #include "hold/lock_queue.hpp"
 #include "system/cancellation.hpp"

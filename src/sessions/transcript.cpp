@@ -8,8 +8,8 @@
 #include <fcntl.h>
 #include <fmt/core.h>
 
-#include "hold/hold.hpp"
 #include "hold/lock_queue.hpp"
+#include "hold/lock_share.hpp"
 #include "protocol/lock_directory.hpp"
 #include "sessions/appended_file.hpp"
 #include "system/file_status.hpp"

@@ -33,7 +33,7 @@
 
 #include "events.hpp"
 #include "fairness.hpp"
-#include "hold/lock_queue.hpp"
+#include "hold/yielding.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
 #include "protocol/lock_directory.hpp"
@@ -744,7 +744,7 @@ TEST_CASE("a releaser pauses for those who wait, once, and not for long when nob
 }
 
 TEST_CASE("a pause that nobody used is followed by short ones, and one that somebody used by a long one") {
-  // Protects: what `Acquisition::give_way` says of a pause. Short is 200 us, long 12 ms.
+  // Protects: what `yield_to_waiters` records of a pause. Short is 200 us, long 12 ms.
   const TemporaryDirectory directory;
   const auto session = directory / "paused.jsonl";  // which no other test has owed a pause
   const SessionLocation location = value_or_throw(locate(session, {}));
@@ -753,9 +753,9 @@ TEST_CASE("a pause that nobody used is followed by short ones, and one that some
     std::optional<Clock::time_point> until;
     Clock::time_point end;
     for (int tries = 0; !until && tries < 1000; ++tries) {  // one that is over before it is asked for is none
-      owe_pause(key);
+      schedule_yield(key);
       end = Clock::now();
-      until = take_owed_pause(key);
+      until = take_pending_yield(key);
     }
     return until && *until > end + 1ms;
   };
@@ -768,7 +768,7 @@ TEST_CASE("a pause that nobody used is followed by short ones, and one that some
         }
         return 0;
       }));
-      owe_pause(key);
+      schedule_yield(key);
       (void)LockManager().acquire(session, waiting_for(1ms));
       return has_paused;
     });

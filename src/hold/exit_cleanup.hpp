@@ -1,0 +1,16 @@
+#pragma once
+
+/// \file
+/// Where exit and signal handlers find the holds of this process.
+
+#include "hold/hold_core.hpp"
+
+namespace sessionlock {
+
+/// Lets exit and signal handlers find a hold, from construction to destruction.
+void register_for_cleanup(HoldCore& core);
+void unregister_from_cleanup(HoldCore& core) noexcept;
+/// Ends every registered hold that may be ended and is idle. Async-signal-safe.
+void clean_up_holds() noexcept;
+
+}  // namespace sessionlock

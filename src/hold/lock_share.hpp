@@ -1,0 +1,41 @@
+#pragma once
+
+/// \file
+/// What stands between a handle and the hold that it shares with other handles.
+
+#include <atomic>
+#include <memory>
+#include <utility>
+
+#include <sessionlock/error.hpp>
+#include <sessionlock/session_lock.hpp>
+
+#include "hold/hold.hpp"
+
+namespace sessionlock {
+
+/// One handle's share of a hold.
+struct LockShare {
+  std::shared_ptr<Hold> hold;
+  /// This acquisition is nested in another, and so took nothing over.
+  bool nested{false};
+  std::atomic<bool> released{false};
+
+  /// Errors: `lost` once it was released; otherwise as `Hold::enter_guard`.
+  [[nodiscard]] Result<detail::GuardScope> enter_guard() const;
+  /// Idempotent. Errors: as `Hold::drop_share`.
+  [[nodiscard]] Result<void> release();
+};
+
+/// A handle's side of a share that a hold has given already. Throws `std::bad_alloc`; the share is given up then.
+[[nodiscard]] std::shared_ptr<LockShare> make_share(Hold& hold);
+/// The error of a handle that has no lock. Null: one that never had any.
+[[nodiscard]] tl::unexpected<Error> owns_nothing(const LockShare* share);
+
+/// For the library's own rooms: makes handles, and looks behind them.
+struct SessionLockAccess {
+  static SessionLock make(std::shared_ptr<LockShare> share) { return SessionLock(std::move(share)); }
+  static const std::shared_ptr<LockShare>& share(const SessionLock& lock) { return lock.share_; }
+};
+
+}  // namespace sessionlock

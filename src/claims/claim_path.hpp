@@ -11,7 +11,7 @@
 
 #include <sessionlock/error.hpp>
 
-#include "protocol/lock_directory.hpp"
+#include "protocol/directory.hpp"
 
 namespace sessionlock {
 

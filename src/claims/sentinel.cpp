@@ -12,7 +12,7 @@
 
 #include "claims/claim_path.hpp"
 #include "claims/sentinel.hpp"
-#include "protocol/lock_directory.hpp"
+#include "protocol/directory.hpp"
 #include "protocol/lock_file.hpp"
 #include "protocol/publication.hpp"
 #include "protocol/reclaim.hpp"

@@ -14,7 +14,7 @@
 
 #include "hold/lock_queue.hpp"
 #include "protocol/inspector.hpp"
-#include "protocol/lock_directory.hpp"
+#include "protocol/session_location.hpp"
 #include "waiting/waiter.hpp"
 
 namespace sessionlock {

@@ -8,7 +8,7 @@
 #include <sessionlock/error.hpp>
 #include <sessionlock/staleness.hpp>
 
-#include "protocol/lock_directory.hpp"
+#include "protocol/session_location.hpp"
 
 namespace sessionlock {
 

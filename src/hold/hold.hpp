@@ -25,6 +25,7 @@
 #include "protocol/inode_guard.hpp"
 #include "protocol/lock_file.hpp"
 #include "protocol/publication.hpp"
+#include "protocol/session_location.hpp"
 
 namespace sessionlock {
 

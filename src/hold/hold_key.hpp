@@ -8,7 +8,7 @@
 #include <string>
 #include <string_view>
 
-#include "protocol/lock_directory.hpp"
+#include "protocol/session_location.hpp"
 #include "record/witness.hpp"
 
 namespace sessionlock {

@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <boost/filesystem/operations.hpp>
 
 #include "hold/acquisition.hpp"
 #include "hold/forced_release.hpp"
@@ -16,8 +15,9 @@
 #include "hold/signal_cleanup.hpp"
 #include "hold/watchdog.hpp"
 #include "protocol/inspector.hpp"
-#include "protocol/lock_directory.hpp"
+#include "protocol/session_location.hpp"
 #include "system/cancellation.hpp"
+#include "system/paths.hpp"
 #include "verdict/failure.hpp"
 
 namespace sessionlock {
@@ -46,12 +46,11 @@ std::filesystem::path absolute_if_possible(const std::filesystem::path& path) {
 
 /// Where the lock of a session would be whose directory, or that of its lock, does not exist.
 Inspection free_without_directory(const std::filesystem::path& session, const std::filesystem::path& lock_directory) {
-  const sys::CancellationDisabled disabled;
-  boost::system::error_code ignored;
-  const auto absolute = absolute_if_possible(session);  // of a relative path Boost makes none
-  const auto canonical = boost::filesystem::weakly_canonical(boost::filesystem::path(absolute.native()), ignored);
+  std::error_code ignored;
+  const auto absolute = absolute_if_possible(session);  // of a relative path it makes none
+  const auto canonical = sys::weakly_canonical(absolute, ignored);
   Inspection inspection;
-  inspection.session_path = ignored ? absolute : std::filesystem::path(canonical.native());
+  inspection.session_path = ignored ? absolute : canonical;
   inspection.lock_path =
       lock_directory.empty()
           ? inspection.session_path.parent_path() / lock_name_beside(inspection.session_path.filename().native())

@@ -18,6 +18,7 @@
 
 #include "hold/hold.hpp"
 #include "hold/hold_key.hpp"
+#include "protocol/session_location.hpp"
 #include "record/witness.hpp"
 #include "waiting/waiter.hpp"
 

@@ -8,7 +8,7 @@
 
 #include <sessionlock/process_identity.hpp>
 
-#include "protocol/lock_directory.hpp"
+#include "protocol/directory.hpp"
 #include "record/lock_record_view.hpp"
 #include "system/random_id.hpp"
 #include "text/timestamp.hpp"

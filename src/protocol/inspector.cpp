@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "process/this_process.hpp"
+#include "protocol/session_location.hpp"
 #include "text/timestamp.hpp"
 #include "verdict/classify.hpp"
 
@@ -66,6 +67,14 @@ Inspection judge(const PinnedLock& pinned, const Place& place, const InspectionC
 Inspection judge(PinnedLock&& pinned, const Place& place, const InspectionContext& context) {
   const Evidence evidence = gather(pinned, place, context);
   return judge_record(std::move(pinned.record), evidence, place, context.policy);
+}
+
+std::filesystem::path session_path_of(const LockRecord& record, const Place& lock) {
+  if (record.session) {
+    return *record.session;
+  }
+  const std::string name = session_name_of_lock(lock.name);
+  return name.empty() ? std::filesystem::path() : lock.directory->path_of(name);
 }
 
 Inspection free_lock(const Place& place) {

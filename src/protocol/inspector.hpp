@@ -37,6 +37,10 @@ struct InspectionContext {
 /// The same for who needs the record no more.
 [[nodiscard]] Inspection judge(PinnedLock&& pinned, const Place& place, const InspectionContext& context);
 
+/// The session of a lock that was found by its name: the recorded one, or the one beside it; empty if its name is none
+/// that a session's lock has.
+[[nodiscard]] std::filesystem::path session_path_of(const LockRecord& record, const Place& lock);
+
 /// The inspection of a lock path at which there is nothing.
 [[nodiscard]] Inspection free_lock(const Place& place);
 

@@ -11,7 +11,7 @@
 #include <sessionlock/error.hpp>
 #include <sessionlock/lock_record.hpp>
 
-#include "protocol/lock_directory.hpp"
+#include "protocol/directory.hpp"
 #include "system/system.hpp"
 #include "text/timestamp.hpp"
 #include "verdict/classify.hpp"

@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-#include "protocol/lock_directory.hpp"
+#include "protocol/directory.hpp"
 
 namespace sessionlock {
 

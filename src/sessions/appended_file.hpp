@@ -14,7 +14,7 @@
 
 #include <sessionlock/error.hpp>
 
-#include "protocol/lock_directory.hpp"
+#include "protocol/directory.hpp"
 #include "system/file_status.hpp"
 #include "system/system.hpp"
 

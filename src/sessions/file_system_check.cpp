@@ -9,16 +9,15 @@
 #include <poll.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
-#include <boost/filesystem/operations.hpp>
 
 #include <sessionlock/lock_manager.hpp>
 
 #include "process/procfs.hpp"
-#include "protocol/lock_directory.hpp"
+#include "protocol/directory.hpp"
 #include "protocol/lock_file.hpp"
-#include "system/cancellation.hpp"
 #include "system/deadline.hpp"
 #include "system/file_status.hpp"
+#include "system/paths.hpp"
 #include "system/random_id.hpp"
 #include "text/timestamp.hpp"
 #include "verdict/failure.hpp"
@@ -52,12 +51,12 @@ class Scratch {
       return tl::unexpected(random_failure(id.error(), parent));
     }
     Scratch scratch;
-    scratch.path_ = (parent / (".sessionlock-doctor-" + *id)).native();
-    boost::system::error_code code;
-    boost::filesystem::create_directory(scratch.path_, code);
+    scratch.path_ = parent / (".sessionlock-doctor-" + *id);
+    std::error_code code;
+    sys::create_directory(scratch.path_, code);
     if (code) {
       scratch.path_.clear();
-      return failure({code.value(), std::system_category()}, "make a scratch directory", parent);
+      return failure(code, "make a scratch directory", parent);
     }
     auto opened = open_directory(scratch.path_.native());
     if (!opened) {
@@ -71,17 +70,17 @@ class Scratch {
   ~Scratch() {
     if (!path_.empty()) {
       directory_.reset();
-      boost::system::error_code ignored;
-      boost::filesystem::remove_all(path_, ignored);
+      std::error_code ignored;
+      sys::remove_all(path_, ignored);
     }
   }
 
   [[nodiscard]] int fd() const { return directory_->fd.get(); }
-  [[nodiscard]] std::filesystem::path path() const { return path_.native(); }
+  [[nodiscard]] std::filesystem::path path() const { return path_; }
 
  private:
   Scratch() = default;
-  boost::filesystem::path path_;
+  std::filesystem::path path_;
   DirectoryPtr directory_;
 };
 
@@ -286,13 +285,12 @@ std::string_view to_string(LockSafety safety) {
 }
 
 Result<FileSystemCheck> check_file_system(const std::filesystem::path& directory) {
-  const sys::CancellationDisabled disabled;
-  boost::system::error_code code;
-  const auto canonical = boost::filesystem::canonical(directory.native(), code);
+  std::error_code code;
+  const auto canonical = sys::canonical(directory, code);
   if (code) {
-    return failure({code.value(), std::system_category()}, "find directory", directory);
+    return failure(code, "find directory", directory);
   }
-  auto scratch = Scratch::make(canonical.native());
+  auto scratch = Scratch::make(canonical);
   if (!scratch) {
     return tl::unexpected(std::move(scratch).error());
   }
@@ -301,7 +299,7 @@ Result<FileSystemCheck> check_file_system(const std::filesystem::path& directory
     return failure(asked.code(), "fstatfs", directory);
   }
   FileSystemCheck check;
-  check.directory = canonical.native();
+  check.directory = canonical;
   check.type = file_system_name(file_system.type);
   check.local = is_local_file_system(file_system.type);
   if (auto examined = Examination(*scratch, check).run(); !examined) {

@@ -15,8 +15,8 @@
 #include "hold/lock_queue.hpp"
 #include "process/procfs.hpp"
 #include "protocol/inspector.hpp"
-#include "protocol/lock_directory.hpp"
 #include "protocol/lock_file.hpp"
+#include "protocol/session_location.hpp"
 #include "verdict/failure.hpp"
 #include "waiting/watch_hub.hpp"
 
@@ -149,7 +149,7 @@ class LockWatch {
       return pinned ? Seen::nothing : Seen::other;  // what is no lock file is not of interest here
     }
     Inspection inspection = judge(**pinned, place, {options_.stale, is_held_here, std::nullopt});
-    name_session(inspection, name);
+    inspection.session_path = session_path_of(inspection.record, place);
     if (const auto found = known_.find(name); found != known_.end() && !is_same_lock(found->second, **pinned)) {
       lose(name);
     }
@@ -224,20 +224,12 @@ class LockWatch {
     known_.erase(found);
   }
 
-  void name_session(Inspection& inspection, const std::string& name) const {
-    if (inspection.record.session) {
-      inspection.session_path = *inspection.record.session;
-    } else if (auto session = session_name_of_lock(name); !session.empty()) {
-      inspection.session_path = directory_->path_of(session);
-    }
-  }
-
   /// It came and went before it could be looked at.
   void tell_of_short_life(const std::string& name, const LockRecord& record = {}) {
     Inspection inspection;
     inspection.lock_path = directory_->path_of(name);
     inspection.record = record;
-    name_session(inspection, name);
+    inspection.session_path = session_path_of(inspection.record, {directory_, name});
     tell(LockEventKind::acquired, inspection);
     tell(LockEventKind::released, inspection);
   }

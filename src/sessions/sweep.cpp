@@ -11,17 +11,13 @@
 #include <utility>
 
 #include <fcntl.h>
-#include <boost/filesystem/directory.hpp>
-#include <boost/filesystem/operations.hpp>
 
 #include "hold/lock_queue.hpp"
 #include "protocol/inspector.hpp"
-#include "protocol/lock_directory.hpp"
 #include "protocol/lock_file.hpp"
-#include "protocol/publication.hpp"
 #include "protocol/reclaim.hpp"
 #include "protocol/temporary_name.hpp"
-#include "system/cancellation.hpp"
+#include "system/paths.hpp"
 #include "verdict/failure.hpp"
 
 namespace sessionlock {
@@ -192,19 +188,10 @@ void Sweep::take_in_below(const DirectoryPtr& root) {
 
 /// In descending order, to be taken from the back.
 std::vector<std::string> Sweep::list_subdirectories(const Directory& directory) {
-  namespace bfs = boost::filesystem;
-  const sys::CancellationDisabled disabled;
-  std::vector<std::string> names;
-  boost::system::error_code error;
-  for (bfs::directory_iterator at(directory.path, error), end; !error && at != end; at.increment(error)) {
-    boost::system::error_code ignored;
-    if (at->symlink_status(ignored).type() == bfs::directory_file) {
-      names.push_back(at->path().filename().native());
-    }
-  }
-  if (error && error != boost::system::errc::no_such_file_or_directory) {
-    findings_.errors.push_back(
-        {{error.value(), std::system_category()}, "list directories", directory.path, std::nullopt, {}});
+  std::error_code error;
+  std::vector<std::string> names = sys::subdirectories(directory.path, error);
+  if (error && error != std::errc::no_such_file_or_directory) {
+    findings_.errors.push_back({error, "list directories", directory.path, std::nullopt, {}});
   }
   std::sort(names.rbegin(), names.rend());
   return names;
@@ -230,11 +217,7 @@ void Examiner::inspect(const Place& place, Findings& findings) {
         continue;
       }
     }
-    if (inspection.record.session) {
-      inspection.session_path = *inspection.record.session;
-    } else if (auto name = session_name_of_lock(place.name); !name.empty()) {
-      inspection.session_path = place.directory->path_of(name);
-    }
+    inspection.session_path = session_path_of(inspection.record, place);
     if (inspection.basis == Basis::unreadable) {
       findings.errors.push_back({inspection.cause, "read lock", inspection.lock_path, std::nullopt, {}});
     }

@@ -10,7 +10,7 @@
 
 #include "hold/lock_queue.hpp"
 #include "hold/lock_share.hpp"
-#include "protocol/lock_directory.hpp"
+#include "protocol/directory.hpp"
 #include "sessions/appended_file.hpp"
 #include "system/file_status.hpp"
 #include "system/system.hpp"

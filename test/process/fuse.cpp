@@ -24,7 +24,7 @@
 #include "check_in.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
-#include "protocol/lock_directory.hpp"
+#include "protocol/directory.hpp"
 #include "sanitizers.hpp"
 #include "script.hpp"
 

@@ -29,7 +29,7 @@
 
 #include "lock_tools.hpp"
 #include "process.hpp"
-#include "protocol/lock_directory.hpp"
+#include "protocol/session_location.hpp"
 #include "script.hpp"
 
 namespace fs = std::filesystem;

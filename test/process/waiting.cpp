@@ -36,7 +36,7 @@
 #include "hold/yielding.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
-#include "protocol/lock_directory.hpp"
+#include "protocol/session_location.hpp"
 #include "protocol/lock_file.hpp"
 #include "script.hpp"
 #include "wake_ups.hpp"

@@ -15,7 +15,7 @@
 
 #include "lock_tools.hpp"
 #include "process.hpp"
-#include "protocol/lock_directory.hpp"
+#include "protocol/directory.hpp"
 #include "sanitizers.hpp"
 #include "script.hpp"
 

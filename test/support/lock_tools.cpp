@@ -59,6 +59,10 @@ Place place_in(const std::filesystem::path& directory, const std::string& name) 
   return {std::move(*opened), name};
 }
 
+SessionLocation located(const std::filesystem::path& session, const LocateOptions& options) {
+  return value_or_throw(locate(session, options));
+}
+
 std::vector<std::string> names_in(const std::filesystem::path& directory) {
   std::vector<std::string> names;
   for (const auto& entry : std::filesystem::directory_iterator(directory)) {

@@ -18,7 +18,7 @@
 #include <sessionlock/lock_record.hpp>
 
 #include "process.hpp"
-#include "protocol/lock_directory.hpp"
+#include "protocol/session_location.hpp"
 #include "script.hpp"
 #include "system/system.hpp"
 
@@ -51,6 +51,9 @@ template <class T>
 
 /// A name in a directory that is there.
 [[nodiscard]] Place place_in(const std::filesystem::path& directory, const std::string& name);
+
+/// Where a session and its lock are; throws if that cannot be told.
+[[nodiscard]] SessionLocation located(const std::filesystem::path& session, const LocateOptions& options = {});
 
 /// The names in a directory, sorted.
 [[nodiscard]] std::vector<std::string> names_in(const std::filesystem::path& directory);

@@ -1,68 +1,16 @@
 #pragma once
 
 /// \file
-/// Directories held open, and the one place that turns a session path into the names that count.
+/// The one place that turns a session path into the names that count.
 
-#include <atomic>
-#include <cstdint>
 #include <filesystem>
-#include <functional>
-#include <memory>
 #include <string>
-#include <string_view>
-#include <utility>
 
 #include <sessionlock/error.hpp>
 
-#include "protocol/file_system_traits.hpp"
-#include "record/witness.hpp"
-#include "system/system.hpp"
+#include "protocol/directory.hpp"
 
 namespace sessionlock {
-
-/// A directory, open as `O_PATH`, so that everything below is relative to it and a rename of it loses nothing. Shared
-/// by all holds there and closed with the last: an idle one would keep its file system from being unmounted.
-struct Directory {
-  Directory(sys::Fd opened, const FileIdentity& found, std::string canonical, std::shared_ptr<FileSystemTraits> known)
-      : fd(std::move(opened)), identity(found), path(std::move(canonical)), traits(std::move(known)) {}
-  Directory(const Directory&) = delete;
-  Directory& operator=(const Directory&) = delete;
-  ~Directory();
-
-  sys::Fd fd;
-  FileIdentity identity;
-  /// Canonical path when it was opened. Text, because taking a path to pieces costs more than the system calls here.
-  std::string path;
-  std::shared_ptr<FileSystemTraits> traits;
-  /// The program closed numbers it never opened, as some do that become daemons: this one may be somebody else's.
-  mutable std::atomic<bool> number_is_doubtful{false};
-
-  /// The path of something in it.
-  [[nodiscard]] std::filesystem::path path_of(const std::string& name) const;
-  /// It was removed: nothing can be created in it any more.
-  [[nodiscard]] bool is_removed() const;
-};
-using DirectoryPtr = std::shared_ptr<const Directory>;
-
-/// Opens a directory, or shares the one that is open already.
-/// Errors: those of `openat`, `fstat`, `fstatfs`; the path is in the error.
-[[nodiscard]] Result<DirectoryPtr> open_directory(const std::string& path);
-
-/// Opens a directory inside an open one, for this caller alone. A symbolic link is none, so a walk never leaves the
-/// tree. Errors: as `open_directory`.
-[[nodiscard]] Result<DirectoryPtr> open_subdirectory(const Directory& parent, const std::string& name);
-
-/// Tells every name in a directory. Lifetime of a name: the call it is told in. Errors: those of `openat`,
-/// `getdents64`.
-[[nodiscard]] Result<void> for_each_name(const Directory& directory, const std::function<void(std::string_view)>& tell);
-
-/// A name in a directory.
-struct Place {
-  DirectoryPtr directory;
-  std::string name;
-
-  [[nodiscard]] std::filesystem::path path() const { return directory->path_of(name); }
-};
 
 /// Where a session and its lock are, after all symbolic links.
 struct SessionLocation {

@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-
 #include "hold/acquisition.hpp"
 #include "hold/forced_release.hpp"
 #include "hold/hold.hpp"
@@ -16,7 +15,6 @@
 #include "hold/watchdog.hpp"
 #include "protocol/inspector.hpp"
 #include "protocol/session_location.hpp"
-#include "system/cancellation.hpp"
 #include "system/paths.hpp"
 #include "verdict/failure.hpp"
 

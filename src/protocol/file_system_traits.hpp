@@ -30,11 +30,11 @@ struct FileSystemTraits {
   std::atomic<bool> locks_tried{false};
   /// Witness and marks may be used: OFD locks exist and do not collide with `flock`.
   std::atomic<bool> record_locks{true};
-  /// Whether `names_apart` was tried out.
+  /// Whether `locks_are_per_name` was tried out.
   std::atomic<bool> names_tried{false};
   /// To the kernel each name of a file is a file of its own, with locks of its own, as on many FUSE file systems: the
   /// high-level interface of libfuse knows paths, not files.
-  std::atomic<bool> names_apart{false};
+  std::atomic<bool> locks_are_per_name{false};
   /// The inode number of an open file was seen to equal that of its name.
   std::atomic<bool> inodes_trusted{false};
 };

@@ -7,14 +7,14 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <sys/file.h>
 #include <sys/inotify.h>
 
 #include <sessionlock/lock_manager.hpp>
 
 #include "process/procfs.hpp"
 #include "protocol/directory.hpp"
-#include "protocol/lock_file.hpp"
+#include "protocol/file_system_trials.hpp"
+#include "protocol/inode_guard.hpp"
 #include "system/deadline.hpp"
 #include "system/file_status.hpp"
 #include "system/paths.hpp"
@@ -76,6 +76,8 @@ class Scratch {
   }
 
   [[nodiscard]] int fd() const { return directory_->fd.get(); }
+  /// The file that most is tried on.
+  [[nodiscard]] Place file() const { return {directory_, "file"}; }
   [[nodiscard]] std::filesystem::path path() const { return path_; }
 
  private:
@@ -114,10 +116,8 @@ class Examination {
       *fd = std::move(opened.fd);
     }
     struct stat opened {};
-    struct stat named {};
     check_.stable_inodes = sys::fstat(first_.get(), opened).ok() &&
-                           sys::fstatat(scratch_.fd(), "file", named, AT_SYMLINK_NOFOLLOW).ok() &&
-                           identity_of(opened) == identity_of(named);
+                           names_inode(scratch_.fd(), "file", identity_of(opened)).answer == Step::Answer::done;
     return {};
   }
 
@@ -126,10 +126,7 @@ class Examination {
     if (!opened.ok()) {
       return is_inconclusive(opened.error) ? fail(opened.code(), "openat") : Result<void>{};
     }
-    check_.nameless_files =
-        sys::linkat(opened.fd.get(), "", scratch_.fd(), "nameless", AT_EMPTY_PATH).ok() ||
-        sys::linkat(AT_FDCWD, descriptor_link(opened.fd.get()).data(), scratch_.fd(), "nameless", AT_SYMLINK_FOLLOW)
-            .ok();
+    check_.nameless_files = link_nameless(opened.fd.get(), scratch_.fd(), "nameless", Naming::untried).error == 0;
     return {};
   }
 
@@ -153,21 +150,13 @@ class Examination {
   }
 
   Result<void> try_locks() {
-    const auto locked = sys::flock(first_.get(), LOCK_EX | LOCK_NB);
-    if (!locked.ok() && is_inconclusive(locked.error)) {
-      return fail(locked.code(), "flock");
+    const auto trial = sessionlock::try_locks(first_.get(), second_.get(), scratch_.file());
+    if (!trial) {
+      return tl::unexpected(trial.error());
     }
-    check_.flock = locked.ok() && sys::flock(second_.get(), LOCK_EX | LOCK_NB).error == EWOULDBLOCK;
-    (void)sys::flock(first_.get(), LOCK_UN);
-    const auto record = sys::ofd_set_lock(first_.get(), F_WRLCK, k_witness_offset);
-    if (!record.ok() && is_inconclusive(record.error)) {
-      return fail(record.code(), "fcntl(F_OFD_SETLK)");
-    }
-    const auto seen = sys::ofd_get_lock(second_.get(), F_WRLCK, k_witness_offset);
-    check_.record_locks = record.ok() && seen.ok() && seen.value == F_WRLCK;
-    check_.independent_locks = check_.record_locks && sys::flock(second_.get(), LOCK_EX | LOCK_NB).ok();
-    (void)sys::flock(second_.get(), LOCK_UN);
-    (void)sys::ofd_set_lock(first_.get(), F_UNLCK, k_witness_offset);
+    check_.flock = trial->flock;
+    check_.record_locks = trial->record_locks;
+    check_.independent_locks = trial->independent;
     return {};
   }
 

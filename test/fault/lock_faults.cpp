@@ -110,7 +110,7 @@ void set_naming(const KnownTraits& traits, Setting setting) {
   }
   if (setting == Setting::apart) {
     traits.settle();
-    traits.get().names_apart.store(true);
+    traits.get().locks_are_per_name.store(true);
   } else {
     traits.forget();
   }

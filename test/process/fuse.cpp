@@ -88,7 +88,7 @@ TEST_CASE("where each name is a file to the kernel, that is noticed, and no witn
     const Session session;
     {
       const auto lock = held(try_lock(session.path));
-      REQUIRE_IN_CHILD(traits_at(session).names_apart.load());
+      REQUIRE_IN_CHILD(traits_at(session).locks_are_per_name.load());
       REQUIRE_IN_CHILD(!lock.record().witness);
       REQUIRE_IN_CHILD(lock.verify().has_value());
       REQUIRE_IN_CHILD(guards(lock));
@@ -99,7 +99,7 @@ TEST_CASE("where each name is a file to the kernel, that is noticed, and no witn
 }
 
 TEST_CASE("where each name is a file to the kernel, force waits for a guarded write, and fences the writer after it") {
-  // Protects: `Candidate::adopt_name`. Without it force came between a stopped writer's look and its write.
+  // Protects: `NamedLock::open`. Without it force came between a stopped writer's look and its write.
   on_fuse([](const fs::path&) {
     const Session session;
     auto holder = ChildProcess::run([&](Channel& parent) {
@@ -128,7 +128,7 @@ TEST_CASE("where each name is a file to the kernel, force waits for a guarded wr
 }
 
 TEST_CASE("where each name is a file to the kernel, a killed starter's program keeps the lock until its own end") {
-  // Protects: the witness that `Candidate::adopt_name` takes.
+  // Protects: the witness that `publish_by_name` takes.
   on_fuse([](const fs::path&) {
     const Session session;
     auto starter = ChildProcess::run([&](Channel& parent) {
@@ -151,7 +151,7 @@ TEST_CASE("where each name is a file to the kernel, a killed starter's program k
 
 TEST_CASE(
     "where each name is a file to the kernel, a lock that is taken away before it is opened by its name is lost") {
-  // Protects: the comparison in `Candidate::adopt_name`.
+  // Protects: the comparison in `NamedLock::open`.
   on_fuse([](const fs::path&) {
     const Session session;
     const auto owner = idle_process();
@@ -167,7 +167,8 @@ TEST_CASE(
 
 TEST_CASE(
     "where each name is a file to the kernel, another program's empty file is not taken for what is left of ours") {
-  // Protects: that `Candidate` asks for its own inode, because the beginning of every record is like every other's.
+  // Protects: that `NamedLock::is_ours` asks for the candidate's inode, because the beginning of every record is like
+  // every other's.
   on_fuse([](const fs::path&) {
     const Session session;
     for (const std::string_view begun : {"", "{\n  \"pid\": "}) {
@@ -215,7 +216,7 @@ TEST_CASE("where each name is a file to the kernel, a PID file is released under
 
 #if !SESSIONLOCK_THREAD_SANITIZER  // which cannot follow a raw clone(2)
 TEST_CASE("where each name is a file to the kernel, that is noticed beside a child that is just being started") {
-  // Protects: LOCK_UN in `Candidate::try_locks` and `try_names`.
+  // Protects: LOCK_UN in `LocksDropped` and `try_names_once`.
   //   1. A tries a flock through a second descriptor.   2. B, a child of another thread of the process, has a copy of
   //   that until its exec.   3. A closes its own.   4. A must not take B's flock for a sign that the names are one
   //   file.
@@ -234,7 +235,7 @@ TEST_CASE("where each name is a file to the kernel, that is noticed beside a chi
         return 0;
       });
       const auto lock = held(try_lock(session.path));
-      REQUIRE_IN_CHILD(child > 0 && traits_at(session).names_apart.load());
+      REQUIRE_IN_CHILD(child > 0 && traits_at(session).locks_are_per_name.load());
       ::kill(child, SIGKILL);
       ::waitpid(child, nullptr, 0);
       REQUIRE_IN_CHILD(guards(lock));
@@ -245,7 +246,7 @@ TEST_CASE("where each name is a file to the kernel, that is noticed beside a chi
 
 TEST_CASE(
     "where each name is a file to the kernel, a lock that was linked is opened by its name whatever others found out") {
-  // Protects: `Candidate::is_linked_`.
+  // Protects: that `publish_by_name` never renames.
   on_fuse([](const fs::path&) {
     const Session session;
     (void)held(try_lock(session.path));
@@ -261,7 +262,7 @@ TEST_CASE(
 
 TEST_CASE(
     "where each name is a file to the kernel, EPERM of a link is another's being faster, and not the want of links") {
-  // Protects: `Candidate::link_by_name`. sshfs says so of a name that came between the kernel's look and the server's.
+  // Protects: `link_by_name`. sshfs says so of a name that came between the kernel's look and the server's.
   on_fuse([](const fs::path&) {
     const Session session;
     (void)held(try_lock(session.path));
@@ -285,7 +286,7 @@ TEST_CASE(
 }
 
 TEST_CASE("where each name is a file to the kernel, a record that is not all there by the lock's name is an error") {
-  // Protects: the first comparison in `Candidate::adopt_name`.
+  // Protects: the second comparison in `NamedLock::open`.
   on_fuse([](const fs::path&) {
     const Session session;
     const Script script(once_before(opens_lock, [&] { fs::resize_file(session.lock, 7); }));
@@ -295,7 +296,7 @@ TEST_CASE("where each name is a file to the kernel, a record that is not all the
 }
 
 TEST_CASE("where each name is a file to the kernel, the record is written before it gets the lock's name") {
-  // Protects: `fsync` in `Candidate::write`.
+  // Protects: `sync` in `prepare`, per_name_locks.cpp.
   on_fuse([](const fs::path&) {
     const Session session;
     (void)held(try_lock(session.path));

@@ -36,8 +36,8 @@
 #include "hold/yielding.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
-#include "protocol/session_location.hpp"
 #include "protocol/lock_file.hpp"
+#include "protocol/session_location.hpp"
 #include "script.hpp"
 #include "wake_ups.hpp"
 

@@ -314,7 +314,7 @@ void KnownTraits::forget() const {
   traits_->locks_tried.store(false);
   traits_->record_locks.store(true);
   traits_->names_tried.store(false);
-  traits_->names_apart.store(false);
+  traits_->locks_are_per_name.store(false);
   traits_->inodes_trusted.store(false);
 }
 

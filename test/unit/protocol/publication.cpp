@@ -94,7 +94,7 @@ TEST_CASE("the name is taken exclusively on every kind of file system") {
       REQUIRE_IN_CHILD(traits.naming.load() == pretence.naming);
       // Protects: that the names are tried as soon as there are some, whatever was tried before.
       const bool is_named = pretence.naming == Naming::temporary_link || pretence.naming == Naming::temporary_rename;
-      REQUIRE_IN_CHILD(traits.names_tried.load() == is_named && !traits.names_apart.load());
+      REQUIRE_IN_CHILD(traits.names_tried.load() == is_named && !traits.locks_are_per_name.load());
     });
   }
 }
@@ -182,9 +182,10 @@ TEST_CASE("where flock collides with record locks there is no witness and no mar
     const TemporaryDirectory directory;
     const Place place = place_in(directory.path(), "s.lock");
     auto lock = [&] {
-      bool collided = false;
+      constexpr int k_flock_beside_record_locks = 4;
+      int flocks = 0;
       const Script script([&](const sys::CallInfo& info) {
-        return is(info, sys::Call::flock) && !std::exchange(collided, true) ? EWOULDBLOCK : 0;
+        return is(info, sys::Call::flock) && ++flocks == k_flock_beside_record_locks ? EWOULDBLOCK : 0;
       });
       return published(place);
     }();
@@ -198,7 +199,7 @@ TEST_CASE("where flock collides with record locks there is no witness and no mar
 }
 
 TEST_CASE("a flock that keeps nobody out is not taken for a lock") {
-  // Protects: the second `flock` of `Candidate::try_locks`. Before it the first is let go, as if it had not been there.
+  // Protects: the second `flock` of `try_exclusion`. Before it the first is dropped, as if it had not been there.
   in_fresh_process([] {
     const TemporaryDirectory directory;
     int flocks = 0;
@@ -265,7 +266,7 @@ TEST_CASE("where an open file's inode is not that of its name, the file system i
 }
 
 TEST_CASE("a lock that a cleaner removes and another replaces at once is not taken for a bad file system") {
-  // Protects: the comparison of lock ids in `Candidate::check_inode_identity`.
+  // Protects: the comparison of lock ids in `check_inode_once`.
   for (const bool replaced : {true, false}) {
     in_fresh_process([replaced] {
       const TemporaryDirectory directory;
@@ -364,7 +365,7 @@ TEST_CASE("short writes make a whole record, and a file system that takes nothin
 }
 
 TEST_CASE("a link or rename that was made and whose reply was lost counts") {
-  // Protects: `Candidate::has_its_name` in `link_temporary`.
+  // Protects: `has_its_name` in `Candidate::link_temporary`.
   for (const bool by_rename : {false, true}) {
     in_fresh_process([by_rename] {
       const TemporaryDirectory directory;

@@ -1,0 +1,83 @@
+#pragma once
+
+/// \file
+/// A file that is to be published, from its creation until it has its name.
+
+#include <optional>
+#include <string>
+
+#include "protocol/publication.hpp"
+#include "protocol/temporary_name.hpp"
+
+namespace sessionlock {
+
+/// A file without a name, or under a temporary one, which goes when this goes. The steps are taken in this order.
+/// Errors of each: those of the calls; `Errc::unsupported_file_system`.
+class Candidate {
+ public:
+  Candidate(const Place& place, const Publication& publication) : place_(place), publication_(publication) {}
+  Candidate(const Candidate&) = delete;
+  Candidate& operator=(const Candidate&) = delete;
+
+  /// Makes the file: nameless, where the file system allows that.
+  [[nodiscard]] Result<void> create();
+  /// Finds out, once for each file system, what its locks can do.
+  [[nodiscard]] Result<void> try_locks_once();
+  /// Takes the witness, if there is to be one and the file system can carry one. It comes before the record that
+  /// declares it.
+  [[nodiscard]] Result<void> take_witness();
+  [[nodiscard]] Result<void> write();
+  /// An errno: 0 named, EEXIST contended, others as they are.
+  [[nodiscard]] int give_name();
+
+  /// The time by this file system when the file was made.
+  [[nodiscard]] WallTime made() const { return made_; }
+  /// The temporary name; null: it has none.
+  [[nodiscard]] const TemporaryName* temporary() const { return temporary_ ? &*temporary_ : nullptr; }
+  /// The file was made and cannot be found: a sweep took it for left over, or nothing leads to a nameless file here.
+  [[nodiscard]] bool is_lost(const std::error_code& why) const {
+    return fd_ && !may_be_nameless() && why == std::errc::no_such_file_or_directory;
+  }
+  [[nodiscard]] const sys::Fd& fd() const { return fd_; }
+  [[nodiscard]] const FileIdentity& file() const { return file_; }
+  [[nodiscard]] const std::string& content() const { return content_; }
+  [[nodiscard]] bool has_its_name() const;
+  /// Gives the descriptor up, where its number may be what is wanting.
+  void close() { fd_.reset(); }
+  /// The file that was published.
+  [[nodiscard]] PublishedFile take() { return {std::move(fd_), file_, has_witness_}; }
+
+ private:
+  [[nodiscard]] int directory() const { return place_.directory->fd.get(); }
+  [[nodiscard]] FileSystemTraits& traits() const { return *place_.directory->traits; }
+  [[nodiscard]] bool may_be_nameless() const {
+    const Naming naming = traits().naming.load();
+    return naming != Naming::temporary_link && naming != Naming::temporary_rename;
+  }
+  [[nodiscard]] int link_temporary();
+
+  const Place& place_;
+  const Publication& publication_;
+  sys::Fd fd_;
+  std::optional<TemporaryName> temporary_{};
+  FileIdentity file_;
+  WallTime made_{};
+  std::string content_;
+  bool has_witness_{false};
+};
+
+/// Checks, once for each file system, that an open file has the inode number of its name: nothing could be verified
+/// otherwise. Where it has not, the lock that was just published is taken back.
+/// Errors: `Errc::unsupported_file_system`; those of the calls.
+[[nodiscard]] Result<void> check_inode_once(const Place& place, const PublishedFile& published,
+                                            const std::string& content);
+
+/// What it means that a candidate could not be made, or could not be given its name, for an errno. None: it was swept
+/// away, or the file system needs another kind, and another candidate is to be made.
+[[nodiscard]] Result<std::optional<PublishAttempt>> judge_preparing_failure(const Place& place,
+                                                                            const Candidate& candidate, Error error);
+[[nodiscard]] Result<std::optional<PublishAttempt>> judge_naming_failure(const Place& place, int error);
+
+[[nodiscard]] tl::unexpected<Error> unsupported_file_system(const Place& place, std::string detail);
+
+}  // namespace sessionlock

@@ -445,6 +445,15 @@ LockRecord parse_lock_record(std::string_view json) {
   return kept.workspace.read(json);
 }
 
+bool is_lock_field(std::string_view name) {
+  return field_named(name) != Field::unknown;
+}
+
+bool begins_lock_field(std::string_view name) {
+  return std::any_of(k_field_names.begin(), k_field_names.end(),
+                     [&](std::string_view field) { return field.starts_with(name); });
+}
+
 LockRecordView view_of(const LockRecord& record) {
   return {.pid = record.pid,
           .created_at = record.created_at,

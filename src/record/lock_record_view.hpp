@@ -37,4 +37,9 @@ struct LockRecordView {
 /// As `format_lock_record`.
 [[nodiscard]] std::string format_lock_record_view(const LockRecordView& record);
 
+/// Whether a lock record has a member of this name.
+[[nodiscard]] bool is_lock_field(std::string_view name);
+/// Whether a member of a lock record has a name that begins like this.
+[[nodiscard]] bool begins_lock_field(std::string_view name);
+
 }  // namespace sessionlock

@@ -30,8 +30,8 @@ std::optional<std::string> token_of(const ProcessIdentity& identity) {
 }
 
 /// What a pinned file means now.
-PidFileInspection judge(const PinnedFile& pinned, const std::filesystem::path& path, const PidFilePolicy& policy) {
-  PidRecord record = parse_pid_record(pinned.text);
+PidFileInspection judge(const FileContent& content, const std::filesystem::path& path, const PidFilePolicy& policy) {
+  PidRecord record = parse_pid_record(content.text);
   Liveness liveness = Liveness::unknown;
   std::optional<std::string> token;
   if (record.pid) {
@@ -45,7 +45,7 @@ PidFileInspection judge(const PinnedFile& pinned, const std::filesystem::path& p
 }
 
 /// Whether the file names nobody for so long that it is no claim in progress.
-bool is_abandoned(const PinnedFile& pinned, const Place& place, const PidFileInspection& found, milliseconds grace) {
+bool is_abandoned(const PinnedInode& pinned, const Place& place, const PidFileInspection& found, milliseconds grace) {
   if (found.state != PidFileState::invalid || found.record.pid) {
     return false;
   }
@@ -54,21 +54,20 @@ bool is_abandoned(const PinnedFile& pinned, const Place& place, const PidFileIns
   return age > std::max(grace, milliseconds{0});
 }
 
+tl::unexpected<Error> unreadable(const PinnedFile& pinned, const std::filesystem::path& path) {
+  return failure(pinned.content.error(), "read PID file", path);
+}
+
 /// Reads what is at a place, or says what keeps it from being read.
 Result<std::optional<PinnedFile>> pin_readable(const Place& place) {
   auto pinned = pin_file(place);
-  if (pinned && *pinned && (*pinned)->unreadable) {
-    return failure((*pinned)->unreadable, "read PID file", place.path());
+  if (pinned && *pinned && !(*pinned)->content) {
+    return unreadable(**pinned, place.path());
   }
-  if (pinned && *pinned && (*pinned)->too_long) {
+  if (pinned && *pinned && (*pinned)->content->too_long) {
     return failure(Errc::not_a_lock_file, "read PID file", place.path(), "it is longer than any PID file");
   }
   return pinned;
-}
-
-/// Under its lock a file is read again. What cannot be read then may say anything by now.
-tl::unexpected<Error> unreadable_now(const PinnedFile& pinned, const std::filesystem::path& path) {
-  return failure(pinned.unreadable, "read PID file", path);
 }
 
 /// Whether the record is this running process's. Without a token the pid may have been another's before; where such
@@ -130,14 +129,18 @@ Result<Claim::Step> Claim::judge_contender(const Place& place, PinnedFile& pinne
   PidFileInspection found;
   bool abandoned = false;
   const auto removable = [&]() -> Result<bool> {
-    if (pinned.unreadable) {
-      return unreadable_now(pinned, place.path());
+    if (!pinned.content) {
+      return unreadable(pinned, place.path());  // it was read again under its lock
     }
-    found = judge(pinned, place.path(), options_.policy);
+    found = judge(*pinned.content, place.path(), options_.policy);
     abandoned = is_abandoned(pinned, place, found, options_.policy.malformed_grace);
     return found.state == PidFileState::stale || abandoned;
   };
-  if (*removable()) {
+  const auto goes = removable();
+  if (!goes) {
+    return tl::unexpected(goes.error());
+  }
+  if (*goes) {
     const auto ended = reclaim(place, pinned, removable);
     if (!ended) {
       return tl::unexpected(ended.error());
@@ -318,7 +321,7 @@ Result<PidFileInspection> inspect_pid_file(const std::filesystem::path& path, co
   if (!pinned) {
     return tl::unexpected(pinned.error());
   }
-  return pinned->has_value() ? judge(**pinned, path, policy) : std::move(missing);
+  return pinned->has_value() ? judge(*(*pinned)->content, path, policy) : std::move(missing);
 }
 
 Result<PidFileRemoval> remove_pid_file(const std::filesystem::path& path, RemoveWhose whose,
@@ -342,15 +345,19 @@ Result<PidFileRemoval> remove_pid_file(const std::filesystem::path& path, Remove
     }
     PinnedFile& file = **pinned;
     const auto removable = [&]() -> Result<bool> {
-      if (file.unreadable) {
-        return unreadable_now(file, path);
+      if (!file.content) {
+        return unreadable(file, path);
       }
-      result.found = judge(file, path, policy);
+      result.found = judge(*file.content, path, policy);
       const bool dead =
           result.found.state == PidFileState::stale || is_abandoned(file, *place, result.found, policy.malformed_grace);
       return names(result.found.record, own, policy) || (whose == RemoveWhose::own_or_stale && dead);
     };
-    if (!*removable()) {
+    const auto goes = removable();
+    if (!goes) {
+      return tl::unexpected(goes.error());
+    }
+    if (!*goes) {
       return failure(Errc::locked, "remove PID file", path, result.found.explanation());
     }
     const auto ended = reclaim(*place, file, removable);

@@ -82,8 +82,7 @@ Result<Retry> set_once(const std::filesystem::path& path, const std::string& tex
   if (!old->has_value()) {
     return Retry::again;
   }
-  return (*old)->unreadable ? Result<Retry>(failure((*old)->unreadable, "read sentinel", path))
-                            : replace(*place, **old, text);
+  return (*old)->content ? replace(*place, **old, text) : failure((*old)->content.error(), "read sentinel", path);
 }
 
 /// What is there, with the place it was found at; none if there is nothing.
@@ -110,7 +109,8 @@ Result<std::optional<Found>> find(const std::filesystem::path& path) {
 }
 
 bool is_active(const PinnedFile& file) {
-  return !file.too_long && sentinel_is_active(file.text, file.modified, sys::wall_clock());
+  return file.content && !file.content->too_long &&
+         sentinel_is_active(file.content->text, file.modified, sys::wall_clock());
 }
 
 /// Whether a sentinel stands; removes one that does not. None: it was replaced meanwhile, look again.
@@ -123,14 +123,13 @@ Result<std::optional<bool>> look_once(const std::filesystem::path& path) {
     return false;
   }
   PinnedFile& file = (*found)->file;
-  if (file.unreadable) {
-    return failure(file.unreadable, "read sentinel", path);
+  if (!file.content) {
+    return failure(file.content.error(), "read sentinel", path);
   }
   if (is_active(file)) {
     return true;
   }
-  const auto ended =
-      reclaim((*found)->place, file, [&]() -> Result<bool> { return !file.unreadable && !is_active(file); });
+  const auto ended = reclaim((*found)->place, file, [&]() -> Result<bool> { return file.content && !is_active(file); });
   // It is absent also where it cannot be removed: a read-only directory must not keep a daemon from starting.
   return ended && *ended == Reclaim::replaced ? std::nullopt : std::optional(false);
 }
@@ -144,8 +143,8 @@ Result<Retry> clear_once(const std::filesystem::path& path) {
     return Retry::done;
   }
   PinnedFile& file = (*found)->file;
-  if (file.unreadable && file.file == FileIdentity{}) {  // not even looked at: it cannot be told from a later one
-    return failure(file.unreadable, "open sentinel", path);
+  if (!file.content && file.file == FileIdentity{}) {  // not even looked at: it cannot be told from a later one
+    return failure(file.content.error(), "open sentinel", path);
   }
   const auto ended = reclaim((*found)->place, file, []() -> Result<bool> { return true; });
   if (!ended) {

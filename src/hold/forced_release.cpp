@@ -87,7 +87,7 @@ class ForcedRelease {
       return tl::unexpected(
           Error{inspection_.cause, "release", location_.lock.path(), inspection_, "the lock cannot be read"});
     }
-    if (auto why_not = why_not_named(lock.record, name_); !why_not.empty()) {
+    if (auto why_not = why_not_named(inspection_.record, name_); !why_not.empty()) {
       return tl::unexpected(Error{Errc::lost, "release", location_.lock.path(), inspection_, std::move(why_not)});
     }
     if (!force_ && !inspection_.removable) {

@@ -220,10 +220,14 @@ Result<void> Hold::check_lock_id() const {
   if (!found) {
     return tl::unexpected(std::move(found).error());
   }
-  if (found->has_value() && (*found)->unreadable) {
-    return failure((*found)->unreadable, "read lock", lock_path());
+  if (!found->has_value()) {
+    return tl::unexpected(lost_error());
   }
-  if (!found->has_value() || (*found)->file != core_.file || (*found)->record.lock_id != record().lock_id) {
+  const PinnedLock& lock = **found;
+  if (!lock.content) {
+    return failure(lock.content.error(), "read lock", lock_path());
+  }
+  if (lock.file != core_.file || lock.content->record.lock_id != record().lock_id) {
     return tl::unexpected(lost_error());
   }
   return {};

@@ -133,16 +133,17 @@ Result<SessionLock> LockManager::join(const std::filesystem::path& session, std:
     return failure(Errc::lost, "join", location->lock.path(), "there is no lock");
   }
   PinnedLock& lock = **pinned;
-  if (lock.unreadable) {
-    return failure(lock.unreadable, "join", location->lock.path());
+  if (!lock.content) {
+    return failure(lock.content.error(), "join", location->lock.path());
   }
-  if (!lock.record.lock_id || *lock.record.lock_id != lock_id) {
+  LockRecord& record = lock.content->record;
+  if (!record.lock_id || *record.lock_id != lock_id) {
     return failure(Errc::lost, "join", location->lock.path(), "the lock is not that acquisition any more");
   }
   HoldSetup setup;
   setup.location = std::move(*location);
   setup.file = {std::move(lock.fd), lock.file};
-  setup.record = std::make_unique<const LockRecord>(std::move(lock.record));
+  setup.record = std::make_unique<const LockRecord>(std::move(record));
   setup.options = options_;
   setup.joined = true;
   auto share = std::make_shared<LockShare>();

@@ -153,7 +153,7 @@ Result<void> check_inode_once(const Place& place, const PublishedFile& published
   }
   // Nobody who keeps to the protocol has taken the name: whoever looks finds our running process as its owner. But a
   // cleaner may have removed our file, and another lock may stand there; then our hold is lost, as it can be later.
-  if (const auto found = pin_file(place); found && (!*found || (*found)->text != content)) {
+  if (const auto found = pin_file(place); found && (!*found || !says(**found, content))) {
     return {};
   }
   // It is our own content, under another inode number. So it may go by its name.

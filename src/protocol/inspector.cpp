@@ -11,9 +11,8 @@ namespace sessionlock {
 namespace {
 
 /// Fills in what has to be asked about the owner's process and boot.
-void ask_about_owner(Evidence& evidence, const PinnedLock& pinned, const Observer& observer,
+void ask_about_owner(Evidence& evidence, const PinnedInode& pinned, const LockRecord& record, const Observer& observer,
                      const InspectionContext& context) {
-  const LockRecord& record = pinned.record;
   relate(evidence, record, observer);
   if (record.pid && evidence.comparison != Comparison::none) {
     const ProcessProbe probe = context.probe(*record.pid);
@@ -26,47 +25,39 @@ void ask_about_owner(Evidence& evidence, const PinnedLock& pinned, const Observe
   }
 }
 
-}  // namespace
-
-namespace {
-
-Evidence gather(const PinnedLock& pinned, const Place& place, const InspectionContext& context) {
+Evidence gather(const PinnedInode& pinned, const LockText& text, const Place& place, const InspectionContext& context) {
+  const LockRecord& record = text.record;
+  const Observer& observer = this_observer();
   Evidence evidence;
   evidence.now = sys::wall_clock();
-  evidence.unreadable = pinned.unreadable;
   evidence.local_file_system = place.directory->traits->local;
-  if (!pinned.unreadable) {
-    const Observer& observer = this_observer();
-    const WitnessAnswer answer = query_witness(pinned);
-    if (pinned.record.witness) {
-      evidence.witness_failure = answer.failure;
-    }
-    evidence.witness = judge_witness(pinned.record, answer.query, pinned.file, observer, evidence.local_file_system);
-    evidence.held_here = context.held_here && context.held_here(pinned.file);
-    ask_about_owner(evidence, pinned, observer, context);
-    if (needs_file_age(pinned.record, context.policy)) {
-      auto now = context.file_system_now ? context.file_system_now : context.clock(*place.directory);
-      evidence.file_age = time_between(now.value_or(evidence.now), pinned.modified);
-    }
+  const WitnessAnswer answer = query_witness(pinned);
+  if (record.witness) {
+    evidence.witness_failure = answer.failure;
+  }
+  evidence.witness = judge_witness(record, answer.query, pinned.file, observer, evidence.local_file_system);
+  evidence.held_here = context.held_here && context.held_here(pinned.file);
+  ask_about_owner(evidence, pinned, record, observer, context);
+  if (needs_file_age(record, context.policy)) {
+    auto now = context.file_system_now ? context.file_system_now : context.clock(*place.directory);
+    evidence.file_age = time_between(now.value_or(evidence.now), pinned.modified);
   }
   return evidence;
-}
-
-Inspection judge_record(LockRecord record, const Evidence& evidence, const Place& place, const RemovalPolicy& policy) {
-  Inspection inspection = classify(std::move(record), evidence, policy);
-  inspection.lock_path = place.path();
-  return inspection;
 }
 
 }  // namespace
 
 Inspection judge(const PinnedLock& pinned, const Place& place, const InspectionContext& context) {
-  return judge_record(pinned.record, gather(pinned, place, context), place, context.policy);
-}
-
-Inspection judge(PinnedLock&& pinned, const Place& place, const InspectionContext& context) {
-  const Evidence evidence = gather(pinned, place, context);
-  return judge_record(std::move(pinned.record), evidence, place, context.policy);
+  Inspection inspection;
+  if (pinned.content) {
+    inspection = classify(pinned.content->record, gather(pinned, *pinned.content, place, context), context.policy);
+  } else {
+    Evidence evidence;
+    evidence.unreadable = pinned.content.error();
+    inspection = classify({}, evidence, context.policy);
+  }
+  inspection.lock_path = place.path();
+  return inspection;
 }
 
 std::filesystem::path session_path_of(const LockRecord& record, const Place& lock) {

@@ -34,8 +34,6 @@ struct InspectionContext {
 
 /// The verdict on a pinned lock, with the lock path filled in.
 [[nodiscard]] Inspection judge(const PinnedLock& pinned, const Place& place, const InspectionContext& context);
-/// The same for who needs the record no more.
-[[nodiscard]] Inspection judge(PinnedLock&& pinned, const Place& place, const InspectionContext& context);
 
 /// The session of a lock that was found by its name: the recorded one, or the one beside it; empty if its name is none
 /// that a session's lock has.

@@ -10,24 +10,22 @@
 namespace sessionlock {
 namespace {
 
-/// Reads at most one byte more than a record may have.
-Result<void> read_content(PinnedFile& pinned, const Place& place, std::size_t expected_size) {
-  std::string& text = pinned.text;
+/// Reads at most one byte more than a record may have. Errors: our own shortages.
+Result<Readable<FileContent>> read_content(int fd, const Place& place, std::size_t expected_size) {
+  FileContent content;
+  std::string& text = content.text;
   text.resize(std::min(expected_size, k_lock_record_bytes_max) + 1);
   std::size_t size = 0;
-  pinned.too_long = false;
   while (size <= k_lock_record_bytes_max) {
     if (size == text.size()) {
       text.resize(std::min(text.size() * 2, k_lock_record_bytes_max + 1));
     }
-    const auto got = sys::pread(pinned.fd.get(), text.data() + size, text.size() - size, size);
+    const auto got = sys::pread(fd, text.data() + size, text.size() - size, size);
     if (!got.ok()) {
-      text.clear();
       if (sys::is_own_shortage(got.error)) {
         return failure(got.code(), "pread", place);
       }
-      pinned.unreadable = got.code();
-      return {};
+      return Readable<FileContent>(tl::unexpect, got.code());
     }
     size += static_cast<std::size_t>(got.value);
     // As much as the file was said to have, and less than there was room for: asking for its end would tell nothing
@@ -35,12 +33,12 @@ Result<void> read_content(PinnedFile& pinned, const Place& place, std::size_t ex
     const bool is_whole = size == expected_size && size < text.size();
     if (got.value == 0 || is_whole) {
       text.resize(size);
-      return {};
+      return content;
     }
   }
   text.resize(k_lock_record_bytes_max);
-  pinned.too_long = true;
-  return {};
+  content.too_long = true;
+  return content;
 }
 
 std::string_view describe_kind(mode_t mode) {
@@ -83,8 +81,37 @@ Result<std::optional<PinnedFile>> judge_open_failure(const Place& place, int err
     return std::nullopt;
   }
   PinnedFile pinned;
-  pinned.unreadable = code;
+  pinned.content = tl::unexpected(code);
   return pinned;
+}
+
+/// Looks at a pinned inode and reads it. Errors: `Errc::not_a_lock_file`; our own shortages.
+Result<Readable<FileContent>> read_inode(PinnedInode& pinned, const Place& place) {
+  struct stat status {};
+  if (const auto result = sys::fstat(pinned.fd.get(), status); !result.ok()) {
+    if (sys::is_own_shortage(result.error)) {
+      return failure(result.code(), "fstat", place);
+    }
+    return Readable<FileContent>(tl::unexpect, result.code());
+  }
+  if (!S_ISREG(status.st_mode)) {
+    return not_a_lock_file(place, status.st_mode);
+  }
+  pinned.file = identity_of(status);
+  pinned.modified = modification_time(status);
+  pinned.links = status.st_nlink;
+  return read_content(pinned.fd.get(), place, size_of(status));
+}
+
+/// Understands what a file at a lock path says.
+Result<Readable<LockText>> understand(const Readable<FileContent>& content, const Place& place) {
+  if (!content) {
+    return Readable<LockText>(tl::unexpect, content.error());
+  }
+  if (content->too_long) {
+    return failure(Errc::not_a_lock_file, "read lock", place, "it is longer than any lock file");
+  }
+  return read_lock_text(content->text);
 }
 
 }  // namespace
@@ -117,43 +144,40 @@ Result<std::optional<PinnedLock>> pin(const Place& place) {
   if (!found->has_value() || ((*found)->links == 0 && place.directory->traits->local)) {
     return std::nullopt;
   }
-  PinnedLock pinned{std::move(**found), {}};
-  if (auto parsed = parse_content(pinned, place); !parsed) {
-    return tl::unexpected(std::move(parsed).error());
+  auto content = understand((*found)->content, place);
+  if (!content) {
+    return tl::unexpected(std::move(content).error());
   }
-  return pinned;
+  return PinnedLock{static_cast<PinnedInode&&>(**found), std::move(*content)};
+}
+
+bool says(const PinnedFile& pinned, std::string_view text) {
+  return pinned.content && !pinned.content->too_long && pinned.content->text == text;
 }
 
 Result<void> read_again(PinnedFile& pinned, const Place& place) {
-  struct stat status {};
-  if (const auto result = sys::fstat(pinned.fd.get(), status); !result.ok()) {
-    if (sys::is_own_shortage(result.error)) {
-      return failure(result.code(), "fstat", place);
-    }
-    pinned.unreadable = result.code();
-    return {};
+  auto content = read_inode(pinned, place);
+  if (!content) {
+    return tl::unexpected(std::move(content).error());
   }
-  if (!S_ISREG(status.st_mode)) {
-    return not_a_lock_file(place, status.st_mode);
-  }
-  pinned.file = identity_of(status);
-  pinned.modified = modification_time(status);
-  pinned.links = status.st_nlink;
-  pinned.unreadable = {};
-  return read_content(pinned, place, size_of(status));
-}
-
-Result<void> parse_content(PinnedLock& pinned, const Place& place) {
-  if (pinned.too_long) {
-    return failure(Errc::not_a_lock_file, "read lock", place, "it is longer than any lock file");
-  }
-  if (!pinned.unreadable) {
-    pinned.record = parse_lock_record(pinned.text);
-  }
+  pinned.content = std::move(*content);
   return {};
 }
 
-WitnessAnswer query_witness(const PinnedLock& pinned) {
+Result<void> read_again(PinnedLock& pinned, const Place& place) {
+  const auto read = read_inode(pinned, place);
+  if (!read) {
+    return tl::unexpected(read.error());
+  }
+  auto content = understand(*read, place);
+  if (!content) {
+    return tl::unexpected(std::move(content).error());
+  }
+  pinned.content = std::move(*content);
+  return {};
+}
+
+WitnessAnswer query_witness(const PinnedInode& pinned) {
   if (!pinned.fd) {
     return {};
   }
@@ -164,7 +188,7 @@ WitnessAnswer query_witness(const PinnedLock& pinned) {
   return {found.value == F_WRLCK ? WitnessQuery::write_locked : WitnessQuery::not_locked, {}};
 }
 
-void mark_waiting(const PinnedLock& pinned, const FileSystemTraits& traits) {
+void mark_waiting(const PinnedInode& pinned, const FileSystemTraits& traits) {
   if (pinned.fd && traits.record_locks.load()) {
     (void)sys::ofd_set_lock(pinned.fd.get(), F_RDLCK, k_mark_offset);  // without it we are only less polite to others
   }

@@ -9,9 +9,9 @@
 #include <string_view>
 
 #include <sessionlock/error.hpp>
-#include <sessionlock/lock_record.hpp>
 
 #include "protocol/directory.hpp"
+#include "record/lock_text.hpp"
 #include "system/system.hpp"
 #include "text/timestamp.hpp"
 #include "verdict/classify.hpp"
@@ -30,48 +30,60 @@ inline tl::unexpected<Error> failure(std::error_code code, std::string operation
 inline constexpr std::int64_t k_witness_offset = std::int64_t{1} << 40;
 inline constexpr std::int64_t k_mark_offset = k_witness_offset + 1;
 
-/// What lies at a path, pinned: while the descriptor is open, its inode's number cannot be used again, so decisions can
-/// be made on it.
-struct PinnedFile {
+/// An inode that lies at a path, pinned: while the descriptor is open, its number cannot be used again, so decisions
+/// can be made on it.
+struct PinnedInode {
   sys::Fd fd;
   FileIdentity file;
   WallTime modified{};
   nlink_t links{1};
-  /// Its content; at most `k_lock_record_bytes_max` bytes of it.
+};
+
+/// What a file says.
+struct FileContent {
+  /// At most `k_lock_record_bytes_max` bytes of it.
   std::string text;
   /// There is more than that.
   bool too_long{false};
-  /// The file is there and cannot be read (EACCES, EPERM, EIO, ESTALE, …); nothing else is known then.
-  std::error_code unreadable{};
+};
+/// What was read, or why a file that is there cannot be read (EACCES, EPERM, EIO, ESTALE, …).
+template <class T>
+using Readable = tl::expected<T, std::error_code>;
+
+/// A pinned file. Of one that could not even be opened nothing else is known, and there is no descriptor.
+struct PinnedFile : PinnedInode {
+  Readable<FileContent> content{};
 };
 /// Opens and reads a file that is `published`. None: there is none.
 /// Errors: `Errc::not_a_lock_file` for a symbolic link, directory, FIFO, socket or device; our own shortages (EMFILE,
 /// ENFILE, ENOMEM) under their own names.
 [[nodiscard]] Result<std::optional<PinnedFile>> pin_file(const Place& place);
-/// Reads a pinned file's content and time again. Errors: those of the calls.
-[[nodiscard]] Result<void> read_again(PinnedFile& pinned, const Place& place);
 
-/// A pinned file that is a lock.
-struct PinnedLock : PinnedFile {
-  LockRecord record;
+/// Whether a file says exactly this.
+[[nodiscard]] bool says(const PinnedFile& pinned, std::string_view text);
+
+/// A pinned file at a lock path.
+struct PinnedLock : PinnedInode {
+  Readable<LockText> content{};
 };
 /// Opens and reads the lock file. None: there is no lock.
 /// Errors: as `pin_file`; `Errc::not_a_lock_file` for an over-long file, too.
 [[nodiscard]] Result<std::optional<PinnedLock>> pin(const Place& place);
 
-/// Takes the record anew out of what was read of a pinned lock. Errors: `Errc::not_a_lock_file`.
-[[nodiscard]] Result<void> parse_content(PinnedLock& pinned, const Place& place);
+/// Reads a pinned file's content and time again. Errors: those of the calls; for a lock, as `pin`.
+[[nodiscard]] Result<void> read_again(PinnedFile& pinned, const Place& place);
+[[nodiscard]] Result<void> read_again(PinnedLock& pinned, const Place& place);
 
-/// Asks the kernel whether anybody holds the witness of a pinned lock.
+/// Asks the kernel whether any process holds the witness of a pinned file.
 struct WitnessAnswer {
   WitnessQuery query{WitnessQuery::not_asked};
   std::error_code failure{};
 };
-[[nodiscard]] WitnessAnswer query_witness(const PinnedLock& pinned);
+[[nodiscard]] WitnessAnswer query_witness(const PinnedInode& pinned);
 
 /// Says to the holder that somebody waits, until the pinned descriptor is closed. Does nothing where marks cannot be
 /// had.
-void mark_waiting(const PinnedLock& pinned, const FileSystemTraits& traits);
+void mark_waiting(const PinnedInode& pinned, const FileSystemTraits& traits);
 /// Whether somebody's mark is on the lock.
 [[nodiscard]] bool has_waiting_mark(int fd, const FileSystemTraits& traits);
 

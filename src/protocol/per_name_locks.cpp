@@ -54,7 +54,7 @@ class NamedLock {
   /// Whether this is what was written, all or a part: by its number where that can be told, because every record begins
   /// like another. While the temporary name is there no other file gets that number.
   [[nodiscard]] bool is_ours(const PinnedFile& named) const {
-    return named.file == candidate_.file() || named.text == candidate_.content();
+    return named.file == candidate_.file() || says(named, candidate_.content());
   }
   /// Removes what was published. What is not possible is told in the error.
   tl::unexpected<Error> take_back(Error why);
@@ -65,8 +65,8 @@ class NamedLock {
 
 Result<std::optional<PinnedFile>> NamedLock::pin() const {
   auto pinned = pin_file(place_);
-  return pinned && *pinned && (*pinned)->unreadable ? failure((*pinned)->unreadable, "read lock", place_)
-                                                    : std::move(pinned);
+  return pinned && *pinned && !(*pinned)->content ? failure((*pinned)->content.error(), "read lock", place_)
+                                                  : std::move(pinned);
 }
 
 tl::unexpected<Error> NamedLock::take_back(Error why) {
@@ -92,7 +92,7 @@ Result<std::optional<PublishedFile>> NamedLock::open() {
   if (!*pinned || !is_ours(**pinned)) {
     return std::nullopt;
   }
-  if ((*pinned)->text != candidate_.content()) {
+  if (!says(**pinned, candidate_.content())) {
     return take_back(
         {std::make_error_code(std::errc::io_error), "publish", place_.path(), std::nullopt,
          "the file system does not show the whole record that was written to it; keep the locks on another "

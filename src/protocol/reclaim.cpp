@@ -26,8 +26,8 @@ Result<Reclaim> remove_or_replace(const Place& place, TemporaryName* successor) 
 }
 
 /// What happens with the inode locked.
-Result<Reclaim> reclaim_locked(const Place& place, PinnedFile& pinned, const Judge& judge_again,
-                               TemporaryName* successor) {
+template <class Pinned>
+Result<Reclaim> reclaim_locked(const Place& place, Pinned& pinned, const Judge& judge_again, TemporaryName* successor) {
   if (auto read = read_again(pinned, place); !read) {
     return tl::unexpected(std::move(read).error());
   }
@@ -47,9 +47,8 @@ Result<Reclaim> reclaim_locked(const Place& place, PinnedFile& pinned, const Jud
   return same.answer == Step::Answer::done ? remove_or_replace(place, successor) : Reclaim::replaced;
 }
 
-}  // namespace
-
-Result<Reclaim> reclaim(const Place& place, PinnedFile& pinned, const Judge& judge_again, TemporaryName* successor) {
+template <class Pinned>
+Result<Reclaim> reclaim_pinned(const Place& place, Pinned& pinned, const Judge& judge_again, TemporaryName* successor) {
   const InodeGuard guard = InodeGuard::lock(pinned.fd.get());
   switch (guard.step().answer) {
     case Step::Answer::done:
@@ -61,16 +60,14 @@ Result<Reclaim> reclaim(const Place& place, PinnedFile& pinned, const Judge& jud
   }
 }
 
+}  // namespace
+
+Result<Reclaim> reclaim(const Place& place, PinnedFile& pinned, const Judge& judge_again, TemporaryName* successor) {
+  return reclaim_pinned(place, pinned, judge_again, successor);
+}
+
 Result<Reclaim> reclaim(const Place& place, PinnedLock& pinned, const Judge& judge_again, TemporaryName* successor) {
-  return reclaim(
-      place, static_cast<PinnedFile&>(pinned),
-      [&]() -> Result<bool> {
-        if (auto parsed = parse_content(pinned, place); !parsed) {
-          return tl::unexpected(std::move(parsed).error());
-        }
-        return judge_again();
-      },
-      successor);
+  return reclaim_pinned(place, pinned, judge_again, successor);
 }
 
 Result<Reclaim> reclaim(const Place& place, PinnedLock& pinned, Inspection& inspection,

@@ -55,7 +55,8 @@ bool owner_is_gone(const Inspection& inspection) {
 
 bool is_same_lock(const Known& known, const PinnedLock& pinned) {
   // A file that names nobody yet is being written; later it does. An inode's number may be another file's by now.
-  return known.file == pinned.file && (!names_owner(known.inspection) || known.inspection.record == pinned.record);
+  return known.file == pinned.file &&
+         (!names_owner(known.inspection) || (pinned.content && known.inspection.record == pinned.content->record));
 }
 
 class LockWatch {

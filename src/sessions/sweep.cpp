@@ -207,8 +207,7 @@ void Examiner::inspect(const Place& place, Findings& findings) {
     if (!pinned->has_value()) {
       return;
     }
-    Inspection inspection =
-        options_.remove ? judge(**pinned, place, first_look_) : judge(std::move(**pinned), place, first_look_);
+    Inspection inspection = judge(**pinned, place, first_look_);
     if (options_.remove && inspection.removable) {
       auto ended = reclaim(place, **pinned, inspection, last_look_);
       if (!ended) {
@@ -228,7 +227,7 @@ void Examiner::inspect(const Place& place, Findings& findings) {
 
 /// Its name was made for one publisher and is never used again, so it may go by its name.
 void Examiner::remove_temporary(const Place& place, Findings& findings) {
-  auto pinned = pin(place);
+  auto pinned = pin_file(place);
   if (!pinned) {
     if (pinned.error().code != Errc::not_a_lock_file) {
       findings.errors.push_back(std::move(pinned).error());
@@ -238,9 +237,9 @@ void Examiner::remove_temporary(const Place& place, Findings& findings) {
   if (!pinned->has_value()) {
     return;
   }
-  const PinnedLock& file = **pinned;
-  if (file.unreadable) {
-    findings.errors.push_back({file.unreadable, "read temporary file", place.path(), std::nullopt, {}});
+  const PinnedFile& file = **pinned;
+  if (!file.content) {
+    findings.errors.push_back({file.content.error(), "read temporary file", place.path(), std::nullopt, {}});
     return;
   }
   const WallTime now = clock_of(*place.directory);

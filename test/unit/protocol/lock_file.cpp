@@ -95,7 +95,7 @@ TEST_CASE("the longest record is read whole") {
   text += std::string(k_lock_record_bytes_max - text.size() - 1, ' ') + "}";
   REQUIRE(text.size() == k_lock_record_bytes_max);
   plant(directory / "s.lock", text);
-  CHECK(pinned_at(place_in(directory.path(), "s.lock")).record.pid == 7);
+  CHECK(pinned_at(place_in(directory.path(), "s.lock")).content->record.pid == 7);
 }
 
 TEST_CASE("a record that is read in pieces, or grows meanwhile, is read whole") {
@@ -114,8 +114,8 @@ TEST_CASE("a record that is read in pieces, or grows meanwhile, is read whole") 
     return 0;
   });
   const auto pinned = pinned_at(place);
-  CHECK(pinned.record == parse_lock_record(text));
-  CHECK(pinned.record.starttime == 8);
+  CHECK(pinned.content->record == parse_lock_record(text));
+  CHECK(pinned.content->record.starttime == 8);
 }
 
 TEST_CASE("a lock file that may not be read is unreadable, not absent and not empty") {
@@ -131,7 +131,7 @@ TEST_CASE("a lock file that may not be read is unreadable, not absent and not em
           fs::current_path(directory.path());  // a path from the root may lead through what is root's alone
           become_second_user();
           const auto pinned = pinned_at(place_in(".", "s.lock"));
-          REQUIRE_IN_CHILD(pinned.unreadable == std::errc::permission_denied && !pinned.fd && !pinned.record.pid);
+          REQUIRE_IN_CHILD(!pinned.content && pinned.content.error() == std::errc::permission_denied && !pinned.fd);
           REQUIRE_IN_CHILD(query_witness(pinned).query == WitnessQuery::not_asked);
           return 0;
         })
@@ -140,7 +140,7 @@ TEST_CASE("a lock file that may not be read is unreadable, not absent and not em
 }
 
 TEST_CASE("trouble in reading is unreadable, and our own shortage an error") {
-  // Protects: `is_own_shortage` and `PinnedLock::unreadable` (trap 13).
+  // Protects: `is_own_shortage` and `PinnedLock::content` (trap 13).
   const TemporaryDirectory directory;
   plant(directory / "s.lock", foreign_record(dead_pid()));
   const Place place = place_in(directory.path(), "s.lock");
@@ -151,7 +151,8 @@ TEST_CASE("trouble in reading is unreadable, and our own shortage an error") {
       const auto pinned = pin(place);
       REQUIRE(pinned.has_value());
       REQUIRE(pinned->has_value());
-      CHECK((*pinned)->unreadable == std::error_code(error, std::system_category()));
+      REQUIRE(!(*pinned)->content);
+      CHECK((*pinned)->content.error() == std::error_code(error, std::system_category()));
     }
     for (const int error : {EMFILE, ENFILE, ENOMEM}) {
       const Script script([=](const sys::CallInfo& info) { return is(info, call) ? error : 0; });
@@ -259,8 +260,8 @@ TEST_CASE("a lock is read at one go, and one that grew since its size was asked 
     });
     const auto pinned = pin(place);
     REQUIRE((pinned && pinned->has_value()));
-    CHECK((*pinned)->record.pid == 41237);
-    CHECK((*pinned)->record.label == "a long word");
+    CHECK((*pinned)->content->record.pid == 41237);
+    CHECK((*pinned)->content->record.label == "a long word");
     CHECK((grows || reads == 1));
   }
 }

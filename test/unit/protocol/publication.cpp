@@ -122,7 +122,7 @@ TEST_CASE("the record names the inode on which the witness is held, and the witn
   REQUIRE(::lstat((directory / "s.lock").c_str(), &status) == 0);
   CHECK(lock.record.witness == "ofd:" + std::to_string(status.st_dev) + ":" + std::to_string(status.st_ino));
   const PinnedLock pinned = pinned_at(place);
-  CHECK(pinned.record == lock.record);
+  CHECK(pinned.content->record == lock.record);
   CHECK(query_witness(pinned).query == WitnessQuery::write_locked);
   lock.fd.reset();
   CHECK(query_witness(pinned).query == WitnessQuery::not_locked);
@@ -189,7 +189,7 @@ TEST_CASE("where flock collides with record locks there is no witness and no mar
       });
       return published(place);
     }();
-    REQUIRE_IN_CHILD(!lock.record.witness && !pinned_at(place).record.witness);
+    REQUIRE_IN_CHILD(!lock.record.witness && !pinned_at(place).content->record.witness);
     REQUIRE_IN_CHILD(query_witness(pinned_at(place)).query == WitnessQuery::not_locked);
     const auto pinned = pinned_at(place);
     mark_waiting(pinned, *place.directory->traits);

@@ -90,7 +90,7 @@ TEST_CASE("what the lock says now decides, and a lock that is no longer removabl
   const Removable lock;
   auto pinned = pinned_at(lock.place);
   write_text(lock.path, foreign_record(8));
-  const auto ended = reclaim(lock.place, pinned, [&]() -> Result<bool> { return pinned.record.pid == 7; });
+  const auto ended = reclaim(lock.place, pinned, [&]() -> Result<bool> { return pinned.content->record.pid == 7; });
   REQUIRE(ended.has_value());
   CHECK(*ended == Reclaim::spared);
   CHECK(fs::exists(lock.path));
@@ -161,7 +161,7 @@ TEST_CASE("a lock that cannot be read again under its flock is judged as unreada
   const Removable lock;
   auto pinned = pinned_at(lock.place);
   const Script script([](const sys::CallInfo& info) { return is(info, sys::Call::pread) ? EIO : 0; });
-  const auto ended = reclaim(lock.place, pinned, [&]() -> Result<bool> { return !pinned.unreadable; });
+  const auto ended = reclaim(lock.place, pinned, [&]() -> Result<bool> { return pinned.content.has_value(); });
   CHECK(ended == Reclaim::spared);
 }
 
@@ -196,7 +196,7 @@ TEST_CASE("a successor takes the place of a removable lock in one step, under th
   CHECK(renamed_under_it);
   CHECK(other.can_flock());
   CHECK(inode_of(lock.path) != before);
-  CHECK(pinned_at(lock.place).record.pid == 8);
+  CHECK(pinned_at(lock.place).content->record.pid == 8);
   CHECK(names_in(lock.directory.path()).size() == 1);
 }
 
@@ -218,5 +218,5 @@ TEST_CASE("a successor that does not take the place leaves its temporary name") 
   plant(lock.path, foreign_record(9));
   CHECK(fails(nothing, yes) == Reclaim::replaced);
   CHECK(names_in(lock.directory.path()).size() == 1);
-  CHECK(pinned_at(lock.place).record.pid == 9);
+  CHECK(pinned_at(lock.place).content->record.pid == 9);
 }

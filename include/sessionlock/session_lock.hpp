@@ -65,8 +65,8 @@ class SESSIONLOCK_API SessionLock {
   SessionLock(SessionLock&& other) noexcept;
   /// Releases what this handle had, then takes the other's hold along.
   SessionLock& operator=(SessionLock&& other) noexcept;
-  /// Releases. A release that fails here is reported to the manager's observer and tried again at later calls of the
-  /// library and at exit.
+  /// Releases. A release that fails here is reported to the manager's observer and tried again when this process
+  /// acquires, waits for or releases a lock, and at exit.
   ~SessionLock();
 
   /// Gives the lock up. Idempotent. Inside one's own guarded write it takes effect when that ends.

@@ -88,7 +88,6 @@ Result<SessionLock> LockManager::try_acquire(const std::filesystem::path& sessio
 }
 
 Result<Inspection> LockManager::inspect(const std::filesystem::path& session, const StalePolicy& policy) const {
-  retry_failed_releases();
   if (session.empty()) {
     return failure(Errc::invalid_argument, "inspect", session, "the session path is empty");
   }
@@ -162,7 +161,6 @@ Result<Inspection> LockManager::force_release(const std::filesystem::path& sessi
 }
 
 std::vector<HeldLock> LockManager::held() const {
-  retry_failed_releases();
   return list_holds();
 }
 

@@ -74,8 +74,8 @@ struct QueueLook {
 void remove_hold(const Hold& hold);
 /// A hold whose release failed and has no handle any more.
 void keep_for_retry(std::shared_ptr<Hold> hold);
-/// Tries again what `keep_for_retry` kept. Every call of the library begins with it; costs nothing where nothing
-/// failed.
+/// Tries again what `keep_for_retry` kept. Every call that acquires, waits, writes or releases begins with it; one that
+/// only asks does not, because it must change nothing. Costs nothing where nothing failed.
 void retry_failed_releases();
 
 /// Whether this process holds exactly this inode. Thread safety: safe.

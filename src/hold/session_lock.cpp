@@ -86,7 +86,6 @@ Result<void> SessionLock::release() {
 }
 
 Result<void> SessionLock::verify() const {
-  retry_failed_releases();
   if (!share_ || share_->released.load()) {
     return owns_nothing(share_.get());
   }

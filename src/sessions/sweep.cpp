@@ -286,7 +286,9 @@ SweepReport Sweep::finish() {
 }  // namespace
 
 Result<SweepReport> sweep(const std::filesystem::path& directory, const SweepOptions& options) {
-  retry_failed_releases();
+  if (options.remove) {
+    retry_failed_releases();
+  }
   if (directory.empty() || options.suffix.empty()) {
     return failure(
         Errc::invalid_argument, "sweep", directory,

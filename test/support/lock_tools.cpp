@@ -131,6 +131,10 @@ bool is_unguarded(const std::filesystem::path& path) {
   return locked;
 }
 
+void retry_releases() {
+  (void)SessionLock().release();
+}
+
 pid_t dead_pid() {
   auto child = ChildProcess::run([](Channel&) { return 0; });
   const pid_t pid = child.pid();

@@ -95,6 +95,9 @@ class WorkingDirectory {
   std::filesystem::path before_;
 };
 
+/// Lets the library try again what it could not release, as it does whenever a lock is acquired or released.
+void retry_releases();
+
 /// A pid that no process has: of a child that has ended.
 [[nodiscard]] pid_t dead_pid();
 

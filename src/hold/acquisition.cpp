@@ -8,13 +8,13 @@
 
 #include "hold/events.hpp"
 #include "hold/lock_share.hpp"
+#include "hold/record_draft.hpp"
 #include "hold/yielding.hpp"
 #include "process/flock_holder.hpp"
 #include "process/process_probe.hpp"
 #include "process/this_process.hpp"
 #include "protocol/inode_guard.hpp"
 #include "protocol/reclaim.hpp"
-#include "system/random_id.hpp"
 #include "text/duration_text.hpp"
 #include "text/timestamp.hpp"
 #include "verdict/failure.hpp"
@@ -41,21 +41,6 @@ std::string timeout_words(std::chrono::milliseconds timeout) {
 }  // namespace
 
 namespace {
-
-Result<RecordSeed> make_seed(const AcquireOptions& options, const SessionLocation& location, bool names_session) {
-  const auto lock_id = random_id();
-  if (!lock_id) {
-    return tl::unexpected(random_failure(lock_id.error(), location.session.path()));
-  }
-  const ProcessIdentity& self = this_identity();
-  return RecordSeed{.owner = &self,
-                    .tells_time_namespace = self.time_namespace != 0 || this_observer().time_namespaces_absent,
-                    .names_session = names_session,
-                    .lock_id = *lock_id,
-                    .created_at = sys::wall_clock(),
-                    .max_hold = std::clamp(options.max_hold, std::chrono::milliseconds{1}, k_max_hold_max),
-                    .label = options.label};
-}
 
 /// Takes back what was just published, where there is no memory for a hold of it.
 void take_back(const PublishedFile& file, const Place& lock) noexcept {
@@ -178,18 +163,17 @@ Result<std::optional<SessionLock>> Acquisition::contend(SessionLocation& locatio
   if (!deadline_.is_single_try()) {
     yield_to_waiters(location, deadline_.end(), options_.stop);
   }
-  RecordTexts texts;
   while (true) {
     if (options_.stop.stop_requested()) {
       return tl::unexpected(give_up(WakeUp::cancelled));
     }
-    auto seed = make_seed(options_, location, !manager_->lock_directory.empty());
-    if (!seed) {
-      return tl::unexpected(std::move(seed).error());
+    auto record = draft_record(options_, location, !manager_->lock_directory.empty());
+    if (!record) {
+      return tl::unexpected(std::move(record).error());
     }
-    auto published = publish(location.lock, describe(*seed, location.session, texts), manager_->mode);
+    auto published = publish(location.lock, *record, manager_->mode);
     if (published && published->outcome == PublishOutcome::published) {
-      return settle(std::move(location), turn, std::move(*published->file), std::move(*seed));
+      return settle(std::move(location), turn, std::move(*published->file), std::move(*record));
     }
     if (!published) {
       return tl::unexpected(std::move(published).error());
@@ -236,22 +220,26 @@ Result<bool> Acquisition::wait_until_gone(const SessionLocation& location) {
 
 /// The lock file is ours; now the session path must still lead to it.
 Result<std::optional<SessionLock>> Acquisition::settle(SessionLocation&& location, Turn& turn, PublishedFile&& file,
-                                                       RecordSeed&& seed) {
+                                                       LockRecord&& record) {
   waiter_.count_end();
-  HoldSetup setup{
-      std::move(location), std::move(file), std::move(seed),       nullptr, manager_, {}, options_.reentrant, false,
-      options_.max_hold,   nullptr,         waiter_.take_remains()};
+  HoldParams params{.location = std::move(location),
+                    .file = std::move(file),
+                    .record = std::move(record),
+                    .options = manager_,
+                    .reentrant = options_.reentrant,
+                    .max_hold = options_.max_hold,
+                    .deferred_close = waiter_.detach_watches()};
   std::shared_ptr<LockShare> share;
   try {
     share = std::make_shared<LockShare>();
-    setup.owner = options_.owner;
+    params.owner = options_.owner;
     if (reclaimed_from_) {
-      setup.reclaimed_from = std::make_unique<const std::optional<Inspection>>(reclaimed_from_);
+      params.reclaimed_from = std::make_unique<const std::optional<Inspection>>(reclaimed_from_);
     }
-    share->hold = std::make_shared<Hold>(std::move(setup));
+    share->hold = std::make_shared<Hold>(std::move(params));
   } catch (...) {
-    if (setup.file.fd) {
-      take_back(setup.file, setup.location.lock);
+    if (params.file.fd) {
+      take_back(params.file, params.location.lock);
     }
     throw;
   }

@@ -51,7 +51,7 @@ class Acquisition {
   /// Takes the location over once the lock is held.
   [[nodiscard]] Result<std::optional<SessionLock>> contend(SessionLocation& location, Turn& turn);
   [[nodiscard]] Result<std::optional<SessionLock>> settle(SessionLocation&& location, Turn& turn, PublishedFile&& file,
-                                                          RecordSeed&& seed);
+                                                          LockRecord&& record);
   [[nodiscard]] Result<Finding> look(const SessionLocation& location, bool take_away);
   [[nodiscard]] Result<Finding> take_away(const SessionLocation& location, PinnedLock& pinned,
                                           const Inspection& inspection, const InspectionContext& context);

@@ -35,17 +35,17 @@ ThreadToken this_thread() noexcept {
   return token;
 }
 
-Hold::Hold(HoldSetup&& setup) : setup_(std::move(setup)), record_(std::move(setup_.record)) {
-  core_.fd = setup_.file.fd.get();
-  core_.directory = setup_.location.lock.directory->fd.get();
-  core_.name = setup_.location.lock.name.c_str();
-  core_.file = setup_.file.file;
+Hold::Hold(HoldParams&& params) : params_(std::move(params)) {
+  core_.fd = params_.file.fd.get();
+  core_.directory = params_.location.lock.directory->fd.get();
+  core_.name = params_.location.lock.name.c_str();
+  core_.file = params_.file.file;
   core_.generation = sys::process_generation();
-  core_.release_at_exit = setup_.options->release_at_exit && !setup_.joined;
+  core_.release_at_exit = params_.options->release_at_exit && !params_.joined;
   try {
     register_for_cleanup(core_);
   } catch (...) {  // no memory: what nobody can hold must not stay
-    if (!setup_.joined) {
+    if (!params_.joined) {
       (void)core_.try_end();
     }
     throw;
@@ -53,14 +53,15 @@ Hold::Hold(HoldSetup&& setup) : setup_(std::move(setup)), record_(std::move(setu
 }
 
 Hold::~Hold() {
+  delete paths_.load();
   unregister_from_cleanup(core_);
   if (is_inherited()) {
     return;  // the descriptors went at the fork
   }
-  if (!setup_.file.fd) {
+  if (!params_.file.fd) {
     return;  // closed when the hold ended
   }
-  if (!setup_.joined) {
+  if (!params_.joined) {
     (void)core_.try_end();  // has ended long ago, unless there was no memory to hand it to anybody
   }
   const Step::Answer looked = core_.look_at_descriptor().answer;
@@ -70,9 +71,9 @@ Hold::~Hold() {
   if (looked != Step::Answer::other) {
     return;
   }
-  setup_.file.fd.abandon();
-  setup_.location.lock.directory->number_is_doubtful = true;
-  setup_.location.session.directory->number_is_doubtful = true;
+  params_.file.fd.abandon();
+  params_.location.lock.directory->number_is_doubtful = true;
+  params_.location.session.directory->number_is_doubtful = true;
 }
 
 bool Hold::has_ended() const noexcept {
@@ -84,10 +85,10 @@ bool Hold::is_inherited() const noexcept {
 }
 
 bool Hold::is_shared_by(const AcquireOptions& options, ThreadToken thread) const {
-  if (!options.reentrant || !setup_.reentrant) {
+  if (!options.reentrant || !params_.reentrant) {
     return false;
   }
-  return options.owner.empty() && setup_.owner.empty() ? thread_ == thread : options.owner == setup_.owner;
+  return options.owner.empty() && params_.owner.empty() ? thread_ == thread : options.owner == params_.owner;
 }
 
 int Hold::depth() const {
@@ -99,35 +100,14 @@ std::chrono::milliseconds Hold::held_for() const {
 }
 
 const Hold::Paths& Hold::paths() const {
-  std::call_once(paths_made_, [this] {
-    paths_ = std::make_unique<const Paths>(Paths{setup_.location.session.path(), setup_.location.lock.path()});
-  });
-  return *paths_;
-}
-
-Hold::WaitingRoom& Hold::waiting_room() {
-  std::call_once(waiting_room_made_, [this] { waiting_room_ = std::make_unique<WaitingRoom>(); });
-  return *waiting_room_;
-}
-
-LockRecord Hold::copy_record() const {
-  const RecordSeed& seed = setup_.seed;
-  if (seed.owner == nullptr) {
-    return *record_;
+  const Paths* made = paths_.load();
+  if (made == nullptr) {
+    auto fresh = std::make_unique<const Paths>(Paths{params_.location.session.path(), params_.location.lock.path()});
+    if (paths_.compare_exchange_strong(made, fresh.get())) {
+      made = fresh.release();
+    }
   }
-  RecordTexts texts;
-  LockRecord record = record_of(describe(seed, setup_.location.session, texts));
-  if (setup_.file.has_witness) {
-    record.witness = format_witness(core_.file);
-  }
-  return record;
-}
-
-const LockRecord& Hold::record() const {
-  if (setup_.seed.owner != nullptr) {
-    std::call_once(record_made_, [this] { record_ = std::make_unique<const LockRecord>(copy_record()); });
-  }
-  return *record_;
+  return *made;
 }
 
 Error Hold::lost_error() const {
@@ -145,25 +125,24 @@ Result<void> Hold::claim(HoldPhase phase, Clock::time_point deadline) {
 
 /// In the order of arrival: threads that write without a pause must not keep another from releasing.
 Result<void> Hold::queue_for_idle(HoldPhase phase, Clock::time_point deadline) {
-  const sys::CancellationDisabled disabled;
-  WaitingRoom& room = waiting_room();
-  std::unique_lock lock(room.mutex);
-  const auto place = room.queue.insert(room.queue.end(), phase);
+  MutexLock lock(queue_mutex_);
+  const auto place = queue_.insert(queue_.end(), phase);
   ++queued_;
   bool is_claimed = false;
   bool is_lost = false;
   while (true) {
     HoldPhase expected = HoldPhase::idle;
-    is_claimed = place == room.queue.begin() && core_.phase.compare_exchange_strong(expected, phase);
+    is_claimed = place == queue_.begin() && core_.phase.compare_exchange_strong(expected, phase);
     is_lost = !is_claimed && core_.phase.load() == HoldPhase::ended;
     if (is_claimed || is_lost || Clock::now() >= deadline) {
       break;
     }
-    room.phase_changed.wait_until(lock, std::min(deadline, Clock::now() + k_phase_recheck));
+    phase_changed_.wait_until(lock, std::min(deadline, Clock::now() + k_phase_recheck));
   }
-  room.queue.erase(place);
+  queue_.erase(place);
   --queued_;
-  room.phase_changed.notify_all();
+  phase_changed_.notify_all();
+  lock.unlock();
   // Words take memory, so they come when nobody is kept waiting any more.
   if (is_claimed) {
     return {};
@@ -173,12 +152,11 @@ Result<void> Hold::queue_for_idle(HoldPhase phase, Clock::time_point deadline) {
              : failure(Errc::timed_out, "use lock", lock_path(), "another thread of this process is writing under it");
 }
 
-void Hold::settle(HoldPhase phase) noexcept {
+void Hold::set_phase(HoldPhase phase) noexcept {
   core_.phase.store(phase);
   if (queued_.load() > 0) {
-    WaitingRoom& room = *waiting_room_;
-    const std::lock_guard lock(room.mutex);
-    room.phase_changed.notify_all();
+    const MutexLock lock(queue_mutex_);
+    phase_changed_.notify_all();
   }
 }
 
@@ -187,7 +165,7 @@ Result<void> Hold::give_back_on_exception(F&& step) {
   try {
     return step();
   } catch (...) {
-    settle(HoldPhase::idle);
+    set_phase(HoldPhase::idle);
     throw;
   }
 }
@@ -215,7 +193,7 @@ Result<void> Hold::persist(F&& step, Clock::time_point deadline) {
 }
 
 Result<void> Hold::check_lock_id() const {
-  const Place& place = setup_.location.lock;
+  const Place& place = params_.location.lock;
   auto found = pin(place);
   if (!found) {
     return tl::unexpected(std::move(found).error());
@@ -238,7 +216,7 @@ Result<void> Hold::check_lock_id() const {
 // has two locks. 4. A looks before its next write, and writes nothing. Renaming L, or mounting over it, is alike. What
 // is renamed while A writes is noticed before A's next write only.
 Result<void> Hold::check_reach() const {
-  auto reached = is_reached(setup_.location);
+  auto reached = is_reached(params_.location);
   if (!reached) {
     return tl::unexpected(std::move(reached).error());
   }
@@ -267,7 +245,7 @@ Result<detail::GuardScope> Hold::enter_guard() {
     if (locked) {
       InodeGuard guard = InodeGuard::of_locked(core_.fd);
       locked = check_reach();
-      if (locked && setup_.joined) {
+      if (locked && params_.joined) {
         locked = check_lock_id();
       }
       if (locked) {
@@ -280,7 +258,7 @@ Result<detail::GuardScope> Hold::enter_guard() {
     if (entered.error().code == Errc::lost) {
       end(true);
     } else {
-      settle(HoldPhase::idle);
+      set_phase(HoldPhase::idle);
     }
     return tl::unexpected(std::move(entered).error());
   }
@@ -300,7 +278,7 @@ void Hold::leave_guard() noexcept {
   guarding_thread_.store(k_no_thread);
   (void)sessionlock::leave_guard(core_.fd);
   if (!release) {
-    settle(HoldPhase::idle);
+    set_phase(HoldPhase::idle);
     return;
   }
   core_.phase.store(HoldPhase::ending);
@@ -314,7 +292,7 @@ void Hold::release_after_guard() noexcept {
       if (error.code != Errc::lost) {
         ++this_process_tally().release_failures;
         keep_for_retry(shared_from_this());
-        notify(*setup_.options,
+        notify(*params_.options,
                {EventKind::release_failed, session_path(), lock_path(), held_for(), std::nullopt, error});
       }
     }
@@ -344,7 +322,7 @@ Result<void> Hold::verify() {
       return tl::unexpected(to_error(same, lock_path()));
     }
     auto reached = check_reach();
-    return reached && setup_.joined ? check_lock_id() : std::move(reached);
+    return reached && params_.joined ? check_lock_id() : std::move(reached);
   };
   if (inside) {
     return look();
@@ -353,7 +331,7 @@ Result<void> Hold::verify() {
   if (!verified && verified.error().code == Errc::lost) {
     end(true);
   } else {
-    settle(HoldPhase::idle);
+    set_phase(HoldPhase::idle);
   }
   return verified;
 }
@@ -375,7 +353,7 @@ Result<void> Hold::release() {
 
 Result<void> Hold::release_now(Clock::time_point deadline) {
   Result<void> released;
-  if (!setup_.joined) {
+  if (!params_.joined) {
     released = give_back_on_exception([&] {
       auto reached = check_reach();
       auto unlinked = persist([this] { return core_.try_unlink(); }, deadline);
@@ -383,9 +361,9 @@ Result<void> Hold::release_now(Clock::time_point deadline) {
       return unlinked && has_moved ? std::move(reached) : std::move(unlinked);
     });
     // Asked when those who wait know already: who is gone by now has had what it waited for.
-    if (released && has_waiting_mark(core_.fd, *setup_.location.lock.directory->traits)) {
+    if (released && has_waiting_mark(core_.fd, *params_.location.lock.directory->traits)) {
       try {
-        schedule_yield(key_of(setup_.location));
+        schedule_yield(key_of(params_.location));
       } catch (...) {  // only politeness is lost
       }
     }
@@ -393,7 +371,7 @@ Result<void> Hold::release_now(Clock::time_point deadline) {
   if (released || released.error().code == Errc::lost) {
     end(!released);
   } else {
-    settle(HoldPhase::idle);
+    set_phase(HoldPhase::idle);
   }
   return released;
 }
@@ -407,7 +385,7 @@ bool Hold::try_release() noexcept {
 }
 
 void Hold::end(bool lost) noexcept {
-  if (lost && !setup_.joined) {
+  if (lost && !params_.joined) {
     // Where it is the paths that moved, the lock file is there still, and would keep others away from what has the
     // session's path now.
     retry_until(Clock::now() + k_lost_patience, [this] { return core_.try_unlink().answer != Step::Answer::busy; });
@@ -416,20 +394,20 @@ void Hold::end(bool lost) noexcept {
     // Whoever took the file away may put it back: nobody holds it then.
     (void)sys::ofd_set_lock(core_.fd, F_UNLCK, k_witness_offset);
   }
-  settle(HoldPhase::ended);
+  set_phase(HoldPhase::ended);
   remove_hold(*this);
-  setup_.remains.reset();
+  params_.deferred_close.reset();
   if (!lost) {
     // The descriptor was seen to be ours a moment ago, and nobody uses that of a hold that has ended.
     sys::remember_inode(core_.fd, 0, 0);
-    setup_.file.fd.reset();
+    params_.file.fd.reset();
   }
-  if (!setup_.options->observer || !is_announced_.load()) {
+  if (!params_.options->observer || !is_announced_.load()) {
     return;
   }
   try {
-    notify(*setup_.options, {lost ? EventKind::lost : EventKind::released, session_path(), lock_path(), held_for(),
-                             std::nullopt, std::nullopt});
+    notify(*params_.options, {lost ? EventKind::lost : EventKind::released, session_path(), lock_path(), held_for(),
+                              std::nullopt, std::nullopt});
   } catch (...) {  // no memory to tell anybody
   }
 }
@@ -449,7 +427,7 @@ Result<pid_t> Hold::spawn(const char* file, char* const argv[], char* const envp
                      ? sys::spawn_with_descriptor(core_.fd, file, argv, envp)
                      : sys::Outcome{-1, looked.answer == Step::Answer::failed ? looked.error : EBADF};
   if (!inside) {
-    settle(HoldPhase::idle);
+    set_phase(HoldPhase::idle);
   }
   if (!spawned.ok()) {
     return failure(spawned.code(), "posix_spawn", file);
@@ -484,7 +462,7 @@ Result<void> Hold::drop_share() {
   }
 }
 
-bool Hold::forsake_share() {
+bool Hold::abandon_share() {
   return --shares_ == 0;
 }
 

@@ -6,12 +6,10 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <filesystem>
 #include <list>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 
@@ -21,11 +19,11 @@
 #include <sessionlock/session_lock.hpp>
 
 #include "hold/hold_core.hpp"
-#include "hold/record_draft.hpp"
 #include "protocol/inode_guard.hpp"
 #include "protocol/lock_file.hpp"
 #include "protocol/publication.hpp"
 #include "protocol/session_location.hpp"
+#include "system/mutex.hpp"
 
 namespace sessionlock {
 
@@ -39,12 +37,11 @@ inline constexpr ThreadToken k_no_thread = 0;
 [[nodiscard]] ThreadToken this_thread() noexcept;
 
 /// What a hold is made of.
-struct HoldSetup {
+struct HoldParams {
   SessionLocation location;
   PublishedFile file;
-  RecordSeed seed;
-  /// Where it cannot be made of the seed.
-  std::unique_ptr<const LockRecord> record;
+  /// As in the lock file.
+  LockRecord record;
   std::shared_ptr<const ManagerOptions> options;
   std::string owner{};
   bool reentrant{false};
@@ -53,15 +50,15 @@ struct HoldSetup {
   std::chrono::milliseconds max_hold{0};
   /// What was taken over, which is big and rare; null: nothing was.
   std::unique_ptr<const std::optional<Inspection>> reclaimed_from{};
-  /// What the wait for it left to be closed.
-  std::shared_ptr<void> remains{};
+  /// What the wait for it left to be closed, which takes time and so comes after the hold.
+  std::shared_ptr<void> deferred_close{};
 };
 
 /// A hold, shared by the handles of a re-entrant acquisition and by transcripts.
 /// Thread safety: safe from any thread. Lifetime: the descriptor's number stays reserved until the last share is gone.
 class Hold : public std::enable_shared_from_this<Hold> {
  public:
-  explicit Hold(HoldSetup&& setup);
+  explicit Hold(HoldParams&& params);
   ~Hold();
   Hold(const Hold&) = delete;
   Hold& operator=(const Hold&) = delete;
@@ -86,7 +83,7 @@ class Hold : public std::enable_shared_from_this<Hold> {
   [[nodiscard]] Result<void> drop_share();
   /// The share that a failed `drop_share` left goes without another try. True if it was the last: then nobody can share
   /// the hold any more, and it may be released behind everybody's back.
-  [[nodiscard]] bool forsake_share();
+  [[nodiscard]] bool abandon_share();
 
   [[nodiscard]] bool has_ended() const noexcept;
   /// A fork lies between the acquisition and now.
@@ -96,39 +93,30 @@ class Hold : public std::enable_shared_from_this<Hold> {
   [[nodiscard]] int depth() const;
   [[nodiscard]] std::chrono::milliseconds held_for() const;
 
-  [[nodiscard]] const SessionLocation& location() const noexcept { return setup_.location; }
-  [[nodiscard]] const HoldSetup& setup() const noexcept { return setup_; }
+  [[nodiscard]] const SessionLocation& location() const noexcept { return params_.location; }
+  [[nodiscard]] const HoldParams& params() const noexcept { return params_; }
   [[nodiscard]] const FileIdentity& file() const noexcept { return core_.file; }
-  /// Kept once it was made.
-  [[nodiscard]] const LockRecord& record() const;
-  /// Kept only where it cannot be made.
-  [[nodiscard]] LockRecord copy_record() const;
+  [[nodiscard]] const LockRecord& record() const noexcept { return params_.record; }
   [[nodiscard]] const std::filesystem::path& session_path() const { return paths().session; }
   [[nodiscard]] const std::filesystem::path& lock_path() const { return paths().lock; }
   [[nodiscard]] ThreadToken thread() const noexcept { return thread_; }
   [[nodiscard]] HoldCore& core() noexcept { return core_; }
 
  private:
-  /// Made when first asked for: making a path costs as much as a system call, and most holds are never asked.
+  /// Made when first asked for: making a path costs as much as a system call, and most holds are never asked. Threads
+  /// that ask at the same time each make them, and the first one's are kept.
   struct Paths {
     std::filesystem::path session;
     std::filesystem::path lock;
   };
   [[nodiscard]] const Paths& paths() const;
-  /// Where threads wait for idle. Made when the first has to, because a hold that nobody waits for should be small.
-  struct WaitingRoom {
-    std::mutex mutex;
-    std::condition_variable phase_changed;
-    std::list<HoldPhase> queue;  // who waits, and for what
-  };
-  [[nodiscard]] WaitingRoom& waiting_room();
-  /// `claim` for who found the phase taken, or others waiting.
+  /// `claim` for a thread that found the phase taken, or others waiting.
   [[nodiscard]] Result<void> queue_for_idle(HoldPhase phase, std::chrono::steady_clock::time_point deadline);
   [[nodiscard]] Error lost_error() const;
   /// Takes the phase from idle, waiting for it; nested guarded writes are the caller's to see first.
   [[nodiscard]] Result<void> claim(HoldPhase phase, std::chrono::steady_clock::time_point deadline);
   /// Gives the phase back, and wakes who waits for it.
-  void settle(HoldPhase phase) noexcept;
+  void set_phase(HoldPhase phase) noexcept;
   /// Does a step for who has the phase. The words of an error take memory; where there is none the phase goes back to
   /// idle, because nobody else would give it back.
   template <class F>
@@ -144,14 +132,9 @@ class Hold : public std::enable_shared_from_this<Hold> {
   void release_after_guard() noexcept;
   void end(bool lost) noexcept;
 
-  HoldSetup setup_;
+  HoldParams params_;
   HoldCore core_;
-  mutable std::once_flag record_made_;
-  mutable std::once_flag paths_made_;
-  std::once_flag waiting_room_made_;
-  mutable std::unique_ptr<const LockRecord> record_;
-  mutable std::unique_ptr<const Paths> paths_;
-  std::unique_ptr<WaitingRoom> waiting_room_;
+  mutable std::atomic<const Paths*> paths_{nullptr};
   const std::chrono::steady_clock::time_point since_{std::chrono::steady_clock::now()};
   const ThreadToken thread_{this_thread()};
 
@@ -159,9 +142,14 @@ class Hold : public std::enable_shared_from_this<Hold> {
   int guard_depth_{0};               // of the guarding thread alone
   bool release_after_guard_{false};  // likewise
 
-  std::atomic<int> queued_{0};  // in the waiting room, which exists while this is not 0
+  /// Threads that wait for the phase `idle`, in the order in which they came.
+  Mutex queue_mutex_;
+  Condition phase_changed_;
+  std::list<HoldPhase> queue_ GUARDED_BY(queue_mutex_);
+  /// Its length, to be asked without the mutex.
+  std::atomic<int> queued_{0};
   std::atomic<int> shares_{1};
-  std::atomic<bool> is_announced_{setup_.joined};
+  std::atomic<bool> is_announced_{params_.joined};
 };
 
 }  // namespace sessionlock

@@ -139,14 +139,13 @@ Result<SessionLock> LockManager::join(const std::filesystem::path& session, std:
   if (!record.lock_id || *record.lock_id != lock_id) {
     return failure(Errc::lost, "join", location->lock.path(), "the lock is not that acquisition any more");
   }
-  HoldSetup setup;
-  setup.location = std::move(*location);
-  setup.file = {std::move(lock.fd), lock.file};
-  setup.record = std::make_unique<const LockRecord>(std::move(record));
-  setup.options = options_;
-  setup.joined = true;
+  HoldParams params{.location = std::move(*location),
+                    .file = {std::move(lock.fd), lock.file},
+                    .record = std::move(record),
+                    .options = options_,
+                    .joined = true};
   auto share = std::make_shared<LockShare>();
-  share->hold = std::make_shared<Hold>(std::move(setup));
+  share->hold = std::make_shared<Hold>(std::move(params));
   return SessionLockAccess::make(std::move(share));
 }
 

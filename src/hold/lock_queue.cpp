@@ -236,8 +236,8 @@ std::vector<HeldLock> list_holds() {
   const std::lock_guard lock(table.mutex);
   for (const auto& [key, entry] : table.entries) {
     if (entry.hold && !entry.hold->has_ended()) {
-      held.push_back({entry.hold->session_path(), entry.hold->lock_path(), entry.hold->copy_record(),
-                      entry.hold->held_for(), entry.hold->depth()});
+      held.push_back({entry.hold->session_path(), entry.hold->lock_path(), entry.hold->record(), entry.hold->held_for(),
+                      entry.hold->depth()});
     }
   }
   std::sort(held.begin(), held.end(), [](const HeldLock& a, const HeldLock& b) { return a.lock_path < b.lock_path; });
@@ -249,7 +249,7 @@ std::vector<std::shared_ptr<Hold>> holds_of(const ManagerOptions& options) {
   std::vector<std::shared_ptr<Hold>> holds;
   const std::lock_guard lock(table.mutex);
   for (const auto& [key, entry] : table.entries) {
-    if (entry.hold && entry.hold->setup().options.get() == &options && !entry.hold->has_ended()) {
+    if (entry.hold && entry.hold->params().options.get() == &options && !entry.hold->has_ended()) {
       holds.push_back(entry.hold);
     }
   }

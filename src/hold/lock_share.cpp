@@ -26,7 +26,7 @@ std::shared_ptr<LockShare> make_share(Hold& hold) {
   try {
     return std::make_shared<LockShare>();
   } catch (...) {  // no memory
-    if (hold.forsake_share()) {
+    if (hold.abandon_share()) {
       (void)hold.try_release();
     }
     throw;

@@ -1,37 +1,45 @@
 #include "hold/record_draft.hpp"
 
-#include <string_view>
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "process/this_process.hpp"
+#include "system/random_id.hpp"
+#include "system/system.hpp"
+#include "text/timestamp.hpp"
 
 namespace sessionlock {
 
-LockRecordView describe(const RecordSeed& seed, const Place& session, RecordTexts& texts) {
-  const ProcessIdentity& owner = *seed.owner;
-  texts.created_at = rfc3339_text(seed.created_at);
-  texts.lock_id = hex_text(seed.lock_id);
-  LockRecordView record;
-  record.pid = owner.pid;
-  record.created_at = std::string_view(texts.created_at.data(), texts.created_at.size());
-  record.starttime = owner.start_time_ticks;
-  record.max_hold_ms = seed.max_hold.count();
-  record.lock_id = std::string_view(texts.lock_id.data(), texts.lock_id.size());
-  if (!owner.boot_id.empty()) {
-    record.boot_id = owner.boot_id;
+Result<LockRecord> draft_record(const AcquireOptions& options, const SessionLocation& location, bool names_session) {
+  auto lock_id = random_lock_id();
+  if (!lock_id) {
+    return tl::unexpected(random_failure(lock_id.error(), location.session.path()));
   }
-  if (owner.pid_namespace != 0) {
-    record.pid_namespace = owner.pid_namespace;
-    if (seed.tells_time_namespace) {
-      record.time_namespace = owner.time_namespace;
+  const ProcessIdentity& self = this_identity();
+  LockRecord record;
+  record.pid = self.pid;
+  record.created_at = format_rfc3339(sys::wall_clock());
+  record.starttime = self.start_time_ticks;
+  record.max_hold_ms = std::clamp(options.max_hold, std::chrono::milliseconds{1}, k_max_hold_max).count();
+  record.lock_id = std::move(*lock_id);
+  if (!self.boot_id.empty()) {
+    record.boot_id = self.boot_id;
+  }
+  if (self.pid_namespace != 0) {
+    record.pid_namespace = self.pid_namespace;
+    if (self.time_namespace != 0 || this_observer().time_namespaces_absent) {
+      record.time_namespace = self.time_namespace;
     }
   }
-  if (!owner.host.empty()) {
-    record.host = owner.host;
+  if (!self.host.empty()) {
+    record.host = self.host;
   }
-  if (!seed.label.empty()) {
-    record.label = seed.label;
+  if (!options.label.empty()) {
+    record.label = options.label;
   }
-  if (seed.names_session) {
-    texts.session = session.path().string();
-    record.session = texts.session;
+  if (names_session) {
+    record.session = location.session.path().string();
   }
   return record;
 }

@@ -37,13 +37,13 @@ void release_quietly(LockShare* share) noexcept {
     }
   }
   share->released = true;
-  const bool is_last = hold.forsake_share();
+  const bool is_last = hold.abandon_share();
   try {
     ++this_process_tally().release_failures;
     if (is_last) {
       keep_for_retry(share->hold);
     }
-    notify(*hold.setup().options,
+    notify(*hold.params().options,
            {EventKind::release_failed, hold.session_path(), hold.lock_path(), hold.held_for(), std::nullopt, why});
   } catch (...) {  // no memory to keep it either: what cannot go now goes at exit, or with this process
     if (is_last) {
@@ -104,7 +104,7 @@ bool SessionLock::owns() const noexcept {
 }
 
 const std::optional<Inspection>& SessionLock::reclaimed_from() const {
-  const auto* reclaimed = share_ && !share_->nested ? share_->hold->setup().reclaimed_from.get() : nullptr;
+  const auto* reclaimed = share_ && !share_->nested ? share_->hold->params().reclaimed_from.get() : nullptr;
   return reclaimed != nullptr ? *reclaimed : nothing<std::optional<Inspection>>();
 }
 

@@ -79,12 +79,12 @@ void Watchdog::Watch::look() {
 
 void Watchdog::Watch::look_at(const std::shared_ptr<Hold>& hold) {
   const auto held_for = hold->held_for();
-  if (held_for <= hold->setup().max_hold) {
+  if (held_for <= hold->params().max_hold) {
     return;
   }
-  auto& watched = watched_.try_emplace(hold.get(), Watched{hold, hold->setup().max_hold}).first->second;
+  auto& watched = watched_.try_emplace(hold.get(), Watched{hold, hold->params().max_hold}).first->second;
   if (watched.hold.expired()) {
-    watched = {hold, hold->setup().max_hold};  // another hold lay at this address before
+    watched = {hold, hold->params().max_hold};  // another hold lay at this address before
   }
   if (held_for > watched.report_at) {
     watched.report_at = held_for * 2;

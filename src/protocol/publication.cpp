@@ -72,14 +72,13 @@ Result<PublishAttempt> publish_file(const Place& place, const Publication& publi
                  "the unfinished file was removed again and again");
 }
 
-Result<PublishAttempt> publish(const Place& place, const LockRecordView& record, mode_t mode) {
-  const Publication publication{
-      mode, record.lock_id.value_or(std::string_view{}), true, [&record](const FileIdentity* witness) {
-        LockRecordView complete = record;
-        const auto text = witness != nullptr ? std::optional<WitnessText>(*witness) : std::nullopt;
-        complete.witness = text ? std::optional(text->view()) : std::nullopt;
-        return format_lock_record_view(complete);
-      }};
+Result<PublishAttempt> publish(const Place& place, LockRecord& record, mode_t mode) {
+  const Publication publication{mode, record.lock_id ? std::string_view(*record.lock_id) : std::string_view{}, true,
+                                [&record](const FileIdentity* witness) {
+                                  record.witness =
+                                      witness != nullptr ? std::optional(format_witness(*witness)) : std::nullopt;
+                                  return format_lock_record(record);
+                                }};
   return publish_file(place, publication);
 }
 

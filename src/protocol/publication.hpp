@@ -15,7 +15,6 @@
 #include <sessionlock/error.hpp>
 
 #include "protocol/lock_file.hpp"
-#include "record/lock_record_view.hpp"
 
 namespace sessionlock {
 
@@ -54,6 +53,6 @@ struct PublishAttempt {
 
 /// Publishes a lock file. The witness is taken, and written down in the record, where the file system can carry one.
 /// Errors: as `publish_file`.
-[[nodiscard]] Result<PublishAttempt> publish(const Place& place, const LockRecordView& record, mode_t mode);
+[[nodiscard]] Result<PublishAttempt> publish(const Place& place, LockRecord& record, mode_t mode);
 
 }  // namespace sessionlock

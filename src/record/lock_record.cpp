@@ -13,7 +13,7 @@
 #include <fmt/format.h>
 #include <simdjson.h>
 
-#include "record/lock_record_view.hpp"
+#include "record/lock_fields.hpp"
 #include "record/witness.hpp"
 #include "text/json_grammar.hpp"
 #include "text/json_text.hpp"
@@ -408,7 +408,7 @@ class Writer {
     }
   }
 
-  void text(Field field, const std::optional<std::string_view>& value) {
+  void text(Field field, const std::optional<std::string>& value) {
     if (value) {
       start_line(field);
       json::append_string(out_, *value);
@@ -454,44 +454,7 @@ bool begins_lock_field(std::string_view name) {
                      [&](std::string_view field) { return field.starts_with(name); });
 }
 
-LockRecordView view_of(const LockRecord& record) {
-  return {.pid = record.pid,
-          .created_at = record.created_at,
-          .starttime = record.starttime,
-          .max_hold_ms = record.max_hold_ms,
-          .lock_id = record.lock_id,
-          .boot_id = record.boot_id,
-          .pid_namespace = record.pid_namespace,
-          .time_namespace = record.time_namespace,
-          .witness = record.witness,
-          .host = record.host,
-          .label = record.label,
-          .session = record.session};
-}
-
-LockRecord record_of(const LockRecordView& view) {
-  const auto copy = [](const std::optional<std::string_view>& text) {
-    return text ? std::optional<std::string>(*text) : std::nullopt;
-  };
-  return {.pid = view.pid,
-          .created_at = copy(view.created_at),
-          .starttime = view.starttime,
-          .max_hold_ms = view.max_hold_ms,
-          .lock_id = copy(view.lock_id),
-          .boot_id = copy(view.boot_id),
-          .pid_namespace = view.pid_namespace,
-          .time_namespace = view.time_namespace,
-          .witness = copy(view.witness),
-          .host = copy(view.host),
-          .label = copy(view.label),
-          .session = copy(view.session)};
-}
-
 std::string format_lock_record(const LockRecord& record) {
-  return format_lock_record_view(view_of(record));
-}
-
-std::string format_lock_record_view(const LockRecordView& record) {
   Writer writer;
   writer.number(Field::pid, record.pid);
   writer.text(Field::created_at, record.created_at);

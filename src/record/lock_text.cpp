@@ -4,7 +4,7 @@
 #include <charconv>
 #include <cstddef>
 
-#include "record/lock_record_view.hpp"
+#include "record/lock_fields.hpp"
 #include "text/json_grammar.hpp"
 
 namespace sessionlock {

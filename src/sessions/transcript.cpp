@@ -205,7 +205,7 @@ Result<bool> Transcript::State::repair_tail(std::uint64_t& size) {
   if (!inside_line || !*inside_line) {
     return inside_line;
   }
-  if (share->hold->setup().joined) {
+  if (share->hold->params().joined) {
     return failure(Errc::torn_transcript, "append", file.path,
                    "its last line is incomplete; another program under the same lock may be writing it");
   }

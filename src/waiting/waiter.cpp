@@ -123,7 +123,7 @@ void Waiter::count_end() {
   last_wake_up_.reset();
 }
 
-std::shared_ptr<void> Waiter::take_remains() {
+std::shared_ptr<void> Waiter::detach_watches() {
   on_stop_.reset();
   if (watching_) {
     stop_telling(watching_->sleeper);

@@ -61,7 +61,7 @@ class Waiter {
   void count_end();
   /// Ends the watching, and hands over what it leaves to be closed: that takes as long as the rest of a hand-over, and
   /// is better done by the holder later than by a waiter that was just let in.
-  [[nodiscard]] std::shared_ptr<void> take_remains();
+  [[nodiscard]] std::shared_ptr<void> detach_watches();
   /// Why the wait has to poll, told once.
   [[nodiscard]] std::optional<std::error_code> take_degradation();
 

@@ -138,7 +138,7 @@ TEST_CASE("an acquisition that memory is missing for leaves no lock, and keeps n
 }
 
 TEST_CASE("a share that memory is missing for is none") {
-  // Protects: `make_share` in acquisition.cpp.
+  // Protects: `make_share`.
   Bench session;
   AcquireOptions options;
   options.reentrant = true;
@@ -217,7 +217,7 @@ TEST_CASE("a handle that fails to release, and has no memory for words, leaves i
 }
 
 TEST_CASE("who joined a lock and has no memory to look at it keeps its holder from nothing") {
-  // Protects: `LeavesGuard` in `Hold::enter_guard`.
+  // Protects: the `InodeGuard` in `Hold::enter_guard`.
   Bench session;
   const auto lock = acquired(session);
   std::optional<SessionLock> joined;

@@ -231,7 +231,7 @@ TEST_CASE("a release that fails is reported, and can be tried again") {
 }
 
 TEST_CASE("a release that fails in a destructor is told, listed, shared with nobody, and tried again later") {
-  // Protects: `keep_for_retry`, `retry_failed_releases` and `Hold::forsake_share`.
+  // Protects: `keep_for_retry`, `retry_failed_releases` and `Hold::abandon_share`.
   const Session session;
   std::vector<Event> events;
   ManagerOptions options;
@@ -423,7 +423,7 @@ TEST_CASE("only the outermost acquisition took something over") {
 }
 
 TEST_CASE("who joins a hold writes under it, and releases nothing") {
-  // Protects: `HoldSetup::joined`, and the comparison of lock ids in `LockManager::join`.
+  // Protects: `HoldParams::joined`, and the comparison of lock ids in `LockManager::join`.
   const Session session;
   LockManager manager;
   auto lock = held(manager.try_acquire(session.path));

@@ -72,21 +72,18 @@ std::vector<Pretence> pretences() {
 }
 
 Result<PublishAttempt> publish_own(const Place& place) {
-  const LockRecord record = own_record();
-  return publish(place, view_of(record), 0600);
+  LockRecord record = own_record();
+  return publish(place, record, 0600);
 }
 
 PublishedLock published(const Place& place, mode_t mode) {
   LockRecord record = own_record();
-  auto attempt = publish(place, view_of(record), mode);
+  auto attempt = publish(place, record, mode);
   if (!attempt) {
     throw ProcessFailure(attempt.error().message());
   }
   if (attempt->outcome != PublishOutcome::published) {
     throw ProcessFailure("not published");
-  }
-  if (attempt->file->has_witness) {
-    record.witness = format_witness(attempt->file->file);
   }
   return {std::move(*attempt->file), std::move(record)};
 }

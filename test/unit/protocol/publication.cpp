@@ -235,8 +235,8 @@ TEST_CASE("a shortage of record locks is an error on a local file system, and no
       const Place place = place_in(directory.path(), "s.lock");
       place.directory->traits->local = local;
       const Script script([](const sys::CallInfo& info) { return is(info, sys::Call::ofd_setlk) ? ENOLCK : 0; });
-      const LockRecord record = own_record();
-      const auto attempt = publish(place, view_of(record), k_mode);
+      LockRecord record = own_record();
+      const auto attempt = publish(place, record, k_mode);
       REQUIRE_IN_CHILD(attempt.has_value() == !local);
       if (!local) {
         REQUIRE_IN_CHILD(!attempt->file->has_witness);

@@ -446,7 +446,7 @@ TEST_CASE("what a wait leaves is closed with whoever takes it, and is told nothi
   const auto open = sys::open_descriptor_count();
   CHECK(open > before);
   const Calls calls;
-  auto remains = waiter.take_remains();
+  auto remains = waiter.detach_watches();
   CHECK(sys::open_descriptor_count() == open);
   CHECK(calls.count(sys::Call::inotify_rm_watch) == 0);
   // The waiter begins anew, also with the same lock.
@@ -462,7 +462,7 @@ TEST_CASE("what is left of a wait does not take another's watch of the same inod
   REQUIRE(first.watch(lock.pinned(), lock.traits(), {}));
   Waiter second(k_long, {});
   REQUIRE(second.watch(lock.pinned(), lock.traits(), {}));
-  (void)first.take_remains();
+  (void)first.detach_watches();
   lock.remove();
   CHECK(second.wait() == WakeUp::name_went);
 }

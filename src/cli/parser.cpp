@@ -177,8 +177,12 @@ Option& OptionTable::text(std::string names, std::string value_name, std::string
 Option& OptionTable::duration(std::string names, std::chrono::milliseconds& target, std::string help) {
   const auto read = [&target](const std::string& text) {
     const std::optional<std::chrono::milliseconds> duration = parse_duration(text);
+    const bool is_number = !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
+    if (!duration && is_number) {
+      return fmt::format("'{0}' has no unit; write {0}s or {0}ms", text);
+    }
     if (!duration) {
-      return fmt::format("'{}' is no duration; write 500ms, 10s, 5m, 1h or inf", text);
+      return fmt::format("'{}' is no duration; write 500ms, 10s, 5m, 1h or inf", printable_text(text));
     }
     target = *duration;
     return std::string{};

@@ -68,8 +68,11 @@ std::optional<milliseconds> parse_duration(std::string_view text) {
     return std::nullopt;
   }
   const std::string_view name{rest, static_cast<std::size_t>(end - rest)};
+  if (name.empty()) {
+    return count == 0 ? std::optional(milliseconds{0}) : std::nullopt;
+  }
   for (const Unit& unit : k_units) {
-    if (unit.name == "d" || unit.name != (name.empty() ? "ms" : name)) {
+    if (unit.name == "d" || unit.name != name) {
       continue;
     }
     if (count > static_cast<std::uint64_t>(milliseconds::max().count() / unit.milliseconds)) {

@@ -20,16 +20,15 @@ std::optional<milliseconds> read_slowly(std::string_view text) {
   sessionlock::fuzz::Wide count = 0;
   const auto unit_at = std::min(text.find_first_not_of("0123456789"), text.size());
   const std::string_view unit = text.substr(unit_at);
-  const int factor = unit.empty() || unit == "ms" ? 1
-                     : unit == "s"                ? 1000
-                     : unit == "m"                ? 60000
-                     : unit == "h"                ? 3600000
-                                                  : 0;
+  const int factor = unit == "ms" ? 1 : unit == "s" ? 1000 : unit == "m" ? 60000 : unit == "h" ? 3600000 : 0;
   for (const char c : text.substr(0, unit_at)) {
     count = count * 10 + (c - '0');
     if (count > UINT64_MAX) {
       return std::nullopt;
     }
+  }
+  if (unit.empty() && unit_at != 0 && count == 0) {
+    return milliseconds{0};
   }
   count *= factor;
   if (unit_at == 0 || factor == 0 || count > INT64_MAX) {

@@ -92,11 +92,40 @@ class Records(Case):
 
 class BadInput(Case):
     def test_the_first_line_that_is_not_one_json_value_ends_it_and_is_named(self):
-        for bad in ('{"a":', "{} {}", "", "nul", "{'a':1}", "\ufeff{}", '{"a":1}x', "\x00"):
+        for bad in ('{"a":', "{} {}", "nul", "{'a':1}", "\ufeff{}", '{"a":1}x', "\x00"):
             self.session.unlink(missing_ok=True)
             result = self.append(f'{{"n":1}}\n{{"n":2}}\n{bad}\n{{"n":3}}\n')
             self.assertComplaint(result, BAD_DATA, "line 3 ", "2 records appended")
             self.assertEqual(self.lines(), ['{"n":1}', '{"n":2}'])
+
+    def test_a_refused_line_shows_what_cannot_be_seen_by_one_escape(self):
+        for bad, shown in (
+            ('\ufeff{"a":1}', "'\\ufeff{\"a\":1}'"), ('\u00a0{"a":1}\u3000', "'\\u00a0{\"a\":1}\\u3000'"), ("\u200b", "'\\u200b'"),
+            ("\u202e{}", "'\\u202e{}'"), ("\x1b[31m", "'\\x1b[31m'"), ('{"a": "\\q"}', "'{\"a\": \"\\q\"}'"),
+        ):
+            self.assertComplaint(self.append(f"{bad}\n"), BAD_DATA, f"not one JSON value: {shown};")
+        process = self.start("append", self.session)
+        self.assertIn("'{\"a\":\"\\xff\"}'", self.finish(process, b'{"a":"\xff"}\n')[2])
+
+    def test_a_long_refused_line_shows_both_of_its_ends(self):
+        long = '{"text": "' + "ä" * 1000 + '"}'
+        result = self.append(f"\ufeff{long}\u00a0\n")
+        self.assertComplaint(result, BAD_DATA, "'\\ufeff{\"text\": \"ää", "ä…ä", "ä\"}\\u00a0'")
+        self.assertLess(len(result.stderr), 200)
+
+    def test_blank_lines_are_skipped_and_counted(self):
+        result = self.append('\n{"n":1}\n\n \t\n\r\n{"n":2}\r\n   ')
+        self.assertStatus(result, 0)
+        self.assertEqual([record["n"] for record in self.records()], [1, 2])
+        self.assertComplaint(self.append("\n\nbad\n"), BAD_DATA, "line 3 ")
+
+    def test_nothing_but_blank_lines_appends_nothing(self):
+        self.assertStatus(self.append("\n" * 2500), 0)
+        self.assertFalse(self.session.exists())
+
+    def test_half_a_surrogate_pair_is_accepted(self):
+        self.assertStatus(self.append('{"half":"\\ud800"}\n'), 0)
+        self.assertEqual(self.lines(), ['{"half":"\\ud800"}'])
 
     def test_the_line_number_counts_over_batches(self):
         good = '{"n":1}\n' * (2 * BATCH_LINES + 5)

@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include <fmt/core.h>
 #include <unistd.h>
@@ -21,7 +22,6 @@
 #include "cli/line_source.hpp"
 #include "cli/signals.hpp"
 #include "cli/verbose.hpp"
-#include "text/json_text.hpp"
 #include "text/printable_text.hpp"
 
 namespace sessionlock::cli {
@@ -146,6 +146,30 @@ bool is_record(std::string_view line) {
   return line.size() <= k_transcript_record_bytes_max && is_transcript_record(line);
 }
 
+/// Nothing but JSON's white space.
+bool is_blank(std::string_view line) {
+  return line.find_first_not_of(" \t\r") == std::string_view::npos;
+}
+
+/// The lines of a batch that can be appended, and the line that ended them.
+struct CheckedBatch {
+  std::vector<std::string_view> records{};
+  /// Position in the batch; none if all lines are good.
+  std::optional<std::size_t> refused{};
+};
+
+CheckedBatch check(const Batch& batch) {
+  CheckedBatch checked;
+  for (std::size_t i = 0; i < batch.lines.size() && !checked.refused; ++i) {
+    if (is_record(batch.lines[i])) {
+      checked.records.push_back(batch.lines[i]);
+    } else if (!is_blank(batch.lines[i])) {
+      checked.refused = i;
+    }
+  }
+  return checked;
+}
+
 /// Says which line stopped it and what became of the others.
 int refuse_line(std::uint64_t number, std::string_view words, std::uint64_t written) {
   print_error(fmt::format("line {} of the input is not one JSON value: {}; {} appended before it, none after", number,
@@ -153,21 +177,31 @@ int refuse_line(std::uint64_t number, std::string_view words, std::uint64_t writ
   return k_bad_data;
 }
 
-std::string first_bytes(std::string_view line) {
-  if (line.empty()) {
-    return "it is empty";
+/// At most so many bytes of a text from its beginning, or from its end; less if that would cut a character.
+std::string_view beginning_of(std::string_view text, std::size_t bytes) {
+  while (bytes < text.size() && bytes > 0 && (static_cast<unsigned char>(text[bytes]) & 0xc0U) == 0x80) {
+    --bytes;
   }
+  return text.substr(0, bytes);
+}
+std::string_view end_of(std::string_view text, std::size_t bytes) {
+  text.remove_prefix(text.size() - std::min(bytes, text.size()));
+  while (!text.empty() && (static_cast<unsigned char>(text.front()) & 0xc0U) == 0x80) {
+    text.remove_prefix(1);
+  }
+  return text;
+}
+
+/// What is wrong with a line often stands at one of its ends, and often cannot be seen.
+std::string show_line(std::string_view line) {
+  constexpr std::size_t k_beginning = 60;
+  constexpr std::size_t k_end = 20;
   if (line.size() > k_transcript_record_bytes_max) {
     return too_long_words();
   }
-  std::size_t shown = std::min<std::size_t>(line.size(), 60);
-  while (shown < line.size() && shown > 0 && (static_cast<unsigned char>(line[shown]) & 0xc0U) == 0x80) {
-    --shown;  // not in the middle of a character
-  }
-  // As JSON first, because the line may be no UTF-8, then for a terminal.
-  std::string text;
-  json::append_string(text, line.substr(0, shown));
-  return printable_text(text) + (shown < line.size() ? "…" : "");
+  return line.size() <= k_beginning + k_end ? fmt::format("'{}'", revealing_text(line))
+                                            : fmt::format("'{}…{}'", revealing_text(beginning_of(line, k_beginning)),
+                                                          revealing_text(end_of(line, k_end)));
 }
 
 /// Why a write failed, and what had been written by then. For contention that is one line and no more.
@@ -212,18 +246,18 @@ int append(const AppendArguments& arguments) {
   LineSource source{STDIN_FILENO, signals.wake_fd(), k_transcript_record_bytes_max};
   while (true) {
     const Batch batch = source.next();
-    const auto bad = std::find_if_not(batch.lines.begin(), batch.lines.end(), is_record);
-    const Records records{batch.lines.begin(), bad};
-    if (!records.empty()) {
-      if (const Result<void> written = writer.write(records); !written) {
+    const CheckedBatch checked = check(batch);
+    if (!checked.records.empty()) {
+      if (const Result<void> written = writer.write(checked.records); !written) {
         if (written.error().code == Errc::cancelled) {
           return finish({{}, batch.first_line, Batch::End::interrupted, {}}, writer, signals);
         }
         return fail_write(written.error(), writer.written());
       }
     }
-    if (bad != batch.lines.end()) {
-      return refuse_line(batch.first_line + records.size(), first_bytes(*bad), writer.written());
+    if (checked.refused) {
+      return refuse_line(batch.first_line + *checked.refused, show_line(batch.lines[*checked.refused]),
+                         writer.written());
     }
     if (batch.end != Batch::End::open) {
       return finish(batch, writer, signals);
@@ -242,7 +276,8 @@ Command declare_append() {
   command.flag("--hold", arguments->hold, "Keep the lock between batches");
   add_session_options(command, arguments->session);
   command.footer =
-      "Each line is one record and is written whole. The lock is taken for each batch of what can be read at once.\n"
+      "Each line is one record and is written whole; blank lines are skipped. The lock is taken for each batch of what "
+      "can be read at once.\n"
       "The first line that is not one JSON value ends it, exit status 65; the lines before it are appended.";
   command.action = [arguments] { return append(*arguments); };
   return command;

@@ -7,9 +7,12 @@
 #include <utility>
 #include <vector>
 
+#include <unistd.h>
+
 #include "cli/command.hpp"
 #include "cli/exit_status.hpp"
 #include "cli/parser.hpp"
+#include "cli/signals.hpp"
 #include "cli/terminal.hpp"
 
 namespace sessionlock::cli {
@@ -25,6 +28,9 @@ Command declare_commands() {
 }
 
 int run_command_line(std::vector<std::string> arguments) {
+  if (::getpid() == 1) {
+    leave_reaping_to_the_kernel();  // until there is a program: program.hpp
+  }
   const Command root = declare_commands();
   const Parsed parsed = parse(root, "sessionlock " SESSIONLOCK_VERSION, std::move(arguments));
   if (!parsed.action) {

@@ -6,6 +6,8 @@
 #include <csignal>
 #include <cstring>
 #include <exception>
+#include <optional>
+#include <string_view>
 #include <utility>
 
 #include <fmt/core.h>
@@ -15,6 +17,7 @@
 
 #include "cli/arguments.hpp"
 #include "cli/exit_status.hpp"
+#include "text/printable_text.hpp"
 
 namespace sessionlock::cli {
 namespace {
@@ -44,18 +47,31 @@ int exit_status_of(int wait_status) {
   return WIFSIGNALED(wait_status) ? k_signal_base + WTERMSIG(wait_status) : WEXITSTATUS(wait_status);
 }
 
+/// Reaps every child that has ended, not only the program: pid 1 of a PID namespace gets the orphans of all others,
+/// which would otherwise stay zombies for as long as the program runs. Returns the program's wait status once it has
+/// ended.
+std::optional<int> reap_children(pid_t program) {
+  std::optional<int> result;
+  while (true) {
+    int status = 0;
+    const pid_t reaped = ::waitpid(-1, &status, WNOHANG);
+    if (reaped == program) {
+      result = status;
+    } else if (reaped == 0 || (reaped < 0 && errno == ECHILD && result)) {
+      return result;
+    } else if (reaped < 0 && errno != EINTR) {
+      throw std::system_error(errno, std::system_category(), "waitpid");
+    }
+  }
+}
+
 int wait_for(pid_t program, SignalCatcher& signals) {
   while (true) {
     for (const Caught& caught : signals.take()) {
       forward(caught, program);
     }
-    int status = 0;
-    const pid_t reaped = ::waitpid(program, &status, WNOHANG);
-    if (reaped == program) {
-      return exit_status_of(status);
-    }
-    if (reaped < 0 && errno != EINTR) {
-      throw std::system_error(errno, std::system_category(), "waitpid");
+    if (const std::optional<int> status = reap_children(program)) {
+      return exit_status_of(*status);
     }
     wait_readable(std::array{signals.wake_fd()});
   }
@@ -126,6 +142,26 @@ bool wait_for_start(int line) noexcept {
   return received == 1;
 }
 
+/// Which limit may be meant by an error that names none.
+std::string_view limit_words(const std::error_code& code) {
+  if (code == std::errc::resource_unavailable_try_again) {
+    return "a limit on processes and threads may be reached: 'ulimit -u', or pids.max of the control group";
+  }
+  if (code == std::errc::not_enough_memory) {
+    return "memory is short, or a limit on it is reached: 'ulimit -v', or memory.max of the control group";
+  }
+  if (code == std::errc::too_many_files_open) {
+    return "the limit on open files is reached: 'ulimit -n'";
+  }
+  if (code == std::errc::too_many_files_open_in_system) {
+    return "the system's limit on open files is reached: fs.file-max";
+  }
+  if (code == std::errc::argument_list_too_long) {
+    return "the arguments and the environment are too long together: 'ulimit -s' limits them";
+  }
+  return {};
+}
+
 }  // namespace
 
 std::vector<char*> pointers_to(std::vector<std::string>& strings) {
@@ -139,13 +175,24 @@ std::vector<char*> pointers_to(std::vector<std::string>& strings) {
 }
 
 int program_failure(const std::error_code& code, const std::string& program) {
-  print_error(fmt::format("cannot run '{}': {}", program, code.message()));
+  const std::string_view limit = limit_words(code);
+  print_error(fmt::format("cannot run '{}': {}{}", printable_text(program), code.message(),
+                          limit.empty() ? "" : fmt::format(" ({})", limit)));
   const bool missing = code == std::errc::no_such_file_or_directory || code == std::errc::not_a_directory;
   return missing ? k_not_found : k_cannot_execute;
 }
 
+int reporting_start_failure(const std::vector<std::string>& program, const std::function<int()>& action) {
+  try {
+    return action();
+  } catch (const std::system_error& error) {
+    return program_failure(error.code(), program.front());
+  }
+}
+
 int wait_forwarding_signals(pid_t program, SignalCatcher& signals) {
-  // Whoever started us may have blocked it. The program was to inherit that; here it would mean to wait for ever.
+  // The process that started this one may have blocked it. The program inherits that; here it would mean to wait for
+  // ever.
   sigset_t only;
   ::sigemptyset(&only);
   ::sigaddset(&only, SIGCHLD);

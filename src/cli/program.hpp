@@ -8,6 +8,7 @@
 /// group, of which the program is a member as well: forwarding would deliver it twice. And job control (Ctrl-Z, `fg`, a
 /// resized window) works on the group by itself: both stop, both go on.
 
+#include <functional>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -21,10 +22,15 @@ namespace sessionlock::cli {
 /// As the exec functions want it. Lifetime: that of the strings.
 [[nodiscard]] std::vector<char*> pointers_to(std::vector<std::string>& strings);
 
-/// Prints why a program cannot be run. Returns the exit status that a shell would.
+/// Prints why a program cannot be run, and which limit may be the reason. Returns the exit status that a shell would.
 int program_failure(const std::error_code& code, const std::string& program);
 
-/// Waits for a child of this process to end, and forwards signals meanwhile. `signals` must catch SIGCHLD as well.
+/// Runs an action that starts the program. A `std::system_error` thrown before the program runs (there can be no
+/// thread, no pipe, no child) is reported as `program_failure`.
+int reporting_start_failure(const std::vector<std::string>& program, const std::function<int()>& action);
+
+/// Waits for a child of this process to end. Meanwhile forwards signals, and reaps other children that end, such as the
+/// orphans that pid 1 of a container gets. `signals` must catch SIGCHLD as well.
 /// Returns the child's exit status as a shell reports it.
 int wait_forwarding_signals(pid_t program, SignalCatcher& signals);
 

@@ -158,6 +158,15 @@ Interruption::~Interruption() {
   thread_.join();
 }
 
+void leave_reaping_to_the_kernel() {
+  struct sigaction action {};
+  action.sa_handler = SIG_DFL;
+  action.sa_flags = SA_NOCLDWAIT;
+  if (::sigaction(SIGCHLD, &action, nullptr) != 0) {
+    fail_call("sigaction");
+  }
+}
+
 void wait_readable(std::span<const int> fds) {
   std::vector<pollfd> polled;
   polled.reserve(fds.size());

@@ -96,6 +96,10 @@ class Interruption {
   std::thread thread_;
 };
 
+/// Lets the kernel reap the children of a process that does not wait for any. For pid 1 of a PID namespace, which gets
+/// the orphans of all others. Ends when SIGCHLD is caught; a program that is executed does not inherit it.
+void leave_reaping_to_the_kernel();
+
 /// Waits until one of the descriptors is readable, closed or broken. Repeats after a signal.
 void wait_readable(std::span<const int> fds);
 /// Whether reading it would not block now.

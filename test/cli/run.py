@@ -449,5 +449,75 @@ class Terminal(Case):
         wait_until("the lock is gone", lambda: not self.lock.exists())
 
 
+# What starts a program, and the arguments before it.
+STARTERS = [("run", "s.jsonl"), ("gate", "g.lock"), ("pidfile", "claim", "p.pid")]
+
+
+class AsPid1(Case):
+    ENTER = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+
+    # Leaves orphans behind, and prints which processes there are besides pid 1 and itself once they should be gone.
+    ORPHANS = """
+import os, time
+for _ in range(3):
+    child = os.fork()
+    if child == 0:
+        if os.fork() == 0:
+            time.sleep(0.05)
+        os._exit(0)
+    os.waitpid(child, 0)
+deadline = time.monotonic() + 20
+def others():
+    return [pid for pid in os.listdir("/proc") if pid.isdigit() and int(pid) not in (1, os.getpid())]
+while others() and time.monotonic() < deadline:
+    time.sleep(0.01)
+print(others())
+"""
+
+    def setUp(self):
+        super().setUp()
+        if subprocess.run([*self.ENTER, "true"], capture_output=True).returncode != 0:
+            self.skip_aloud("a PID namespace of one's own is not allowed here")
+
+    def test_it_reaps_the_orphans_that_its_command_leaves(self):
+        for starter in STARTERS:
+            starting = self.command(*starter, "--", sys.executable, "-c", self.ORPHANS)
+            result = subprocess.run([*self.ENTER, *starting], capture_output=True, text=True, cwd=self.folder,
+                                    env=self.environment, timeout=command.PATIENCE)
+            self.assertEqual((result.returncode, result.stdout, result.stderr), (0, "[]\n", ""), starter)
+
+    def test_orphans_that_end_while_it_waits_for_the_lock_are_reaped(self):
+        self.hold()
+        script = 'sleep 0.05 & exec "$@"'
+        namespace = subprocess.Popen(
+            [*self.ENTER, "sh", "-c", script, "sh", *self.command("run", "--timeout", "inf", self.session, "--", "true")],
+            cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, process_group=0,
+        )
+        self.addCleanup(self.end, namespace)
+
+        def children_of(parent):
+            listed = subprocess.run(["ps", "--ppid", str(parent), "-o", "pid=,comm="], capture_output=True, text=True).stdout
+            return [line.split(maxsplit=1) for line in listed.splitlines()]
+
+        def is_alone():
+            first = children_of(namespace.pid)
+            return [name for _, name in first] == ["sessionlock"] and children_of(first[0][0]) == []
+
+        wait_until("pid 1 waits and has no child left", is_alone)
+
+
+class Limits(Case):
+    def test_a_program_that_cannot_be_started_is_named_with_the_limit_that_may_be_meant(self):
+        if os.geteuid() != 0:
+            self.skip_aloud("only root can become a user whose processes are limited")
+        self.folder.chmod(0o777)
+        become = ["setpriv", "--reuid", "23456", "--clear-groups", "bash", "-c", 'ulimit -u 1; exec "$@"', "bash"]
+        for starter in STARTERS:
+            result = subprocess.run([*become, *self.command(*starter, "--", "true")], capture_output=True, text=True,
+                                    cwd=self.folder, env=self.environment, timeout=command.PATIENCE)
+            self.assertComplaint(result, 126, "cannot run 'true'", "ulimit -u")
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+
 if __name__ == "__main__":
     command.main()

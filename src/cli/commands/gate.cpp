@@ -101,7 +101,9 @@ Command declare_gate() {
   command.footer =
       "The exit status is COMMAND's own, or 0 if another caller ran it; 128+N if signal N ended it, 126 or 127 if it\n"
       "cannot be run, 75 if the other is not done in time.";
-  command.program_action = [arguments](const std::vector<std::string>& program) { return gate(*arguments, program); };
+  command.program_action = [arguments](const std::vector<std::string>& program) {
+    return reporting_start_failure(program, [&] { return gate(*arguments, program); });
+  };
   return command;
 }
 

@@ -296,7 +296,9 @@ Command declare_claim(const Arguments& arguments) {
   command.footer =
       "The exit status is COMMAND's own; 128+N if signal N ended it, 126 or 127 if it cannot be run, 75 if the file\n"
       "is another's.";
-  command.program_action = [arguments](const std::vector<std::string>& program) { return claim(*arguments, program); };
+  command.program_action = [arguments](const std::vector<std::string>& program) {
+    return reporting_start_failure(program, [&] { return claim(*arguments, program); });
+  };
   return command;
 }
 

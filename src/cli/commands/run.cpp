@@ -142,7 +142,9 @@ Command declare_run() {
   command.footer =
       "COMMAND sees SESSIONLOCK_SESSION, SESSIONLOCK_LOCK and SESSIONLOCK_ID. The exit status is COMMAND's own;\n"
       "128+N if signal N ended it, 126 or 127 if it cannot be run, 75 if the session stays locked.";
-  command.program_action = [arguments](const std::vector<std::string>& program) { return run(*arguments, program); };
+  command.program_action = [arguments](const std::vector<std::string>& program) {
+    return reporting_start_failure(program, [&] { return run(*arguments, program); });
+  };
   return command;
 }
 

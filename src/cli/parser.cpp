@@ -8,6 +8,7 @@
 #include <fmt/core.h>
 #include <CLI/CLI.hpp>
 
+#include "cli/command_line.hpp"
 #include "cli/exit_status.hpp"
 #include "cli/terminal.hpp"
 #include "text/duration_text.hpp"
@@ -81,69 +82,9 @@ void add_command(CLI::App& app, const Command& command) {
   }
 }
 
-const Command* find_command(const std::vector<Command>& commands, const std::string& name) {
-  const auto found =
-      std::find_if(commands.begin(), commands.end(), [&](const Command& one) { return one.name == name; });
-  return found == commands.end() ? nullptr : &*found;
-}
-
-/// The command that the first words name, as far as they do: the root where they name none.
-const Command& named_command(const Command& root, const std::vector<std::string>& arguments) {
-  const Command* command = &root;
-  for (const std::string& argument : arguments) {
-    const Command* const below = find_command(command->commands, argument);
-    if (below == nullptr) {
-      break;
-    }
-    command = below;
-  }
-  return *command;
-}
-
-/// Takes what follows `--` away from the option library, which would look for options in it, if the command runs a
-/// program.
-std::vector<std::string> split_program(const Command& command, std::vector<std::string>& arguments) {
-  const auto separator = std::find(arguments.begin(), arguments.end(), "--");
-  if (!command.program_action || separator == arguments.end()) {
-    return {};
-  }
-  std::vector<std::string> program(separator + 1, arguments.end());
-  arguments.erase(separator, arguments.end());
-  return program;
-}
-
-/// Keeps the option library from reading a file name like `[a,b]` as a list of two, as it would where an argument may
-/// be repeated.
-void protect_brackets(const Command& command, std::vector<std::string>& arguments) {
-  const auto& options = command.options();
-  if (std::none_of(options.begin(), options.end(), [](const Option& option) { return option.repeated; })) {
-    return;
-  }
-  for (std::string& argument : arguments) {
-    if (!argument.empty() && argument.front() == '[') {
-      argument.insert(0, "./");
-    }
-  }
-}
-
-/// Whether the first word should be a command and is not; says so. The option library would only say that a command is
-/// missing.
-bool is_unknown_command(const Command& root, const std::vector<std::string>& arguments) {
-  if (arguments.empty() || arguments.front().empty() || arguments.front().front() == '-' ||
-      find_command(root.commands, arguments.front()) != nullptr) {
-    return false;
-  }
-  print_error(fmt::format("'{}' is no command (see 'sessionlock --help')", printable_text(arguments.front())));
-  return true;
-}
-
-int print_usage_error(const CLI::App& app, std::string words) {
+int print_usage_error(const CommandLine& line, std::string words) {
   std::replace(words.begin(), words.end(), '\n', ' ');
-  std::string named;
-  for (auto commands = app.get_subcommands(); !commands.empty(); commands = commands.front()->get_subcommands()) {
-    named += commands.front()->get_name() + " ";
-  }
-  print_error(fmt::format("{} (see 'sessionlock {}--help')", words, named));
+  print_error(fmt::format("{} (see 'sessionlock {}--help')", words, line.named));
   return k_usage;
 }
 
@@ -203,20 +144,19 @@ Option& OptionTable::positional(std::string name, std::string& target, std::stri
 }
 
 Parsed parse(const Command& root, const std::string& version, std::vector<std::string> arguments) {
-  if (is_unknown_command(root, arguments)) {
-    return {{}, k_usage};
+  CommandLine line = take_apart(root, std::move(arguments));
+  if (!line.fault.empty()) {
+    return {{}, print_usage_error(line, line.fault)};
   }
   CLI::App app{root.help, root.name};
   app.set_version_flag("--version", version);
   add_command(app, root);
-  const Command& command = named_command(root, arguments);
-  std::vector<std::string> program = split_program(command, arguments);
-  protect_brackets(command, arguments);
   // The option library takes them from the back.
-  std::reverse(arguments.begin(), arguments.end());
+  std::reverse(line.arguments.begin(), line.arguments.end());
+  const Command& command = *line.command;
   try {
-    app.parse(std::move(arguments));
-    if (command.program_action && program.empty()) {
+    app.parse(std::move(line.arguments));
+    if (command.program_action && line.program.empty()) {
       throw CLI::RequiredError("-- COMMAND");
     }
     if (!command.program_action && !command.action) {
@@ -227,10 +167,10 @@ Parsed parse(const Command& root, const std::string& version, std::vector<std::s
     app.exit(wanted);
     return {{}, finish_output() ? k_done : k_io_error};
   } catch (const CLI::ParseError& error) {
-    return {{}, print_usage_error(app, error.what())};
+    return {{}, print_usage_error(line, error.what())};
   }
   if (command.program_action) {
-    return {[&command, program = std::move(program)] { return command.program_action(program); }, k_done};
+    return {[&command, program = std::move(line.program)] { return command.program_action(program); }, k_done};
   }
   return {command.action, k_done};
 }

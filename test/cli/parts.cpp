@@ -19,6 +19,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "cli/command_line.hpp"
 #include "cli/exit_status.hpp"
 #include "cli/json_writer.hpp"
 #include "cli/line_source.hpp"
@@ -89,6 +90,86 @@ TEST_CASE("contention, bad records and system errors have their own exit statuse
   CHECK(exit_status(system_error_of(EIO)) == k_io_error);
   CHECK(exit_status(system_error_of(EACCES)) == k_no_permission);
   CHECK(exit_status(std::make_error_code(std::errc::permission_denied)) == k_no_permission);
+}
+
+/// `run [-v] [--label TEXT] SESSION -- COMMAND`, `show SESSION...`, and a group.
+struct Commands {
+  Commands() {
+    Command run{"run", ""};
+    run.flag("-v,--verbose", verbose, "");
+    run.text("--label", "TEXT", label, "");
+    run.positional("SESSION", session, "");
+    run.program_action = [](const std::vector<std::string>&) { return 0; };
+    Command show{"show", ""};
+    show.positional("SESSION", session, "").repeated = true;
+    Command group{"group", ""};
+    group.commands = {Command{"inner", ""}};
+    root.commands = {run, show, group};
+  }
+
+  [[nodiscard]] CommandLine line(std::vector<std::string> arguments) const {
+    return take_apart(root, std::move(arguments));
+  }
+
+  Command root{"command", ""};
+  bool verbose{false};
+  std::string label{};
+  std::string session{};
+};
+
+using Words = std::vector<std::string>;
+
+TEST_CASE("the program begins behind the first -- after the session") {
+  const Commands commands;
+  CommandLine line = commands.line({"run", "-v", "s", "--", "sh", "-c", "--", "x"});
+  CHECK(line.fault.empty());
+  CHECK(line.named == "run ");
+  CHECK(line.arguments == Words{"run", "-v", "s"});
+  CHECK(line.program == Words{"sh", "-c", "--", "x"});
+  line = commands.line({"run", "s", "--", "true", "--", "x"});
+  CHECK(line.program == Words{"true", "--", "x"});
+}
+
+TEST_CASE("a first -- before the session ends the options, and the program begins behind the second") {
+  const Commands commands;
+  CommandLine line = commands.line({"run", "--label", "s", "--", "-dash", "--", "true", "--"});
+  CHECK(line.fault.empty());
+  CHECK(line.arguments == Words{"run", "--label", "s", "--", "-dash"});
+  CHECK(line.program == Words{"true", "--"});
+  line = commands.line({"run", "--", "true", "x", "--", "y"});
+  CHECK(line.arguments == Words{"run"});
+  CHECK(line.program == Words{"true", "x", "--", "y"});
+}
+
+TEST_CASE("a value is no option, and an empty value is a value") {
+  const Commands commands;
+  CHECK(commands.line({"run", "--label", "-x", "s", "--", "true"}).fault.empty());
+  CHECK(commands.line({"run", "--label=-x", "s", "--", "true"}).fault.empty());
+  CHECK(commands.line({"run", "--label", "--", "s", "--", "true"}).arguments == Words{"run", "--label", "--", "s"});
+  CHECK(commands.line({"run", "--label=", "s", "--", "true"}).arguments == Words{"run", "--label", "", "s"});
+}
+
+TEST_CASE("what is no option, no command or too much is named, with what may have been meant") {
+  const Commands commands;
+  CHECK(commands.line({"run", "-dash.jsonl", "--", "true"}).fault ==
+        "'-dash.jsonl' is no option; write './-dash.jsonl' for a file of that name");
+  CHECK(commands.line({"run", "--dash.jsonl", "--", "true"}).fault.find("./--dash.jsonl") != std::string::npos);
+  CHECK(commands.line({"run", "--verbos", "s", "--", "true"}).fault == "'--verbos' is no option");
+  CHECK(commands.line({"run", "s", "true"}).fault ==
+        "'true' is not expected; the program to run is written behind '--'");
+  CHECK(commands.line({"other"}).fault == "'other' is no command");
+  const CommandLine unknown = commands.line({"group", "other"});
+  CHECK(unknown.fault == "'other' is no command");
+  CHECK(unknown.named == "group ");
+  CHECK(commands.line({"show", "a", "b", "[c,d]"}).arguments == Words{"show", "a", "b", "./[c,d]"});
+}
+
+TEST_CASE("a wish for help is no fault, whatever stands beside it") {
+  const Commands commands;
+  for (const Words& words : {Words{"run", "--other", "--help"}, Words{"run", "a", "b", "-h"}, Words{"other", "-h"}}) {
+    CHECK(commands.line(words).fault.empty());
+  }
+  CHECK_FALSE(commands.line({"run", "--other", "--", "--help"}).fault.empty());
 }
 
 TEST_CASE("lines that can be read at once are one batch") {

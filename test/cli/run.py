@@ -83,6 +83,21 @@ class ExitStatus(Case):
             options = ["--timeout", duration, "--stale-after", duration, "--max-hold", duration]
             self.assertStatus(self.run_command("run", *options, self.session, "--", "true"), 0)
 
+    def test_a_session_that_begins_with_a_dash_needs_a_path_or_a_separator(self):
+        self.assertComplaint(self.run_command("run", "-dash.jsonl", "--", "true"), USAGE, "'-dash.jsonl'", "./-dash.jsonl")
+        self.assertComplaint(self.run_command("append", "-dash.jsonl"), USAGE, "./-dash.jsonl")
+        show = 'echo "$SESSIONLOCK_SESSION"'
+        for session in (["--", "-dash.jsonl"], ["./-dash.jsonl"], ["-v", "--", "-dash.jsonl"]):
+            result = self.run_command("run", *session, "--", "sh", "-c", show)
+            self.assertEqual(result.stdout, f"{self.folder}/-dash.jsonl\n", result.stderr)
+        self.assertStatus(self.run_command("gate", "--", "-gate", "--", "sh", "-c", "exit 7"), 7)
+        self.assertStatus(self.run_command("pidfile", "claim", "--", "-file", "--", "touch", "--", "-ran"), 0)
+        self.assertTrue((self.folder / "-ran").exists())
+
+    def test_an_empty_value_does_not_swallow_the_session(self):
+        result = self.run_command("run", "--label=", self.session, "--", "cat", self.lock)
+        self.assertEqual(json.loads(result.stdout).get("label", ""), "", result.stderr)
+
     def test_a_duration_without_a_unit_is_refused_except_zero(self):
         commands = [
             ("run", "--timeout", self.session, "--", "true"), ("run", "--stale-after", self.session, "--", "true"),

@@ -18,8 +18,8 @@ namespace sessionlock {
 [[nodiscard]] std::string format_limit(std::chrono::milliseconds limit);
 
 /// Reads `500ms`, `10s`, `5m`, `1h`, `0`, or `inf` (`milliseconds::max()`).
-/// Returns: none for anything else, such as a number without a unit (seconds to one program, milliseconds to the next), a
-/// sign, a fraction, a space, or more milliseconds than 64 bits can hold.
+/// Returns: none for anything else, such as a number without a unit (seconds to one program, milliseconds to the next),
+/// a sign, a fraction, a space, or more milliseconds than 64 bits can hold.
 [[nodiscard]] std::optional<std::chrono::milliseconds> parse_duration(std::string_view text);
 
 }  // namespace sessionlock

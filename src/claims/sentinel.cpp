@@ -15,8 +15,7 @@
 #include "protocol/directory.hpp"
 #include "protocol/lock_file.hpp"
 #include "protocol/publication.hpp"
-#include "protocol/reclaim.hpp"
-#include "protocol/temporary_name.hpp"
+#include "protocol/take_over.hpp"
 #include "system/random_id.hpp"
 #include "verdict/failure.hpp"
 
@@ -29,38 +28,22 @@ constexpr mode_t k_mode = 0644;
 /// Looks at a sentinel that is replaced between look and act each time.
 constexpr int k_looks_max = 100;
 
-Result<PublishAttempt> publish_text(const Place& place, const std::string& text) {
-  auto id = random_lock_id();
-  if (!id) {
-    return tl::unexpected(random_failure(id.error(), place.path()));
-  }
-  return publish_file(place, {k_mode, *id, false, [&](const FileIdentity*) { return text; }});
+/// A sentinel's file with this text. Lifetime: refers to both.
+Publication sentinel_publication(const std::string& id, const std::string& text) {
+  return {k_mode, id, false, [&text](const FileIdentity*) { return text; }};
 }
 
-/// Puts a new file in the place of the one that is there, under that one's `flock`: whoever is about to remove the old
-/// one for being expired holds the same `flock` and compares, so it cannot hit the new one.
+/// Puts a new file in the place of the one that is there, under that one's `flock`: a process that is about to remove
+/// the old file because it has expired needs the same `flock`, and compares, so it cannot remove the new one.
 ///
 ///   1. A reads an expired file.  2. B replaces it here.  3. A locks the old inode, sees that the path names another.
-Result<Retry> replace(const Place& place, PinnedFile& old, const std::string& text) {
-  const auto id = random_lock_id();
-  if (!id) {
-    return tl::unexpected(random_failure(id.error(), place.path()));
-  }
-  const Place unfinished{place.directory, temporary_name(place.name, *id)};
-  const auto published = publish_text(unfinished, text);
-  if (!published) {
-    return tl::unexpected(published.error());
-  }
-  if (published->outcome != PublishOutcome::published) {
-    return Retry::again;
-  }
-  TemporaryName fresh(unfinished);
-  const auto ended = reclaim(
-      place, old, []() -> Result<bool> { return true; }, &fresh);
+Result<Retry> replace(const Place& place, PinnedFile& old, const Publication& publication) {
+  const auto ended = take_over(
+      place, old, []() -> Result<bool> { return true; }, publication);
   if (!ended) {
     return tl::unexpected(ended.error());
   }
-  return *ended == Reclaim::done ? Retry::done : Retry::again;
+  return ended->outcome == Reclaim::done ? Retry::done : Retry::again;
 }
 
 Result<Retry> set_once(const std::filesystem::path& path, const std::string& text) {
@@ -68,7 +51,12 @@ Result<Retry> set_once(const std::filesystem::path& path, const std::string& tex
   if (!place) {
     return tl::unexpected(std::move(place).error());
   }
-  auto published = publish_text(*place, text);
+  const auto id = random_lock_id();
+  if (!id) {
+    return tl::unexpected(random_failure(id.error(), path));
+  }
+  const Publication publication = sentinel_publication(*id, text);
+  auto published = publish_file(*place, publication);
   if (!published) {
     return tl::unexpected(std::move(published).error());
   }
@@ -82,7 +70,8 @@ Result<Retry> set_once(const std::filesystem::path& path, const std::string& tex
   if (!old->has_value()) {
     return Retry::again;
   }
-  return (*old)->content ? replace(*place, **old, text) : failure((*old)->content.error(), "read sentinel", path);
+  return (*old)->content ? replace(*place, **old, publication)
+                         : failure((*old)->content.error(), "read sentinel", path);
 }
 
 /// What is there, with the place it was found at; none if there is nothing.

@@ -14,7 +14,7 @@
 #include "process/process_probe.hpp"
 #include "process/this_process.hpp"
 #include "protocol/inode_guard.hpp"
-#include "protocol/reclaim.hpp"
+#include "protocol/take_over.hpp"
 #include "text/duration_text.hpp"
 #include "text/timestamp.hpp"
 #include "verdict/failure.hpp"
@@ -103,7 +103,9 @@ Result<SessionLock> Acquisition::acquire() {
 }
 
 Result<std::optional<SessionLock>> Acquisition::attempt() {
-  reclaimed_from_.reset();  // what was taken over where the path led before was another session's
+  // What was taken over where the path led before was another session's, and was put back.
+  taken_over_.reset();
+  reclaimed_from_.reset();
   auto location = locate(session_, locate_options(true));
   if (!location) {
     return tl::unexpected(std::move(location).error());
@@ -164,6 +166,9 @@ Result<std::optional<SessionLock>> Acquisition::contend(SessionLocation& locatio
     yield_to_waiters(location, deadline_.end(), options_.stop);
   }
   while (true) {
+    if (taken_over_) {
+      return settle(std::move(location), turn, std::move(taken_over_->file), std::move(taken_over_->record));
+    }
     if (options_.stop.stop_requested()) {
       return tl::unexpected(give_up(WakeUp::cancelled));
     }
@@ -198,6 +203,9 @@ Result<bool> Acquisition::wait_until_gone(const SessionLocation& location) {
     const auto finding = look(location, true);
     if (!finding) {
       return tl::unexpected(finding.error());
+    }
+    if (*finding == Finding::taken_over) {
+      return true;
     }
     const auto woken = wait(*finding, location);
     if (!woken) {
@@ -249,8 +257,8 @@ Result<std::optional<SessionLock>> Acquisition::settle(SessionLocation&& locatio
   auto current = is_current(hold->location(), session_, locate_options(false));
   if (!current || !*current) {
     // Between looking and locking, the path was made to lead elsewhere: this lock is on the wrong session.
-    if (auto released = handle.release(); !released && released.error().code != Errc::lost) {
-      return tl::unexpected(std::move(released).error());
+    if (auto given_back = give_back(handle, hold->location()); !given_back) {
+      return tl::unexpected(std::move(given_back).error());
     }
     return current ? Result<std::optional<SessionLock>>(std::nullopt) : tl::unexpected(std::move(current).error());
   }
@@ -265,7 +273,19 @@ Result<std::optional<SessionLock>> Acquisition::settle(SessionLocation&& locatio
   return handle;
 }
 
-Result<Acquisition::Finding> Acquisition::look(const SessionLocation& location, bool may_take_away) {
+Result<void> Acquisition::give_back(SessionLock& handle, const SessionLocation& location) {
+  if (taken_over_) {
+    // The owner that died was the other session's, whose next turn has to be told of it. Where a copy cannot be made,
+    // for want of room, the lock is released all the same.
+    (void)handle.guarded([&] {
+      return put_back(location.lock, std::move(taken_over_->replaced), manager_->mode, *handle.record().lock_id);
+    });
+  }
+  auto released = handle.release();
+  return !released && released.error().code != Errc::lost ? released : Result<void>{};
+}
+
+Result<Acquisition::Finding> Acquisition::look(const SessionLocation& location, bool may_take_over) {
   busy_.reset();
   in_the_way_.reset();
   auto pinned = pin(location.lock);
@@ -283,12 +303,12 @@ Result<Acquisition::Finding> Acquisition::look(const SessionLocation& location, 
   if (inspection.owner == OwnerState::unknown) {
     ++this_process_tally().unknown_verdicts;
   }
-  if (inspection.removable && !may_take_away) {
+  if (inspection.removable && !may_take_over) {
     return Finding::free;
   }
   Result<Finding> finding = Finding::held;
   if (inspection.removable) {
-    finding = take_away(location, **pinned, inspection, context);
+    finding = take_over_stale(location, **pinned, inspection, context);
   } else {
     holder_ = std::move(inspection);
   }
@@ -298,20 +318,26 @@ Result<Acquisition::Finding> Acquisition::look(const SessionLocation& location, 
   return finding;
 }
 
-Result<Acquisition::Finding> Acquisition::take_away(const SessionLocation& location, PinnedLock& pinned,
-                                                    const Inspection& inspection, const InspectionContext& context) {
-  Inspection judged = inspection;
-  auto ended = reclaim(location.lock, pinned, judged, context);
-  if (!ended) {
-    return tl::unexpected(std::move(ended).error());
+Result<Acquisition::Finding> Acquisition::take_over_stale(const SessionLocation& location, PinnedLock& pinned,
+                                                          const Inspection& inspection,
+                                                          const InspectionContext& context) {
+  auto record = draft_record(options_, location, !manager_->lock_directory.empty());
+  if (!record) {
+    return tl::unexpected(std::move(record).error());
   }
-  switch (*ended) {
+  Inspection judged = inspection;
+  auto taken = take_over(location.lock, pinned, judged, context, lock_publication(*record, manager_->mode));
+  if (!taken) {
+    return tl::unexpected(std::move(taken).error());
+  }
+  switch (taken->outcome) {
     case Reclaim::done:
       if (!judged.reasons.empty()) {
         ++this_process_tally().reclaims[static_cast<std::size_t>(judged.reasons.front())];
       }
       reclaimed_from_ = std::move(judged);
-      return Finding::free;
+      taken_over_ = TakenOver{std::move(*taken->file), std::move(*record), std::move(pinned)};
+      return Finding::taken_over;
     case Reclaim::busy:
       // Another reclaimer is at it. A stopped one delays us until it is continued or killed.
       busy_ = pinned.file;

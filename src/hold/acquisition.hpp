@@ -15,6 +15,7 @@
 #include "hold/lock_queue.hpp"
 #include "protocol/inspector.hpp"
 #include "protocol/session_location.hpp"
+#include "protocol/take_over.hpp"
 #include "waiting/waiter.hpp"
 
 namespace sessionlock {
@@ -39,6 +40,7 @@ class Acquisition {
   enum class Finding {
     free,        ///< Nothing is there (any more): publish.
     look_again,  ///< Something moved between look and act.
+    taken_over,  ///< A dead owner's lock was there, and now `taken_over_` is.
     held
   };
 
@@ -52,9 +54,11 @@ class Acquisition {
   [[nodiscard]] Result<std::optional<SessionLock>> contend(SessionLocation& location, Turn& turn);
   [[nodiscard]] Result<std::optional<SessionLock>> settle(SessionLocation&& location, Turn& turn, PublishedFile&& file,
                                                           LockRecord&& record);
-  [[nodiscard]] Result<Finding> look(const SessionLocation& location, bool take_away);
-  [[nodiscard]] Result<Finding> take_away(const SessionLocation& location, PinnedLock& pinned,
-                                          const Inspection& inspection, const InspectionContext& context);
+  [[nodiscard]] Result<Finding> look(const SessionLocation& location, bool may_take_over);
+  [[nodiscard]] Result<Finding> take_over_stale(const SessionLocation& location, PinnedLock& pinned,
+                                                const Inspection& inspection, const InspectionContext& context);
+  /// Gives a lock on the wrong session back.
+  [[nodiscard]] Result<void> give_back(SessionLock& handle, const SessionLocation& location);
   /// False: the session leads elsewhere by now.
   [[nodiscard]] Result<bool> wait_until_gone(const SessionLocation& location);
   /// Waits before the next look, or says why there is to be none.
@@ -82,6 +86,13 @@ class Acquisition {
   std::optional<PinnedLock> in_the_way_{};
   /// Whose `flock` was found taken.
   std::optional<FileIdentity> busy_{};
+  /// What has replaced a stale lock, with the record that is in it.
+  struct TakenOver {
+    PublishedFile file;
+    LockRecord record;
+    PinnedInode replaced;
+  };
+  std::optional<TakenOver> taken_over_{};
   std::optional<Inspection> reclaimed_from_{};
   bool wants_lock_{true};
   int quick_looks_{0};

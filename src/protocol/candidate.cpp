@@ -133,7 +133,23 @@ int Candidate::give_name() {
   if (temporary_) {
     return link_temporary();
   }
-  const auto linked = link_nameless(fd_.get(), directory(), place_.name.c_str(), traits().naming.load());
+  return link_nameless_to(place_.name);
+}
+
+int Candidate::name_temporarily() {
+  if (temporary_) {
+    return 0;
+  }
+  Place unfinished{place_.directory, temporary_name(place_.name, publication_.id)};
+  const int error = link_nameless_to(unfinished.name);
+  if (error == 0) {
+    temporary_.emplace(std::move(unfinished));
+  }
+  return error;
+}
+
+int Candidate::link_nameless_to(const std::string& name) {
+  const auto linked = link_nameless(fd_.get(), directory(), name.c_str(), traits().naming.load());
   if (linked.error == 0 || linked.error == EEXIST) {
     traits().naming.store(linked.way);
   }
@@ -211,6 +227,11 @@ Result<std::optional<PublishAttempt>> judge_naming_failure(const Place& place, i
     return unsupported_file_system(place, "it has neither nameless files, nor hard links, nor an exclusive rename");
   }
   return failure(code, "linkat", place);
+}
+
+tl::unexpected<Error> removed_again_and_again(const Place& place) {
+  return failure(std::make_error_code(std::errc::no_such_file_or_directory), "publish", place,
+                 "the unfinished file was removed again and again");
 }
 
 tl::unexpected<Error> unsupported_file_system(const Place& place, std::string detail) {

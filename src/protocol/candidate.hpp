@@ -11,6 +11,9 @@
 
 namespace sessionlock {
 
+/// How many candidates are made: a sweep that keeps removing their temporary names is not going to let one through.
+inline constexpr int k_candidates_max = 8;
+
 /// A file without a name, or under a temporary one, which goes when this goes. The steps are taken in this order.
 /// Errors of each: those of the calls; `Errc::unsupported_file_system`.
 class Candidate {
@@ -29,11 +32,14 @@ class Candidate {
   [[nodiscard]] Result<void> write();
   /// An errno: 0 named, EEXIST contended, others as they are.
   [[nodiscard]] int give_name();
+  /// Gives the file a temporary name, if it has none: from there it can be renamed over another. An errno.
+  [[nodiscard]] int name_temporarily();
 
   /// The time by this file system when the file was made.
   [[nodiscard]] WallTime made() const { return made_; }
   /// The temporary name; null: it has none.
   [[nodiscard]] const TemporaryName* temporary() const { return temporary_ ? &*temporary_ : nullptr; }
+  [[nodiscard]] TemporaryName* temporary() { return temporary_ ? &*temporary_ : nullptr; }
   /// The file was made and cannot be found: a sweep took it for left over, or nothing leads to a nameless file here.
   [[nodiscard]] bool is_lost(const std::error_code& why) const {
     return fd_ && !may_be_nameless() && why == std::errc::no_such_file_or_directory;
@@ -55,6 +61,7 @@ class Candidate {
     return naming != Naming::temporary_link && naming != Naming::temporary_rename;
   }
   [[nodiscard]] int link_temporary();
+  [[nodiscard]] int link_nameless_to(const std::string& name);
 
   const Place& place_;
   const Publication& publication_;
@@ -78,6 +85,7 @@ class Candidate {
                                                                             const Candidate& candidate, Error error);
 [[nodiscard]] Result<std::optional<PublishAttempt>> judge_naming_failure(const Place& place, int error);
 
+[[nodiscard]] tl::unexpected<Error> removed_again_and_again(const Place& place);
 [[nodiscard]] tl::unexpected<Error> unsupported_file_system(const Place& place, std::string detail);
 
 }  // namespace sessionlock

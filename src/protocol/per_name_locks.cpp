@@ -1,6 +1,7 @@
 #include "protocol/per_name_locks.hpp"
 
 #include <cerrno>
+#include <initializer_list>
 #include <utility>
 
 #include <fcntl.h>
@@ -103,11 +104,18 @@ Result<std::optional<PublishedFile>> NamedLock::open() {
   return published;
 }
 
-Result<void> prepare(Candidate& candidate, const Place& place) {
-  for (const auto step : {&Candidate::create, &Candidate::try_locks_once, &Candidate::write}) {
+Result<void> take(Candidate& candidate, std::initializer_list<Result<void> (Candidate::*)()> steps) {
+  for (const auto step : steps) {
     if (auto done = (candidate.*step)(); !done) {
       return done;
     }
+  }
+  return {};
+}
+
+Result<void> prepare(Candidate& candidate, const Place& place) {
+  if (auto done = take(candidate, {&Candidate::create, &Candidate::try_locks_once, &Candidate::write}); !done) {
+    return done;
   }
   // To the kernel, or a server, this will be another file's content soon: sshfs with several connections links before
   // it writes.
@@ -154,6 +162,33 @@ Result<void> try_names_once(const Place& place, const Candidate& candidate, std:
   return {};  // `other` is closed before its name goes, which such file systems keep under another while it is open
 }
 
+Result<bool> complete_candidate(Candidate& candidate, const Place& place, const Publication& publication) {
+  const FileSystemTraits& traits = *place.directory->traits;
+  Result<void> done;
+  if (traits.locks_are_per_name.load()) {
+    done = prepare(candidate, place);
+  } else {
+    done = take(candidate, {&Candidate::create, &Candidate::try_locks_once});
+    if (done) {
+      done = try_names_once(place, candidate, publication.id);
+    }
+    if (done && traits.locks_are_per_name.load()) {
+      return false;
+    }
+    if (done) {
+      done = take(candidate, {&Candidate::take_witness, &Candidate::write});
+    }
+  }
+  return done ? Result<bool>(true) : tl::unexpected(std::move(done).error());
+}
+
+void take_undeclared_witness(const PublishedFile& file, const Place& place, const Publication& publication) {
+  const FileSystemTraits& traits = *place.directory->traits;
+  if (traits.locks_are_per_name.load() && publication.with_witness && traits.record_locks.load()) {
+    (void)sys::ofd_set_lock(file.fd.get(), F_WRLCK, k_witness_offset);
+  }
+}
+
 Result<std::optional<PublishAttempt>> publish_by_name(const Place& place, const Publication& publication) {
   Candidate candidate(place, publication);
   if (auto prepared = prepare(candidate, place); !prepared) {
@@ -173,9 +208,7 @@ Result<std::optional<PublishAttempt>> publish_by_name(const Place& place, const 
   if (!*published) {
     return PublishAttempt{PublishOutcome::contended, std::nullopt, candidate.made()};
   }
-  if (publication.with_witness && place.directory->traits->record_locks.load()) {
-    (void)sys::ofd_set_lock((*published)->fd.get(), F_WRLCK, k_witness_offset);
-  }
+  take_undeclared_witness(**published, place, publication);
   if (auto checked = check_inode_once(place, **published, candidate.content()); !checked) {
     return tl::unexpected(std::move(checked).error());
   }

@@ -11,6 +11,9 @@
 /// the content, and goes on with that descriptor. Its witness comes after the record then, which therefore does not
 /// declare it.
 ///
+/// A file that is renamed over another stays the file that it is, so a take-over needs none of that, but for the order
+/// of record and witness.
+///
 /// Nothing else in this room knows of this.
 
 #include <optional>
@@ -24,6 +27,13 @@ namespace sessionlock {
 /// Finds out, once for each file system, whether its locks are per name, by one more link to a candidate that has a
 /// temporary name. Errors: those of the calls.
 [[nodiscard]] Result<void> try_names_once(const Place& place, const Candidate& candidate, std::string_view id);
+
+/// Completes a candidate, but for its name, in the way that the file system needs. False: its locks turned out to be
+/// per name only now, and another candidate is to be made. Errors: those of the calls; `Errc::unsupported_file_system`.
+[[nodiscard]] Result<bool> complete_candidate(Candidate& candidate, const Place& place, const Publication& publication);
+/// Where locks are per name: takes the witness of a file that has its own name, after the record, which therefore does
+/// not declare it. That it is held proves that its owner lives; that it is free proves nothing.
+void take_undeclared_witness(const PublishedFile& file, const Place& place, const Publication& publication);
 
 /// Publishes where locks are per name. None: the candidate was swept away before it had its name.
 /// Errors: as `publish_file`.

@@ -8,27 +8,6 @@
 namespace sessionlock {
 namespace {
 
-constexpr int k_candidates_max = 8;  // a sweep that keeps removing our temporary name is not going to let us in
-
-/// All but the name. Locks that turn out to be per name end it, since such a candidate is made in another way.
-Result<void> prepare(Candidate& candidate, const Place& place, const Publication& publication) {
-  for (const auto step : {&Candidate::create, &Candidate::try_locks_once}) {
-    if (auto done = (candidate.*step)(); !done) {
-      return done;
-    }
-  }
-  if (auto tried = try_names_once(place, candidate, publication.id);
-      !tried || place.directory->traits->locks_are_per_name.load()) {
-    return tried;
-  }
-  for (const auto step : {&Candidate::take_witness, &Candidate::write}) {
-    if (auto done = (candidate.*step)(); !done) {
-      return done;
-    }
-  }
-  return {};
-}
-
 /// One candidate. None: another is needed.
 Result<std::optional<PublishAttempt>> publish_one(const Place& place, const Publication& publication) {
   const FileSystemTraits& traits = *place.directory->traits;
@@ -36,10 +15,11 @@ Result<std::optional<PublishAttempt>> publish_one(const Place& place, const Publ
     return publish_by_name(place, publication);
   }
   Candidate candidate(place, publication);
-  if (auto prepared = prepare(candidate, place, publication); !prepared) {
-    return judge_preparing_failure(place, candidate, std::move(prepared).error());
+  auto complete = complete_candidate(candidate, place, publication);
+  if (!complete) {
+    return judge_preparing_failure(place, candidate, std::move(complete).error());
   }
-  if (traits.locks_are_per_name.load()) {
+  if (!*complete) {
     return std::nullopt;
   }
   const int error = candidate.give_name();
@@ -68,18 +48,19 @@ Result<PublishAttempt> publish_file(const Place& place, const Publication& publi
       return std::move(**done);
     }
   }
-  return failure(std::make_error_code(std::errc::no_such_file_or_directory), "publish", place,
-                 "the unfinished file was removed again and again");
+  return removed_again_and_again(place);
+}
+
+Publication lock_publication(LockRecord& record, mode_t mode) {
+  return {mode, record.lock_id ? std::string_view(*record.lock_id) : std::string_view{}, true,
+          [&record](const FileIdentity* witness) {
+            record.witness = witness != nullptr ? std::optional(format_witness(*witness)) : std::nullopt;
+            return format_lock_record(record);
+          }};
 }
 
 Result<PublishAttempt> publish(const Place& place, LockRecord& record, mode_t mode) {
-  const Publication publication{mode, record.lock_id ? std::string_view(*record.lock_id) : std::string_view{}, true,
-                                [&record](const FileIdentity* witness) {
-                                  record.witness =
-                                      witness != nullptr ? std::optional(format_witness(*witness)) : std::nullopt;
-                                  return format_lock_record(record);
-                                }};
-  return publish_file(place, publication);
+  return publish_file(place, lock_publication(record, mode));
 }
 
 }  // namespace sessionlock

@@ -51,8 +51,10 @@ struct PublishAttempt {
 /// Errors: `Errc::unsupported_file_system`; otherwise the failing call's own.
 [[nodiscard]] Result<PublishAttempt> publish_file(const Place& place, const Publication& publication);
 
-/// Publishes a lock file. The witness is taken, and written down in the record, where the file system can carry one.
-/// Errors: as `publish_file`.
+/// A lock file as it is to be published: the witness is taken where the file system can carry one, and written down in
+/// the record. Lifetime: refers to the record.
+[[nodiscard]] Publication lock_publication(LockRecord& record, mode_t mode);
+/// Publishes a lock file. Errors: as `publish_file`.
 [[nodiscard]] Result<PublishAttempt> publish(const Place& place, LockRecord& record, mode_t mode);
 
 }  // namespace sessionlock

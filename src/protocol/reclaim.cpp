@@ -8,26 +8,18 @@ namespace sessionlock {
 namespace {
 
 /// The last step, with the inode locked and found under its name.
-Result<Reclaim> remove_or_replace(const Place& place, TemporaryName* successor) {
-  const int directory = place.directory->fd.get();
-  if (successor == nullptr) {
-    const auto unlinked = sys::unlinkat(directory, place.name.c_str());
-    if (!unlinked.ok() && unlinked.error != ENOENT) {
-      return failure(unlinked.code(), "unlinkat", place);
-    }
-    return Reclaim::done;
+Result<void> remove(const Place& place) {
+  const auto unlinked = sys::unlinkat(place.directory->fd.get(), place.name.c_str());
+  if (!unlinked.ok() && unlinked.error != ENOENT) {
+    return failure(unlinked.code(), "unlinkat", place);
   }
-  const auto renamed = sys::rename_over(directory, successor->place().name.c_str(), place.name.c_str());
-  if (!renamed.ok()) {
-    return failure(renamed.code(), "renameat", place);
-  }
-  successor->forget();
-  return Reclaim::done;
+  return {};
 }
 
 /// What happens with the inode locked.
 template <class Pinned>
-Result<Reclaim> reclaim_locked(const Place& place, Pinned& pinned, const Judge& judge_again, TemporaryName* successor) {
+Result<Reclaim> reclaim_locked(const Place& place, Pinned& pinned, const Judge& judge_again,
+                               const MakeSuccessor& successor) {
   if (auto read = read_again(pinned, place); !read) {
     return tl::unexpected(std::move(read).error());
   }
@@ -38,17 +30,30 @@ Result<Reclaim> reclaim_locked(const Place& place, Pinned& pinned, const Judge& 
   if (!*goes) {
     return Reclaim::spared;
   }
+  TemporaryName* takes_place = nullptr;
+  if (successor) {
+    auto made = successor();
+    if (!made) {
+      return tl::unexpected(std::move(made).error());
+    }
+    takes_place = *made;
+  }
   // 1. A judges inode 7. 2. B judges it too, locks it, unlinks it and publishes inode 8. 3. A locks inode 7, sees that
   // the path names inode 8, and stops here.
   const Step same = names_inode(place.directory->fd.get(), place.name.c_str(), pinned.file);
   if (same.answer == Step::Answer::failed) {
     return tl::unexpected(to_error(same, place.path()));
   }
-  return same.answer == Step::Answer::done ? remove_or_replace(place, successor) : Reclaim::replaced;
+  if (same.answer == Step::Answer::other) {
+    return Reclaim::replaced;
+  }
+  auto done = takes_place != nullptr ? replace(place, *takes_place) : remove(place);
+  return done ? Result<Reclaim>(Reclaim::done) : tl::unexpected(std::move(done).error());
 }
 
 template <class Pinned>
-Result<Reclaim> reclaim_pinned(const Place& place, Pinned& pinned, const Judge& judge_again, TemporaryName* successor) {
+Result<Reclaim> reclaim_pinned(const Place& place, Pinned& pinned, const Judge& judge_again,
+                               const MakeSuccessor& successor) {
   const InodeGuard guard = InodeGuard::lock(pinned.fd.get());
   switch (guard.step().answer) {
     case Step::Answer::done:
@@ -62,16 +67,18 @@ Result<Reclaim> reclaim_pinned(const Place& place, Pinned& pinned, const Judge& 
 
 }  // namespace
 
-Result<Reclaim> reclaim(const Place& place, PinnedFile& pinned, const Judge& judge_again, TemporaryName* successor) {
+Result<Reclaim> reclaim(const Place& place, PinnedFile& pinned, const Judge& judge_again,
+                        const MakeSuccessor& successor) {
   return reclaim_pinned(place, pinned, judge_again, successor);
 }
 
-Result<Reclaim> reclaim(const Place& place, PinnedLock& pinned, const Judge& judge_again, TemporaryName* successor) {
+Result<Reclaim> reclaim(const Place& place, PinnedLock& pinned, const Judge& judge_again,
+                        const MakeSuccessor& successor) {
   return reclaim_pinned(place, pinned, judge_again, successor);
 }
 
 Result<Reclaim> reclaim(const Place& place, PinnedLock& pinned, Inspection& inspection,
-                        const InspectionContext& context, TemporaryName* successor) {
+                        const InspectionContext& context, const MakeSuccessor& successor) {
   auto ended = reclaim(
       place, pinned,
       [&]() -> Result<bool> {
@@ -83,6 +90,15 @@ Result<Reclaim> reclaim(const Place& place, PinnedLock& pinned, Inspection& insp
       successor);
   inspection.removed = ended && *ended == Reclaim::done;
   return ended;
+}
+
+Result<void> replace(const Place& place, TemporaryName& successor) {
+  const auto renamed = sys::rename_over(place.directory->fd.get(), successor.place().name.c_str(), place.name.c_str());
+  if (!renamed.ok()) {
+    return failure(renamed.code(), "renameat", place);
+  }
+  successor.forget();
+  return {};
 }
 
 }  // namespace sessionlock

@@ -28,21 +28,29 @@ enum class Reclaim {
 /// Decides by what a pinned file says now whether it has to go. An error ends the reclaim and is its error.
 using Judge = std::function<Result<bool>()>;
 
+/// Makes the complete file that takes the place of a judged one, under a temporary name in the same directory. Called
+/// with the judged inode locked, so that only a process that may take over makes one. Lifetime: the file's name stays
+/// the callee's, and must live until the reclaim has ended.
+using MakeSuccessor = std::function<Result<TemporaryName*>()>;
+
 /// Takes away a file that was judged and has to go:
-///   1. locks the pinned inode, 2. reads it and lets `judge_again` decide, 3. compares the inode with what the path
-///   names, 4. removes the path, or renames the successor over it, 5. unlocks.
-/// `successor`: the complete file that takes the place, under a temporary name in the same directory; null: none.
-/// Blocking: no. Errors: those of the calls, under their own names; those of `judge_again`.
+///   1. locks the pinned inode, 2. reads it and lets `judge_again` decide, 3. has the successor made, if there is to be
+///   one, 4. compares the inode with what the path names, 5. removes the path, or renames the successor over it,
+///   6. unlocks.
+/// Blocking: no. Errors: those of the calls, under their own names; those of `judge_again` and `successor`.
 [[nodiscard]] Result<Reclaim> reclaim(const Place& place, PinnedFile& pinned, const Judge& judge_again,
-                                      TemporaryName* successor = nullptr);
+                                      const MakeSuccessor& successor = {});
 
 /// The same for a lock, whose record is parsed anew before `judge_again` is asked.
 [[nodiscard]] Result<Reclaim> reclaim(const Place& place, PinnedLock& pinned, const Judge& judge_again,
-                                      TemporaryName* successor = nullptr);
+                                      const MakeSuccessor& successor = {});
 
 /// The same for a lock that is judged by the table of verdicts: it goes if it is removable. `inspection` becomes the
 /// second judgement, if it comes to that, and says whether the lock was removed.
 [[nodiscard]] Result<Reclaim> reclaim(const Place& place, PinnedLock& pinned, Inspection& inspection,
-                                      const InspectionContext& context, TemporaryName* successor = nullptr);
+                                      const InspectionContext& context, const MakeSuccessor& successor = {});
+
+/// Renames a complete file over the path. Precondition: as the last step of `reclaim`.
+[[nodiscard]] Result<void> replace(const Place& place, TemporaryName& successor);
 
 }  // namespace sessionlock

@@ -262,6 +262,13 @@ Outcome touch(int fd) {
   return invoke({Call::futimens, fd}, [&]() -> std::int64_t { return ::futimens(fd, nullptr); });
 }
 
+Outcome set_modification_time(int fd, WallTime time) {
+  const auto seconds = std::chrono::floor<std::chrono::seconds>(time);
+  const std::chrono::nanoseconds rest = time - seconds;
+  const struct timespec times[] = {{0, UTIME_OMIT}, {seconds.time_since_epoch().count(), rest.count()}};
+  return invoke({Call::futimens, fd}, [&]() -> std::int64_t { return ::futimens(fd, times); });
+}
+
 Outcome flock(int fd, int operation) {
   return invoke({Call::flock, fd}, [&]() -> std::int64_t { return ::flock(fd, operation); });
 }

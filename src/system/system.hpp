@@ -22,6 +22,8 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
+#include "text/timestamp.hpp"
+
 namespace sessionlock::sys {
 
 /// The calls, by name: for tests that single one out, and for error messages.
@@ -176,6 +178,8 @@ Outcome ftruncate(int fd, std::uint64_t size);
 Outcome fsync(int fd);
 /// futimens(2) to now, by the file system's own clock.
 Outcome touch(int fd);
+/// futimens(2) of the modification time alone.
+Outcome set_modification_time(int fd, WallTime time);
 /// flock(2). `operation` is `LOCK_EX | LOCK_NB` or `LOCK_UN`; a lock that is busy is EWOULDBLOCK.
 Outcome flock(int fd, int operation);
 /// `F_OFD_SETLK` (fcntl(2), Linux 3.15) of one byte; `type` is `F_WRLCK`, `F_RDLCK` or `F_UNLCK`.

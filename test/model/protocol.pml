@@ -16,9 +16,10 @@
  *   JOIN          processes also write under another's hold (LockManager::join)
  *   HEIRS=n       holders start children that inherit their descriptor (SessionLock::spawn_with) and outlive them or not; of
  *                 such children n live at a time, 1 or 2
+ *   UNDO          a take-over may turn out to be of no use to its caller, and is undone
  *   FOREIGN       one more program makes its lock files by create-then-write
  *   LIVENESS      for the search for wedges and livelocks: see `calm` and `waits`
- *   CHECK=n       only the property of this number; otherwise all four
+ *   CHECK=n       only the property of this number; otherwise all five
  *   WITNESS       verifiers print which noteworthy situations they came across
  *   MUTANT=n      the protocol without one of its protections
  */
@@ -33,9 +34,10 @@
 /* --- what is to be shown ---------------------------------------------------------------------------------------------- */
 
 #define ONE_WRITER 1   /* at most one guarded writer at any time */
-#define RIGHT_INODE 2  /* nobody unlinks an inode other than the one it judged, or made */
+#define RIGHT_INODE 2  /* nobody unlinks or replaces an inode other than the one it judged, or made */
 #define ALIVE_STAYS 3  /* a lock that was whole, and its owner alive, when its remover locked it, is removed by force only */
 #define NOT_SILENTLY 4 /* whoever loses a hold, or never had what it published, lost it to an operator or to a policy */
+#define TOLD_ONCE 5    /* an owner's death is reported to the very next acquisition, or to what removed its lock; never twice */
 /* That a free or a dead lock can be obtained is checked by LIVENESS: no wedge and no livelock. */
 
 #ifdef CHECK
@@ -57,6 +59,9 @@
 #define GUARD_BY_FLOCK 11        /* a guarded write enters by flock alone, whatever the hold's phase is */
 #define LASTING_LOCK 12          /* a reclaimer's lock that its death leaves behind, as a guard file would be */
 #define RESTLESS_WAIT 13         /* waiters look again at once, whether anything has changed or not */
+#define REMOVE_THEN_PUBLISH 14   /* a take-over in two steps: the dead lock is removed, then anybody may publish */
+#define LET_GO_EARLY 15          /* a take-over unlocks the judged inode before it replaces it */
+#define LOSE_TAKE_OVER 16        /* a take-over that reaches no caller is released like any other hold */
 
 #ifdef WITNESS
 c_decl {
@@ -81,14 +86,14 @@ c_decl {
 /* --- what the kernel keeps -------------------------------------------------------------------------------------------- */
 
 #define NONE 0
-/* As many numbers as can be in use when a file is made: one for each other process or heir, and the
- * new one. */
+/* As many numbers as can be in use when a file is made: two for each process, since a take-over keeps what it replaces
+ * open, one for each heir or foreign program, and the new one. */
 #if defined(FOREIGN)
-#define INODES (PROCESSES + 1)
+#define INODES (2 * PROCESSES + 2)
 #elif defined(HEIRS)
-#define INODES (PROCESSES + HEIRS)
+#define INODES (2 * PROCESSES + HEIRS + 1)
 #else
-#define INODES PROCESSES
+#define INODES (2 * PROCESSES + 1)
 #endif
 
 /* What a lock file says, and whoever judges it can see, of its owner (inspector's judge, classify). */
@@ -119,6 +124,7 @@ byte heirs_alive;
 byte writers;                    /* guarded writes under way */
 byte judged[INODES + 1];         /* bit p: process p judged, or made, this very file, not an earlier one of this number */
 bit taken[INODES + 1];           /* it was unlinked by force or for its age, while its owner lived */
+bit unreported;                  /* the owner of the file that the path names has died, and no acquisition or removal knows */
 
 #define my_bit (1 << me)
 /* flock(2) belongs to the open file description: it never keeps a thread from what another thread locked through it. */
@@ -189,6 +195,17 @@ inline close(inode) {
   fi
 }
 
+/* renameat(2) of a new file over the path: whatever has the name loses it. */
+inline rename_over(inode) {
+  SAY_INODE("%c: renames over the path, which names inode %d\n", path);
+  HOLDS(RIGHT_INODE, path != NONE && (judged[path] & my_bit) != 0);
+  if
+  :: path != NONE && opened[path] == 0 -> forget(path)
+  :: else
+  fi;
+  path = inode
+}
+
 /* unlinkat(2): takes the name away from whatever has it by now. ENOENT is fine. */
 inline unlink() {
   if
@@ -208,7 +225,7 @@ inline unlink() {
 
 mtype:step = {
   /* Acquisition::contend, ForcedRelease::attempt */
-  seek, waits, write_record, judge, lock, judge_again, compare, remove, let_go,
+  seek, waits, write_record, judge, lock, judge_again, compare, remove, replace, let_go, undo_lock, undo_compare, undo,
   /* Hold: `rest` is a thread that does nothing with it */
   rest, guard_lock, guard_compare, write, end_lock, end_compare, end_unlink, end_unlock
 };
@@ -241,6 +258,14 @@ bit calm;
 #define worth_a_look (path == NONE || (may_remove(path) && locked[path] == 0))
 #endif
 
+#ifdef UNDO
+#define remember_replaced before = record[pin]; told = unreported
+#define forget_replaced before = 0; told = 0
+#else
+#define remember_replaced skip
+#define forget_replaced skip
+#endif
+
 /* The kernel, at a death: descriptors are closed, and with them go flock, witness and pins. The pid is nobody's then, or a
  * process's that started later; that one contends anew. */
 inline die() {
@@ -251,6 +276,10 @@ inline die() {
   fi;
   if
   :: hold != NONE && !joined && record[hold] != malformed && !is_inherited(hold) -> record[hold] = dead
+  :: else
+  fi;
+  if
+  :: hold != NONE && !joined && path == hold -> unreported = 1
   :: else
   fi;
   if
@@ -282,6 +311,7 @@ inline die() {
   phase = ended;
   joined = 0;
   forcing = 0;
+  forget_replaced;
   alive_when_locked = 0
 }
 
@@ -289,6 +319,7 @@ inline die() {
 inline publish(owner) {
   create(hold);
   path = hold;
+  HOLDS(TOLD_ONCE, !unreported);
 #if MUTANT == CREATE_THEN_WRITE
   SAY_INODE("%c: creates the lock file, inode %d\n", hold);
   record[hold] = malformed;
@@ -309,17 +340,66 @@ inline stop_looking(next) {
   first = next
 }
 
-/* remove_locked: unlinkat. */
-inline remove_judged() {
+/* What becomes of the judged file: it is removed or replaced by one who may. */
+inline account_for_judged() {
   HOLDS(ALIVE_STAYS, !(alive_when_locked && record[pin] == verified));
   if
   :: forcing -> taken[pin] = 1; SEEN(2, "a living owner's lock is removed by force")
   :: !forcing && record[pin] == unverified -> taken[pin] = 1; SEEN(3, "a living owner's lock is removed for its age")
-  :: else -> SEEN(4, "a dead owner's lock is reclaimed")
-  fi;
+  :: else
+  fi
+}
+
+/* A sweep or an operator: unlinkat. What was removed is in its report. */
+inline remove_judged() {
+  account_for_judged();
   unlink();
+  if
+  :: record[pin] == dead -> SEEN(4, "a dead owner's lock is removed by a sweep")
+  :: else
+  fi;
+#if MUTANT != REMOVE_THEN_PUBLISH
+  unreported = 0;
+#endif
   first = let_go
 }
+
+/* An acquire: renameat of its own candidate. What it replaced is in SessionLock::reclaimed_from. */
+inline replace_judged() {
+  account_for_judged();
+  create(hold);
+  rename_over(hold);
+  SAY_INODE("%c: takes over, with inode %d\n", hold);
+  if
+  :: record[pin] == dead -> SEEN(14, "a dead owner's lock is taken over")
+  :: else
+  fi;
+  remember_replaced;
+  unreported = 0;
+  record[hold] = verified;
+  first = let_go
+}
+
+#ifdef UNDO
+/* A take-over that can reach no caller, because the session's path leads elsewhere meanwhile, is undone: a copy of what
+ * it replaced is renamed over it, for the next one to find. */
+inline put_back(copy) {
+  create(copy);
+  rename_over(copy);
+  record[copy] = before;
+  judged[copy] = 0;
+  opened[copy] = 0;
+  unreported = told;
+  SEEN(15, "a take-over is undone")
+}
+
+inline abandon_take_over() {
+  close_hold();
+  told = 0;
+  before = 0;
+  first = seek
+}
+#endif
 
 /* Acquisition::contend, look and take_away with pin, judge and reclaim; ForcedRelease::attempt. */
 inline contend() {
@@ -394,7 +474,7 @@ inline contend() {
   :: d_step { first == lock && !can_lock(pin) -> SEEN(5, "a reclaimer finds the inode locked"); stop_looking(look_later) }
 #endif
 
-  /* remove_locked: read_again and judge, or judge_and_check. */
+  /* reclaim_locked: read_again and judge, or judge_and_check. */
   :: d_step {
        first == judge_again && (forcing || may_remove(pin)) ->
        SAY_INODE("%c: judges inode %d again\n", pin);
@@ -411,6 +491,16 @@ inline contend() {
      }
   /* reclaim_locked: names_inode. */
   :: d_step { first == compare && path == pin -> SAY_INODE("%c: finds that the path names inode %d\n", pin); first = remove }
+#if MUTANT != REMOVE_THEN_PUBLISH
+  :: d_step {
+       first == compare && path == pin && !forcing ->
+       SAY_INODE("%c: finds that the path names inode %d\n", pin);
+#if MUTANT == LET_GO_EARLY
+       unlock(pin);
+#endif
+       first = replace
+     }
+#endif
   :: d_step {
        first == compare && path != pin ->
        SEEN(7, "a reclaimer finds the path gone or another's");
@@ -418,7 +508,28 @@ inline contend() {
      }
   /* reclaim_locked: unlinkat; then the end of its InodeGuard. */
   :: d_step { first == remove -> remove_judged() }
-  :: d_step { first == let_go -> stop_looking(seek) }
+  :: d_step { first == let_go && hold == NONE -> stop_looking(seek) }
+  /* take_over: renameat; then leave_guard, and Acquisition::settle. */
+  :: d_step { first == replace -> replace_judged() } PROGRESS
+  :: d_step { first == let_go && hold != NONE -> stop_looking(rest); phase = idle; forget_replaced }
+#ifdef UNDO
+  /* ... or it finds that the session's path leads elsewhere: flock, names_inode, renameat of a copy. */
+  :: d_step { first == let_go && hold != NONE -> stop_looking(undo_lock) }
+  :: d_step { first == undo_lock && can_lock(hold) -> locked[hold] = 1 + me; first = undo_compare }
+  :: d_step { first == undo_compare && path == hold -> first = undo }
+  :: d_step { first == undo_compare && path != hold -> abandon_take_over() }
+  :: d_step {
+       first == undo ->
+#if MUTANT == LOSE_TAKE_OVER
+       unlink();
+       unreported = told;
+#else
+       put_back(pin);
+       pin = NONE;
+#endif
+       abandon_take_over()
+     }
+#endif
 
 #ifdef JOIN
   /* LockManager::join: this descriptor is another than the holder's, and so is its flock. */
@@ -547,6 +658,10 @@ proctype process(byte me) {
   mtype:hold_phase phase = ended;
   bit joined;            /* `hold` is another process's */
   bit forcing;           /* as an operator, who judges by name */
+#ifdef UNDO
+  mtype:owner before;    /* what the file said that this process has just replaced */
+  bit told;              /* of its owner's death */
+#endif
   bit alive_when_locked; /* for ALIVE_STAYS */
 
 again:
@@ -609,6 +724,10 @@ proctype foreign(byte me) {
        SAY("%c: dies\n");
        if
        :: record[file] != malformed -> record[file] = dead
+       :: else
+       fi;
+       if
+       :: path == file -> unreported = 1
        :: else
        fi;
        close(file)

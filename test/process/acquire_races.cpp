@@ -36,8 +36,8 @@ constexpr std::string_view k_lock_name = "s.jsonl.lock";
 bool opens_lock(const sys::CallInfo& info) {
   return is_call_on(info, sys::Call::openat, k_lock_name);
 }
-bool unlinks_lock(const sys::CallInfo& info) {
-  return is_call_on(info, sys::Call::unlinkat, k_lock_name);
+bool replaces_lock(const sys::CallInfo& info) {
+  return is_call_on(info, sys::Call::renameat, k_lock_name);
 }
 bool links_lock(const sys::CallInfo& info) {
   return is_call_on(info, sys::Call::linkat, k_lock_name);
@@ -118,7 +118,7 @@ TEST_CASE("while one reclaims, another does not touch the lock") {
   // Protects: the `flock` in `reclaim` (trap 3).
   const Session session;
   plant(session.lock, foreign_record(dead_pid()));
-  auto a = acquirer(session, k_patience, unlinks_lock);
+  auto a = acquirer(session, k_patience, replaces_lock);
   const auto inode = inode_of(session.lock);
   const auto refused = try_lock(session.path);
   REQUIRE(!refused);
@@ -134,7 +134,7 @@ TEST_CASE("a killed reclaimer leaves no guard behind") {
   // Protects: the guard is a kernel lock, which the kernel drops (trap 3).
   const Session session;
   plant(session.lock, foreign_record(dead_pid()));
-  auto a = acquirer(session, k_patience, unlinks_lock);
+  auto a = acquirer(session, k_patience, replaces_lock);
   REQUIRE(!try_lock(session.path));
   (void)a.kill();
   CHECK(try_lock(session.path).has_value());
@@ -144,7 +144,7 @@ TEST_CASE("a stopped reclaimer delays others, and their time-out names it") {
   // Protects: `busy_` and `flock_holder` in `Acquisition::give_up` (trap 3).
   const Session session;
   plant(session.lock, foreign_record(dead_pid()));
-  auto a = acquirer(session, k_patience, unlinks_lock, true);
+  auto a = acquirer(session, k_patience, replaces_lock, true);
   const auto delayed = lock_within(session, 200ms);
   REQUIRE(!delayed);
   CHECK(delayed.error().code == Errc::timed_out);
@@ -359,6 +359,94 @@ TEST_CASE("of a lock on what the session was the observer hears nothing, and of 
   }
 }
 
+TEST_CASE("a take-over of what the session was is undone, and the next turn of that is told of the dead owner") {
+  // Protects: `put_back` in `Acquisition::give_back`.
+  const Session session;
+  const auto dead = dead_pid();
+  plant(session.lock, foreign_record(dead));
+  make_older(session.lock, 1h);
+  const auto written = fs::last_write_time(session.lock);
+  const auto text = read_text(session.lock);
+  {
+    const Script script(once_before(replaces_lock, [&] { fs::create_symlink("target", session.path); }));
+    const auto lock = try_lock(session.path);
+    REQUIRE(lock.has_value());
+    CHECK(lock->lock_path().filename() == "target.lock");
+    CHECK(!lock->reclaimed_from());
+  }
+  CHECK(read_text(session.lock) == text);
+  CHECK(std::chrono::abs(fs::last_write_time(session.lock) - written) < 1s);
+  fs::remove(session.path);
+  const auto next = try_lock(session.path);
+  REQUIRE(next.has_value());
+  REQUIRE(next->reclaimed_from().has_value());
+  CHECK(next->reclaimed_from()->record.pid == dead);
+  CHECK(names_in(session.directory.path()).size() == 1);
+}
+
+TEST_CASE("a take-over that the disk has no room for leaves the dead owner's lock for the next turn") {
+  const Session session;
+  plant(session.lock, foreign_record(dead_pid()));
+  const auto inode = inode_of(session.lock);
+  {
+    // The first candidate finds the name taken; the second is the one that would take over.
+    int writes = 0;
+    const Script script(
+        [&](const sys::CallInfo& info) { return info.call == sys::Call::write && ++writes == 2 ? ENOSPC : 0; });
+    const auto refused = try_lock(session.path);
+    REQUIRE(!refused);
+    CHECK(refused.error().code == std::errc::no_space_on_device);
+  }
+  CHECK(inode_of(session.lock) == inode);
+  CHECK(names_in(session.directory.path()).size() == 1);
+  CHECK(try_lock(session.path)->reclaimed_from().has_value());
+}
+
+TEST_CASE("a reclaimer that is killed before it has the lock's name leaves the dead owner to the next turn") {
+  const Session session;
+  const auto dead = dead_pid();
+  plant(session.lock, foreign_record(dead));
+  auto a = acquirer(session, k_patience, replaces_lock);
+  CHECK(names_in(session.directory.path()).size() == 2);  // its own file, complete, under a temporary name
+  (void)a.kill();
+  const auto b = try_lock(session.path);
+  REQUIRE(b.has_value());
+  REQUIRE(b->reclaimed_from().has_value());
+  CHECK(b->reclaimed_from()->record.pid == dead);
+}
+
+TEST_CASE("a reclaimer that is killed as soon as it has the lock's name is itself what the next turn is told of") {
+  const Session session;
+  plant(session.lock, foreign_record(dead_pid()));
+  const auto unlocks_after_it = [renamed = false](const sys::CallInfo& info) mutable {
+    const bool is_next = renamed && info.call == sys::Call::flock;
+    renamed = renamed || replaces_lock(info);
+    return is_next;
+  };
+  auto a = acquirer(session, k_patience, unlocks_after_it);
+  const pid_t killed = a.pid();
+  (void)a.kill();
+  const auto b = try_lock(session.path);
+  REQUIRE(b.has_value());
+  REQUIRE(b->reclaimed_from().has_value());
+  CHECK(b->reclaimed_from()->record.pid == killed);
+}
+
+TEST_CASE("while a lock is taken over there is no moment at which its name is free") {
+  const Session session;
+  plant(session.lock, foreign_record(dead_pid()));
+  bool was_free = false;
+  const auto lock = [&] {
+    const Script script([&](const sys::CallInfo&) {
+      was_free = was_free || !fs::exists(session.lock);
+      return 0;
+    });
+    return try_lock(session.path);
+  }();
+  CHECK(lock->reclaimed_from().has_value());
+  CHECK(!was_free);
+}
+
 TEST_CASE("a session that becomes aliased while it is locked is refused and let go") {
   const Session session;
   write_text(session.path, "");
@@ -515,8 +603,8 @@ TEST_CASE("an error that ends an acquire leaves no hold, no lock and nobody wait
     REQUIRE(!lock);
     return lock.error().code == std::error_code(error, std::system_category());
   };
-  CHECK(fails(unlinks_lock, EROFS));
-  CHECK(fails(unlinks_lock, EIO));
+  CHECK(fails(replaces_lock, EROFS));
+  CHECK(fails(replaces_lock, EIO));
   CHECK(fails(locks_to_reclaim(), ENOLCK));
   CHECK(fails([](const sys::CallInfo& info) { return info.call == sys::Call::write; }, ENOSPC));
   // Random bytes are asked for once, which a fresh child has not done.

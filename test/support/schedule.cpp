@@ -31,6 +31,7 @@
 #include "faults.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
+#include "protocol/temporary_name.hpp"
 #include "script.hpp"
 
 namespace sessionlock::test {
@@ -44,6 +45,8 @@ constexpr const char* k_session = "s.jsonl";
 /// What the session leads to when an adversary makes it a link, and the name that its file has then.
 constexpr const char* k_target = "t.jsonl";
 constexpr const char* k_former = "former.jsonl";
+/// The label of the locks of the two.
+constexpr const char* k_player = "player";
 /// The flocks from which on a role does nothing but try again and again, waiting for the other.
 int locks_max(Role role) {
   switch (role) {
@@ -83,6 +86,9 @@ struct Seat {
   std::atomic<bool> is_unlinking{false};
   std::atomic<bool> acknowledged{false};
   std::atomic<bool> lost{false};
+  /// What it reported of the end of the owner that the lock had at the start, and of the other player's.
+  std::atomic<int> reports_of_planted{0};
+  std::atomic<int> reports_of_player{0};
   /// Whose lock it got, a `Place`.
   std::atomic<std::size_t> place{at_session};
   sem_t go{};
@@ -137,6 +143,12 @@ void wait_for(sem_t& semaphore, std::string_view what) {
 
 bool is_lock_name(const char* path) {
   return path != nullptr && std::string_view(path).ends_with(".jsonl.lock");
+}
+
+/// Whether the call takes a lock's name from the file that has it.
+bool takes_name(const sys::CallInfo& info) {
+  return (info.call == sys::Call::unlinkat || info.call == sys::Call::renameat) && is_lock_name(info.path) &&
+         info.path[0] != '.';
 }
 
 /// Whether another process can notice the call, or the call another process.
@@ -210,7 +222,7 @@ class Player : public sys::Interceptor {
     if (stops_ == Stops::all || is_shared(info)) {
       if (++calls_ == seat_.stop_at.load()) {
         ++seat_.stops_seen;
-        seat_.is_unlinking.store(info.call == sys::Call::unlinkat && is_lock_name(info.path));
+        seat_.is_unlinking.store(takes_name(info));
         tell(State::stopped);
         wait_for_ever(seat_.go);
         seat_.is_unlinking.store(false);
@@ -241,7 +253,7 @@ class Player : public sys::Interceptor {
 
   /// It is about to look at its session, or to publish a lock, after which it has to look again.
   void note_look(const sys::CallInfo& info) {
-    if (info.call == sys::Call::linkat) {
+    if (info.call == sys::Call::linkat || takes_name(info)) {
       has_looked_ = false;
     } else if (info.call == sys::Call::fstatat && info.path != nullptr && session_.filename() == info.path) {
       has_looked_ = true;
@@ -269,22 +281,22 @@ class Player : public sys::Interceptor {
     }
   }
 
-  /// INVARIANT 1, seen from outside: who unlinks a lock has that very inode locked.
+  /// INVARIANT 1, seen from outside: a process that unlinks or replaces a lock has that very inode locked.
   void judge(const sys::CallInfo& info) {
     struct stat status {};
     if (info.call == sys::Call::flock && ::fstat(info.fd, &status) == 0) {
       locked_ = status.st_ino;
     }
-    if (info.call != sys::Call::unlinkat || !is_lock_name(info.path) || info.path[0] == '.' ||
-        ::fstatat(info.fd, info.path, &status, AT_SYMLINK_NOFOLLOW) != 0 || table_.is_lawless.load()) {
+    if (!takes_name(info) || ::fstatat(info.fd, info.path, &status, AT_SYMLINK_NOFOLLOW) != 0 ||
+        table_.is_lawless.load()) {
       return;
     }
     if (status.st_ino != locked_) {
-      complain("unlinks an inode that it did not lock");
+      complain("unlinks or replaces an inode that it did not lock");
     }
     const int fd = ::openat(info.fd, info.path, O_RDONLY | O_CLOEXEC);
     if (fd >= 0 && ::flock(fd, LOCK_EX | LOCK_NB) == 0) {
-      complain("unlinks a lock that nobody has locked");
+      complain("unlinks or replaces a lock that nobody has locked");
     }
     ::close(fd);
   }
@@ -293,7 +305,7 @@ class Player : public sys::Interceptor {
     session_ = seat_.session;
     seat_.place.store(at_session);
     if (seat_.role == Role::release) {
-      lock_ = value_or_throw(manager_.try_acquire(session_));
+      lock_ = value_or_throw(manager_.try_acquire(session_, {.label = k_player}));
       find_place();
       enter(table_.inside);
     }
@@ -324,6 +336,10 @@ class Player : public sys::Interceptor {
           complain("sweep: " + report.error().message());
         } else if (!report->errors.empty()) {
           complain("sweep: " + report->errors.front().message());
+        } else {
+          for (const Inspection& removed : report->removed) {
+            note_report(removed);
+          }
         }
         return;
       case Role::force:
@@ -336,19 +352,28 @@ class Player : public sys::Interceptor {
     }
   }
 
+  void note_report(const Inspection& reported) {
+    const bool is_players = reported.record.label == k_player;
+    ++(is_players ? seat_.reports_of_player : seat_.reports_of_planted);
+  }
+
   void force() {
     const auto found = manager_.inspect(session_);
     if (found && found->state != LockState::free) {
       table_.is_forced.store(true);
       const std::string name =
           found->record.lock_id.value_or(found->record.pid ? std::to_string(*found->record.pid) : "");
-      (void)manager_.force_release(session_, name, true);  // it may have gone, or be busy: both are answers
+      // It may have gone, or be busy: both are answers.
+      if (const auto removed = manager_.force_release(session_, name, true)) {
+        note_report(*removed);
+      }
     }
   }
 
   void take() {
     const auto by_timer = counters().wake_ups_by_timer;
     AcquireOptions options;
+    options.label = k_player;
     options.timeout =
         seat_.role == Role::try_take ? std::chrono::milliseconds{0} : std::chrono::milliseconds{k_patience};
     auto lock = manager_.acquire(session_, options);
@@ -367,6 +392,9 @@ class Player : public sys::Interceptor {
       complain("nobody told it that the lock is free");
     }
     lock_ = std::move(*lock);
+    if (lock_.reclaimed_from()) {
+      note_report(*lock_.reclaimed_from());
+    }
     find_place();
     judge_place();
     enter(table_.inside);
@@ -492,6 +520,8 @@ class Director {
     seat.is_unlinking.store(false);
     seat.acknowledged.store(false);
     seat.lost.store(false);
+    seat.reports_of_planted.store(0);
+    seat.reports_of_player.store(0);
     seat.complaint[0] = '\0';
     std::snprintf(seat.session, sizeof seat.session, "%s", session.c_str());
     std::snprintf(seat.record, sizeof seat.record, "%s", record.c_str());
@@ -533,6 +563,7 @@ class Director {
   void set_scene(const fs::path& folder);
   void act_adversary(const fs::path& folder);
   void judge(const fs::path& folder, const std::string& place);
+  void judge_reports(const std::string& place, bool is_planted_left);
   void complain(const std::string& place, const std::string& what) {
     figures_.violations.push_back(std::string(scenario_.name) + ", " + place + ": " + what);
   }
@@ -548,7 +579,8 @@ class Director {
   ScheduleFigures figures_{};
   int number_{0};
   std::uint64_t foreign_inode_{0};
-  std::uint64_t planted_inode_{0};
+  /// What the lock said at the start.
+  std::optional<std::string> planted_{};
   bool killed_{false};
 };
 
@@ -583,7 +615,7 @@ void Director::set_scene(const fs::path& folder) {
   table_.is_told.store(scenario_.is_told);
   killed_ = false;
   foreign_inode_ = 0;
-  planted_inode_ = inode_of(lock);
+  planted_ = fs::exists(lock) ? std::optional(read_text(lock)) : std::nullopt;
   while (::sem_trywait(&table_.news) == 0) {
   }
 }
@@ -675,6 +707,7 @@ void Director::judge(const fs::path& folder, const std::string& place) {
   if (!is_whole) {
     complain(place, "the transcript is torn: " + text);
   }
+  bool is_planted_left = false;
   for (const auto& at : {folder, moved}) {
     if (!fs::exists(at)) {
       continue;
@@ -682,15 +715,40 @@ void Director::judge(const fs::path& folder, const std::string& place) {
     for (const auto& name : names_in(at)) {
       const auto inode = inode_of(at / name);
       const bool is_foreign = foreign_inode_ != 0 && inode == foreign_inode_;
-      const bool is_nobodys = table_.is_link.load() && planted_inode_ != 0 && inode == planted_inode_;  // any more
+      const bool is_planted = is_lock_name(name.c_str()) && planted_ && read_text(at / name) == *planted_;
+      is_planted_left = is_planted_left || is_planted;
+      const bool is_nobodys = table_.is_link.load() && is_planted;  // any more
+      if (killed_ && is_temporary_name(name)) {
+        continue;  // of a killed publisher that much may stay; a sweep removes it when it is old
+      }
       const bool is_session = name == k_session || name == k_target || name == k_former;
       if (!is_session && name != "s.jsonl.torn" && !is_foreign && !is_nobodys) {
         complain(place, "left behind: " + name);
       }
     }
   }
+  judge_reports(place, is_planted_left);
   if (foreign_inode_ != 0 && inode_of(folder / "s.jsonl.lock") != foreign_inode_) {
     complain(place, "a running program's lock was taken away");
+  }
+}
+
+/// The end of the owner that the lock had at the start is reported once, by what took over or removed that lock; if
+/// that was killed meanwhile, its own end is.
+void Director::judge_reports(const std::string& place, bool is_planted_left) {
+  const auto& [a, b] = table_.seats;
+  const int planted = a.reports_of_planted.load() + b.reports_of_planted.load();
+  if (planted > (planted_ ? 1 : 0)) {
+    complain(place, "the end of a dead owner was reported twice");
+  }
+  // A sweep that is killed takes its report along.
+  const bool was_handed_on = killed_ && (b.reports_of_player.load() == 1 || scenario_.a == Role::sweep);
+  if (planted_ && planted == 0 && !is_planted_left && !was_handed_on && !table_.is_lawless.load()) {
+    complain(place, "the end of a dead owner was not reported");
+  }
+  const bool is_false = a.reports_of_player.load() > 0 || b.reports_of_player.load() > (killed_ ? 1 : 0);
+  if (is_false && !table_.is_forced.load()) {
+    complain(place, "the end of an owner that lives was reported");
   }
 }
 

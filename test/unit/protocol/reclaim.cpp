@@ -190,7 +190,7 @@ TEST_CASE("a successor takes the place of a removable lock in one step, under th
       renamed_under_it = renamed_under_it || (is(info, sys::Call::renameat) && !other.can_flock());
       return 0;
     });
-    CHECK(reclaim(lock.place, pinned, yes, &successor) == Reclaim::done);
+    CHECK(reclaim(lock.place, pinned, yes, [&]() -> Result<TemporaryName*> { return &successor; }) == Reclaim::done);
   }
   CHECK(!was_ever_free);
   CHECK(renamed_under_it);
@@ -206,7 +206,7 @@ TEST_CASE("a successor that does not take the place leaves its temporary name") 
   const auto fails = [&](const Answer& answer, const Judge& judge) {
     auto successor = make_successor(lock);
     const Script script(answer);
-    return reclaim(lock.place, pinned, judge, &successor);
+    return reclaim(lock.place, pinned, judge, [&]() -> Result<TemporaryName*> { return &successor; });
   };
   const Answer nothing = [](const sys::CallInfo&) { return 0; };
   CHECK(fails(nothing, []() -> Result<bool> { return false; }) == Reclaim::spared);

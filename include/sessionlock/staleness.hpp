@@ -42,7 +42,7 @@ inline constexpr std::size_t k_stale_reason_count = 9;
 
 enum class LockState {
   free,     ///< No lock file.
-  held,     ///< Somebody has it, or may have it.
+  held,     ///< A process has it, or may have it; or the file is no lock, and an acquire fails.
   pending,  ///< No usable owner yet, and so young that it may be a lock being written.
   stale     ///< Removable: its owner is provably gone, or a policy says that age is enough.
 };
@@ -75,6 +75,8 @@ enum class Basis {
   held_here,          ///< This process holds it.
   witness_held,       ///< Some process holds the kernel lock that came with the file.
   witness_inherited,  ///< The same, but the recorded process has ended: a program that it gave the lock to goes on.
+  digits,             ///< No usable pid in the record, but digits in its place, and some process has that number.
+  not_a_lock,         ///< No usable pid, and the text is not that of a lock: it is never removed.
   no_pid,             ///< No usable pid in the record.
   orphan_self,        ///< Our own pid and start time, but the witness is free.
   pid_gone,           ///< No such process.
@@ -95,6 +97,9 @@ struct SESSIONLOCK_API Inspection {
   LockState state{LockState::free};
   OwnerState owner{OwnerState::none};
   LockRecord record{};
+  /// The pid that a lock of another program names in a form that is no record's: a plain number, or a `pid` that is a
+  /// string of digits. None where the record has a pid. It is no address for a signal.
+  std::optional<pid_t> digits_pid{};
   /// True only if the recorded pid was asked for and some process has it.
   bool pid_alive{false};
   /// Time since `createdAt`; 0 for one in the future; none where `createdAt` is not a time.
@@ -109,7 +114,8 @@ struct SESSIONLOCK_API Inspection {
   bool removed{false};
   /// Which evidence decided.
   Basis basis{Basis::no_file};
-  /// Why the file could not be read, where `basis` is `unreadable`. From `LockManager::inspect`, of a lock that is free
+  /// Why the file could not be read, where `basis` is `unreadable`; `Errc::not_a_lock_file` where it is `not_a_lock`.
+  /// From `LockManager::inspect`, of a lock that is free
   /// or removable: why an acquire would fail all the same, such as EROFS.
   std::error_code cause{};
 

@@ -42,10 +42,11 @@ constexpr std::array<std::string_view, k_columns> k_headings{"STATE", "OWNER", "
 
 Row row_of(const Inspection& inspection, const std::filesystem::path& directory) {
   const std::string why = reason_words(inspection);
+  const auto pid = named_pid(inspection);
   const std::optional<std::string>& label = inspection.record.label;
   return {std::string{to_string(inspection.state)},
           std::string{to_string(inspection.owner)},
-          inspection.record.pid ? std::to_string(*inspection.record.pid) : "-",
+          pid ? std::to_string(*pid) : "-",
           age_words(inspection),
           why.empty() ? "-" : why,
           label ? printable_text(*label) : "-",
@@ -127,7 +128,7 @@ std::string describe(const Inspection& inspection, const Palette& palette) {
     const std::string_view inherited = inherited_words(inspection);
     const std::string state =
         inherited.empty() ? std::string{to_string(inspection.owner)} : fmt::format("ended; {}", inherited);
-    line("owner", fmt::format("{}{}, {}", owner_words(record), host, state));
+    line("owner", fmt::format("{}{}, {}", owner_words(inspection), host, state));
     if (record.label) {
       line("label", printable_text(*record.label));
     }

@@ -17,6 +17,7 @@
 #include "protocol/take_over.hpp"
 #include "text/duration_text.hpp"
 #include "text/timestamp.hpp"
+#include "verdict/explanation.hpp"
 #include "verdict/failure.hpp"
 #include "waiting/process_counters.hpp"
 
@@ -300,6 +301,9 @@ Result<Acquisition::Finding> Acquisition::look(const SessionLocation& location, 
                                   [this](pid_t pid) { return owner_ = probe_process(pid); }};
   Inspection inspection = judge(**pinned, location.lock, context);
   inspection.session_path = location.session.path();
+  if (inspection.basis == Basis::not_a_lock) {
+    return failure(Errc::not_a_lock_file, "acquire", location.lock.path(), std::string(not_a_lock_words()));
+  }
   if (inspection.owner == OwnerState::unknown) {
     ++this_process_tally().unknown_verdicts;
   }
@@ -366,6 +370,8 @@ WatchPlan Acquisition::make_plan() const {
   const bool owner_lives = holder.pid_alive && !is_stranger;
   if (owner_lives && holder.basis != Basis::held_here) {
     plan.owner = holder.record.pid;
+  } else if (holder.basis == Basis::digits) {
+    plan.owner = holder.digits_pid;
   }
   // Nothing tells of the end of a dead owner's last heir, nor of an owner that cannot be seen from here.
   plan.is_silent = holder.basis == Basis::unreadable || holder.basis == Basis::undecided ||

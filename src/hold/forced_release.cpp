@@ -13,6 +13,7 @@
 #include "protocol/lock_file.hpp"
 #include "protocol/reclaim.hpp"
 #include "system/deadline.hpp"
+#include "verdict/explanation.hpp"
 #include "verdict/failure.hpp"
 
 namespace sessionlock {
@@ -22,17 +23,17 @@ namespace {
 constexpr std::chrono::milliseconds k_force_timeout{250};
 
 /// Why this is not the acquisition that an operator named; empty if it is.
-std::string why_not_named(const LockRecord& record, std::string_view lock_id_or_pid) {
+std::string why_not_named(const Inspection& lock, std::string_view lock_id_or_pid) {
+  const LockRecord& record = lock.record;
   if (record.lock_id) {
     return *record.lock_id == lock_id_or_pid ? ""
                                              : fmt::format("the lock is not that acquisition but {}", *record.lock_id);
   }
-  if (!record.pid) {
+  const auto pid = named_pid(lock);
+  if (!pid) {
     return "the lock names neither an acquisition nor a pid";
   }
-  return std::to_string(*record.pid) == lock_id_or_pid
-             ? ""
-             : fmt::format("the lock has no lock id, and its pid is {}", *record.pid);
+  return std::to_string(*pid) == lock_id_or_pid ? "" : fmt::format("the lock has no lock id, and its pid is {}", *pid);
 }
 
 /// One removal by force, and how it went.
@@ -83,11 +84,14 @@ class ForcedRelease {
     inspection_ =
         judge(lock, location_.lock, {StalePolicy{.aged_unverified = AgedUnverified::keep}, is_held_here, std::nullopt});
     inspection_.session_path = location_.session.path();
+    if (inspection_.basis == Basis::not_a_lock) {
+      return failure(Errc::not_a_lock_file, "release", location_.lock.path(), std::string(not_a_lock_words()));
+    }
     if (inspection_.cause) {
       return tl::unexpected(
           Error{inspection_.cause, "release", location_.lock.path(), inspection_, "the lock cannot be read"});
     }
-    if (auto why_not = why_not_named(inspection_.record, name_); !why_not.empty()) {
+    if (auto why_not = why_not_named(inspection_, name_); !why_not.empty()) {
       return tl::unexpected(Error{Errc::lost, "release", location_.lock.path(), inspection_, std::move(why_not)});
     }
     if (!force_ && !inspection_.removable) {

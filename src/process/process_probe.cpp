@@ -2,6 +2,8 @@
 
 #include <cerrno>
 
+#include <unistd.h>
+
 #include "process/procfs.hpp"
 #include "process/this_process.hpp"
 #include "system/system.hpp"
@@ -12,6 +14,16 @@ namespace {
 constexpr int k_probe_attempts_max = 2;
 
 }  // namespace
+
+std::chrono::milliseconds process_age(std::uint64_t start_time_ticks) {
+  constexpr std::uint64_t k_ms_per_second = 1000;
+  static const auto ticks_per_second = static_cast<std::uint64_t>(::sysconf(_SC_CLK_TCK));
+  const std::uint64_t seconds = start_time_ticks / ticks_per_second;
+  const std::uint64_t rest = start_time_ticks % ticks_per_second * k_ms_per_second / ticks_per_second;
+  const auto now = static_cast<std::uint64_t>(sys::time_since_boot().count());
+  const bool lies_ahead = seconds > now / k_ms_per_second || seconds * k_ms_per_second + rest > now;
+  return std::chrono::milliseconds{lies_ahead ? 0 : now - seconds * k_ms_per_second - rest};
+}
 
 std::optional<ProcStat> read_proc_stat(pid_t pid) {
   return pid > 0 ? read_stat(pid, trusted_proc_device()).stat : std::nullopt;

@@ -11,13 +11,21 @@ namespace sessionlock {
 namespace {
 
 /// Fills in what has to be asked about the owner's process and boot.
-void ask_about_owner(Evidence& evidence, const PinnedInode& pinned, const LockRecord& record, const Observer& observer,
+void ask_about_owner(Evidence& evidence, const PinnedInode& pinned, const LockText& text, const Observer& observer,
                      const InspectionContext& context) {
+  const LockRecord& record = text.record;
   relate(evidence, record, observer);
   if (record.pid && evidence.comparison != Comparison::none) {
     const ProcessProbe probe = context.probe(*record.pid);
     evidence.pid = probe.pid;
     evidence.observed_start_ticks = probe.start_time_ticks;
+  }
+  if (text.digits_pid && evidence.comparison != Comparison::none) {
+    evidence.digits = context.probe(*text.digits_pid).pid;
+    evidence.own_digits = *text.digits_pid == observer.pid;
+  }
+  if ((evidence.own_pid || evidence.own_digits) && observer.start_time_ticks) {
+    evidence.own_age = process_age(*observer.start_time_ticks);
   }
   if (evidence.other_boot && evidence.local_file_system) {
     const auto boot = boot_time_seconds();
@@ -36,8 +44,9 @@ Evidence gather(const PinnedInode& pinned, const LockText& text, const Place& pl
     evidence.witness_failure = answer.failure;
   }
   evidence.witness = judge_witness(record, answer.query, pinned.file, observer, evidence.local_file_system);
+  evidence.can_be_lock = text.form != LockForm::other;
   evidence.held_here = context.held_here && context.held_here(pinned.file);
-  ask_about_owner(evidence, pinned, record, observer, context);
+  ask_about_owner(evidence, pinned, text, observer, context);
   if (needs_file_age(record, context.policy)) {
     auto now = context.file_system_now ? context.file_system_now : context.clock(*place.directory);
     evidence.file_age = time_between(now.value_or(evidence.now), pinned.modified);
@@ -50,7 +59,9 @@ Evidence gather(const PinnedInode& pinned, const LockText& text, const Place& pl
 Inspection judge(const PinnedLock& pinned, const Place& place, const InspectionContext& context) {
   Inspection inspection;
   if (pinned.content) {
-    inspection = classify(pinned.content->record, gather(pinned, *pinned.content, place, context), context.policy);
+    const LockText& text = *pinned.content;
+    inspection = classify(text.record, gather(pinned, text, place, context), context.policy);
+    inspection.digits_pid = text.digits_pid;
   } else {
     Evidence evidence;
     evidence.unreadable = pinned.content.error();

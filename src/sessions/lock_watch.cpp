@@ -46,7 +46,8 @@ struct Known {
 };
 
 bool names_owner(const Inspection& inspection) {
-  return inspection.basis != Basis::no_pid && inspection.basis != Basis::unreadable;
+  return inspection.basis != Basis::no_pid && inspection.basis != Basis::not_a_lock &&
+         inspection.basis != Basis::unreadable;
 }
 
 bool owner_is_gone(const Inspection& inspection) {

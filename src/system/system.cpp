@@ -351,4 +351,11 @@ std::chrono::sys_time<std::chrono::milliseconds> wall_clock() noexcept {
   return std::chrono::floor<std::chrono::milliseconds>(std::chrono::system_clock::now());
 }
 
+std::chrono::milliseconds time_since_boot() noexcept {
+  struct timespec now {};
+  ::clock_gettime(CLOCK_BOOTTIME, &now);
+  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::seconds{now.tv_sec} +
+                                                               std::chrono::nanoseconds{now.tv_nsec});
+}
+
 }  // namespace sessionlock::sys

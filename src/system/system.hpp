@@ -232,6 +232,8 @@ class SignalsBlocked {
 Outcome getrandom(void* buffer, std::size_t size);
 /// The wall clock.
 [[nodiscard]] std::chrono::sys_time<std::chrono::milliseconds> wall_clock() noexcept;
+/// How long this kernel has run, in this process's time namespace: CLOCK_BOOTTIME (clock_gettime(2)).
+[[nodiscard]] std::chrono::milliseconds time_since_boot() noexcept;
 
 /// Number of this process incarnation: another one on each side of every fork, also of `_Fork` and raw `clone`. A page
 /// with `MADV_WIPEONFORK` (madvise(2), Linux 4.14) reads as empty in a child; where the kernel cannot do that, the pid

@@ -4,6 +4,8 @@
 #include <charconv>
 #include <utility>
 
+#include <sessionlock/error.hpp>
+
 namespace sessionlock {
 namespace {
 
@@ -78,6 +80,31 @@ Verdict dead(Basis basis, StaleReason reason) {
   return {basis, OwnerState::dead, true, reason};
 }
 
+/// How far a file's time and a process's age may be apart and still mean the same moment.
+constexpr milliseconds k_clock_slack{2000};
+
+/// Whether the file was last written before the observer started.
+bool is_older_than_observer(const Evidence& evidence) {
+  return evidence.own_age && evidence.file_age && *evidence.file_age > k_clock_slack &&
+         *evidence.file_age - k_clock_slack > *evidence.own_age;
+}
+
+/// What a lock without a usable pid means.
+Verdict judge_without_pid(const Evidence& evidence, const StalePolicy& policy) {
+  const bool names_process =
+      evidence.digits == PidProbe::exists && !(evidence.own_digits && is_older_than_observer(evidence));
+  if (names_process) {  // 4a
+    const bool removable =
+        policy.aged_unverified == AgedUnverified::reclaim && is_older(evidence.file_age, policy.stale_after);
+    return {Basis::digits, OwnerState::alive, removable, StaleReason::missing_pid};
+  }
+  if (!evidence.can_be_lock) {  // 4b
+    return {Basis::not_a_lock, OwnerState::none, false, StaleReason::missing_pid};
+  }
+  const bool removable = is_older(evidence.file_age, policy.malformed_grace);  // 4
+  return {Basis::no_pid, OwnerState::none, removable, StaleReason::missing_pid};
+}
+
 /// The verdict table, from top to bottom. The numbers are its rows.
 Verdict judge(const LockRecord& record, const Evidence& evidence, const StalePolicy& policy, bool aged) {
   const bool comparable = evidence.comparison != Comparison::none;
@@ -97,9 +124,8 @@ Verdict judge(const LockRecord& record, const Evidence& evidence, const StalePol
         record.pid && comparable && (evidence.pid == PidProbe::gone || (starts_known && !starts_equal));
     return alive(owner_ended ? Basis::witness_inherited : Basis::witness_held);
   }
-  if (!record.pid) {  // 4
-    const bool removable = is_older(evidence.file_age, policy.malformed_grace);
-    return {Basis::no_pid, OwnerState::none, removable, StaleReason::missing_pid};
+  if (!record.pid) {
+    return judge_without_pid(evidence, policy);
   }
   if (comparable && evidence.own_pid && starts_equal && witness_free) {  // 5
     return dead(Basis::orphan_self, StaleReason::orphan_self_pid);
@@ -130,9 +156,9 @@ Verdict judge(const LockRecord& record, const Evidence& evidence, const StalePol
   return {Basis::undecided, OwnerState::unknown, removable, std::nullopt};
 }
 
-/// A policy may let the file's age overrule what is known of the owner, but never rows 1 and 2.
+/// A policy may let the file's age overrule what is known of the owner, but never rows 1, 2 and 4b.
 bool mtime_may_overrule(Basis basis) {
-  return basis != Basis::unreadable && basis != Basis::held_here;
+  return basis != Basis::unreadable && basis != Basis::held_here && basis != Basis::not_a_lock;
 }
 
 bool is_overruled_by_mtime(const Verdict& verdict, const Evidence& evidence, const RemovalPolicy& policy) {
@@ -198,6 +224,8 @@ std::optional<milliseconds> time_until_removable(const Inspection& inspection, c
   std::optional<milliseconds> due;
   if (inspection.basis == Basis::no_pid) {
     due = time_until_older(inspection.file_age, policy.malformed_grace);
+  } else if (inspection.basis == Basis::digits && policy.aged_unverified == AgedUnverified::reclaim) {
+    due = time_until_older(inspection.file_age, policy.stale_after);
   } else if (gives_up) {
     due = time_until_older(inspection.age ? inspection.age : inspection.file_age, policy.stale_after);
   }
@@ -223,6 +251,8 @@ Inspection classify(LockRecord record, const Evidence& evidence, const RemovalPo
   inspection.basis = verdict.basis;
   if (verdict.basis == Basis::unreadable) {
     inspection.cause = evidence.unreadable ? evidence.unreadable : evidence.witness_failure;
+  } else if (verdict.basis == Basis::not_a_lock) {
+    inspection.cause = make_error_code(Errc::not_a_lock_file);
   }
   if (verdict.reason) {
     inspection.reasons.push_back(*verdict.reason);

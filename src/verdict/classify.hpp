@@ -63,11 +63,19 @@ struct Evidence {
   /// The witness query failed, and the record declares a witness (row 1); says why.
   std::error_code witness_failure{};
   Comparison comparison{Comparison::none};
+  /// The text can be that of a lock.
+  bool can_be_lock{true};
+  /// Whether some process has the number that digits give where the pid should be.
+  PidProbe digits{PidProbe::unknown};
+  /// Those digits are the observer's own pid.
+  bool own_digits{};
   PidProbe pid{PidProbe::unknown};
   /// Start time of the process that has the recorded pid now, where that pid is comparable.
   std::optional<std::uint64_t> observed_start_ticks{};
   /// The recorded pid is the observer's own.
   bool own_pid{};
+  /// How long the observer has run, by the kernel's clock. Needed only where the pid, or the digits, are its own.
+  std::optional<std::chrono::milliseconds> own_age{};
   /// Record and observer both name a boot.
   bool same_boot{};
   bool other_boot{};

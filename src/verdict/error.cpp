@@ -51,7 +51,8 @@ std::string holder_words(const Inspection& holder) {
   if (holder.basis == Basis::unreadable) {
     return "held by an unreadable lock: " + holder.cause.message();
   }
-  const std::string pid = holder.record.pid ? fmt::format("pid={} ", *holder.record.pid) : "";
+  const auto named = named_pid(holder);
+  const std::string pid = named ? fmt::format("pid={} ", *named) : "";
   if (const auto words = inherited_words(holder); !words.empty()) {
     return fmt::format("{}ended, {},", pid, words);
   }

@@ -15,8 +15,9 @@ bool lists(const Inspection& inspection, StaleReason reason) {
 }
 
 /// `pid 41237 on host "build7" (label "nightly")`, as far as it is known.
-std::string describe_owner(const LockRecord& record) {
-  std::string words = record.pid ? owner_words(record) : "an unknown process";
+std::string describe_owner(const Inspection& inspection) {
+  const LockRecord& record = inspection.record;
+  std::string words = named_pid(inspection) ? owner_words(inspection) : "an unknown process";
   if (record.host) {
     words += fmt::format(" on host {}", quoted_text(*record.host));
   }
@@ -30,19 +31,19 @@ std::string opening(const Inspection& inspection) {
   std::string words;
   switch (inspection.owner) {
     case OwnerState::none:
-      words = "Held by nobody that can be named";
+      words = inspection.basis == Basis::not_a_lock ? "Not a lock" : "Held by nobody that can be named";
       if (inspection.record.label) {
         words += fmt::format(" (label {})", quoted_text(*inspection.record.label));
       }
       break;
     case OwnerState::alive:
-      words = "Held by " + describe_owner(inspection.record);
+      words = "Held by " + describe_owner(inspection);
       break;
     case OwnerState::dead:
-      words = "Left behind by " + describe_owner(inspection.record);
+      words = "Left behind by " + describe_owner(inspection);
       break;
     case OwnerState::unknown:
-      words = "Held, as far as can be told, by " + describe_owner(inspection.record);
+      words = "Held, as far as can be told, by " + describe_owner(inspection);
       break;
   }
   if (inspection.age && inspection.record.created_at) {
@@ -66,6 +67,10 @@ std::string evidence_words(const Inspection& inspection) {
     case Basis::witness_inherited:
       return fmt::format("that process has ended, but {} and has the kernel lock on the file",
                          inherited_words(inspection));
+    case Basis::digits:
+      return "the file has no usable pid, but digits in its place, and some process has that number";
+    case Basis::not_a_lock:
+      return std::string(not_a_lock_words());
     case Basis::no_pid:
       return inspection.removable ? "the file has no usable pid and is too old to be a lock that is being written"
                                   : "the file has no usable pid, but may be a lock that is being written";
@@ -103,7 +108,8 @@ std::string time_words(const Inspection& inspection) {
     add("it is older than the age limit");
   }
   // A file that names nobody is not expected to have a time either.
-  if (lists(inspection, StaleReason::invalid_created_at) && inspection.basis != Basis::no_pid) {
+  if (lists(inspection, StaleReason::invalid_created_at) && inspection.owner != OwnerState::none &&
+      inspection.basis != Basis::digits) {
     add("its createdAt is no valid time");
   }
   if (lists(inspection, StaleReason::hold_exceeded) && inspection.record.max_hold_ms) {
@@ -123,7 +129,7 @@ std::string outcome_words(const Inspection& inspection) {
     case LockState::free:
       return "an acquire would succeed at once";
     case LockState::held:
-      return "an acquire would wait for it";
+      return inspection.basis == Basis::not_a_lock ? "an acquire would fail" : "an acquire would wait for it";
     case LockState::pending:
       return "an acquire would wait until it is complete or has been like this for too long";
     case LockState::stale:
@@ -134,8 +140,17 @@ std::string outcome_words(const Inspection& inspection) {
 
 }  // namespace
 
-std::string owner_words(const LockRecord& record) {
-  return record.pid ? fmt::format("pid {}", *record.pid) : "no usable pid";
+std::optional<pid_t> named_pid(const Inspection& inspection) {
+  return inspection.record.pid ? inspection.record.pid : inspection.digits_pid;
+}
+
+std::string owner_words(const Inspection& inspection) {
+  const auto pid = named_pid(inspection);
+  return pid ? fmt::format("pid {}", *pid) : "no usable pid";
+}
+
+std::string_view not_a_lock_words() {
+  return "there is something else than a lock in it, which is left alone: move it away, or use another name";
 }
 
 std::string_view inherited_words(const Inspection& inspection) {

@@ -3,6 +3,7 @@
 /// \file
 /// The words for a lock's owner that error messages, explanations and the command share.
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -11,11 +12,17 @@
 
 namespace sessionlock {
 
-/// The recorded owner in two words: "pid 41237", or "no usable pid".
-[[nodiscard]] std::string owner_words(const LockRecord& record);
+/// The pid that a lock names, in its record or by digits in its place; none if it names none.
+[[nodiscard]] std::optional<pid_t> named_pid(const Inspection& inspection);
+
+/// The named owner in two words: "pid 41237", or "no usable pid".
+[[nodiscard]] std::string owner_words(const Inspection& inspection);
 
 /// "a program it gave the lock to runs on", where the owner has ended and such a program holds the lock; otherwise
 /// empty. Lifetime: static storage.
 [[nodiscard]] std::string_view inherited_words(const Inspection& inspection);
+
+/// What to do where there is something else than a lock at a lock path. Lifetime: static storage.
+[[nodiscard]] std::string_view not_a_lock_words();
 
 }  // namespace sessionlock

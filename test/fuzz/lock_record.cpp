@@ -4,15 +4,19 @@
 #include <sessionlock/lock_record.hpp>
 
 #include <algorithm>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <string_view>
 
+#include "record/lock_text.hpp"
 #include "support/json_oracle.hpp"
 #include "support/target.hpp"
 
 using sessionlock::format_lock_record;
+using sessionlock::LockForm;
 using sessionlock::LockRecord;
+using sessionlock::LockText;
 using sessionlock::parse_lock_record;
 using sessionlock::fuzz::Json;
 
@@ -142,6 +146,55 @@ LockRecord read_slowly(std::string_view json) {
   return record;
 }
 
+bool is_lock_key(const std::optional<std::string>& key) {
+  constexpr std::string_view k_keys[] = {"pid",     "createdAt", "starttime",    "maxHoldMs",
+                                         "lockId",  "bootId",    "pidNamespace", "timeNamespace",
+                                         "witness", "host",      "label",        "session"};
+  return key && std::find(std::begin(k_keys), std::end(k_keys), *key) != std::end(k_keys);
+}
+
+/// What a file with this text can be, for a text that is one JSON value without escapes.
+void check_form(std::string_view json, const LockText& read) {
+  const auto document = sessionlock::fuzz::read_json(json);
+  if (!document || json.find('\\') != std::string_view::npos) {
+    return;
+  }
+  const auto& members = document->members;
+  const bool is_object = document->kind == Json::Kind::object;
+  const bool has_lock_key =
+      std::any_of(members.begin(), members.end(), [](const auto& member) { return is_lock_key(member.first); });
+  FUZZ_CHECK((read.form == LockForm::object) == (is_object && (members.empty() || has_lock_key)));
+  FUZZ_CHECK(read.form != LockForm::blank);
+  std::optional<pid_t> digits;
+  for (const auto& [key, value] : members) {
+    if (key == "pid") {
+      const auto words = text(value);
+      const bool are_digits = words && !words->empty() && are_all(*words, "0123456789") && is_u64(*words);
+      const bool is_pid = are_digits && std::stoull(*words) >= 1 && std::stoull(*words) <= 2147483647;
+      digits = is_pid ? std::optional<pid_t>(std::stoi(*words)) : std::nullopt;
+    }
+  }
+  FUZZ_CHECK(read.form != LockForm::object || read.digits_pid == digits);
+  // What was cut off is still what it was, if its first member was one of a lock.
+  if (is_object && !members.empty() && is_lock_key(members.front().first)) {
+    const std::string_view beginning = json.substr(0, json.size() / 2);
+    const LockForm form = sessionlock::read_lock_text(beginning).form;
+    FUZZ_CHECK(form == LockForm::object || form == LockForm::blank);
+  }
+}
+
+void check_text(std::string_view json, const LockRecord& record) {
+  const LockText read = sessionlock::read_lock_text(json);
+  FUZZ_CHECK(read.record == record);
+  FUZZ_CHECK(!record.pid || (read.form == LockForm::object && !read.digits_pid));
+  FUZZ_CHECK(!read.digits_pid || *read.digits_pid > 0);
+  FUZZ_CHECK((read.form == LockForm::blank) ==
+             (json.find_first_not_of(std::string_view(" \t\r\n\0", 5)) == std::string_view::npos));
+  if (json.size() <= sessionlock::fuzz::k_oracle_bytes_max) {
+    check_form(json, read);
+  }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -150,6 +203,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   FUZZ_CHECK(size <= sessionlock::k_lock_record_bytes_max || record == LockRecord{});
   if (size <= sessionlock::fuzz::k_oracle_bytes_max) {
     FUZZ_CHECK(record == read_slowly(json));
+  }
+  if (size <= sessionlock::k_lock_record_bytes_max) {
+    check_text(json, record);
   }
   // What is written is what is read, and is written the same again.
   const std::string written = format_lock_record(record);

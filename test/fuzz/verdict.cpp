@@ -14,6 +14,7 @@
 
 #include <sessionlock/staleness.hpp>
 
+#include "record/lock_text.hpp"
 #include "support/json_oracle.hpp"
 #include "support/target.hpp"
 #include "verdict/classify.hpp"
@@ -23,8 +24,10 @@ using sessionlock::Basis;
 using sessionlock::Comparison;
 using sessionlock::Evidence;
 using sessionlock::Inspection;
+using sessionlock::LockForm;
 using sessionlock::LockRecord;
 using sessionlock::LockState;
+using sessionlock::LockText;
 using sessionlock::OwnerState;
 using sessionlock::PidProbe;
 using sessionlock::RemovalPolicy;
@@ -98,7 +101,8 @@ sessionlock::Observer any_observer(Input& input) {
 }
 
 /// Gathered as `inspector` does, from a kernel that answers anything at all.
-Evidence any_evidence(Input& input, const LockRecord& record) {
+Evidence any_evidence(Input& input, const LockText& text) {
+  const LockRecord& record = text.record;
   const auto observer = any_observer(input);
   Evidence evidence;
   evidence.now = k_now;
@@ -118,6 +122,14 @@ Evidence any_evidence(Input& input, const LockRecord& record) {
   FUZZ_CHECK((query == sessionlock::WitnessQuery::write_locked) == (evidence.witness == WitnessState::held));
   FUZZ_CHECK(evidence.witness != WitnessState::free || (record.witness && evidence.local_file_system));
   relate(evidence, record, observer);
+  evidence.can_be_lock = text.form != LockForm::other;
+  if (text.digits_pid && evidence.comparison != Comparison::none) {
+    evidence.digits = PidProbe{input.byte() % 3};
+    evidence.own_digits = input.flag();
+  }
+  if (evidence.own_pid || evidence.own_digits) {
+    evidence.own_age = std::max(any_duration(input), 0ms);
+  }
   if (record.pid && evidence.comparison != Comparison::none) {
     evidence.pid = PidProbe{input.byte() % 3};
     const unsigned start = input.byte() % 4;
@@ -132,6 +144,11 @@ Evidence any_evidence(Input& input, const LockRecord& record) {
   return evidence;
 }
 
+/// Nothing that this library would ever have to remove: no lock's text, and nobody named by it.
+bool is_no_lock(const LockRecord& record, const Evidence& evidence) {
+  return !record.pid && !evidence.can_be_lock && evidence.digits != PidProbe::exists;
+}
+
 bool says_alive(const LockRecord& record, const Evidence& evidence) {
   const bool same_process = record.starttime && evidence.observed_start_ticks == record.starttime;
   const bool left_by_exec = evidence.own_pid && same_process && evidence.witness == WitnessState::free;
@@ -141,7 +158,7 @@ bool says_alive(const LockRecord& record, const Evidence& evidence) {
 void check_verdict(const Inspection& found, const LockRecord& record, const Evidence& evidence,
                    const RemovalPolicy& policy) {
   const bool mtime_decides = policy.stale_mtime && evidence.file_age && *evidence.file_age > *policy.stale_mtime;
-  if (evidence.unreadable || evidence.witness_failure || evidence.held_here) {
+  if (evidence.unreadable || evidence.witness_failure || evidence.held_here || is_no_lock(record, evidence)) {
     FUZZ_CHECK(!found.removable);
   }
   if (says_alive(record, evidence) && !evidence.unreadable && !evidence.witness_failure) {
@@ -151,10 +168,12 @@ void check_verdict(const Inspection& found, const LockRecord& record, const Evid
   }
   if (found.removable && !mtime_decides) {
     const bool proven = found.owner == OwnerState::dead;
-    const bool aged =
-        found.basis == Basis::no_pid || found.basis == Basis::unverified || found.basis == Basis::undecided;
+    const bool aged = found.basis == Basis::no_pid || found.basis == Basis::digits ||
+                      found.basis == Basis::unverified || found.basis == Basis::undecided;
     FUZZ_CHECK(proven != aged);
     FUZZ_CHECK(found.basis != Basis::no_pid || evidence.file_age.value_or(0ms) > std::max(policy.malformed_grace, 0ms));
+    FUZZ_CHECK(found.basis != Basis::digits || evidence.file_age.value_or(0ms) > std::max(policy.stale_after, 0ms));
+    FUZZ_CHECK(found.basis != Basis::digits || policy.aged_unverified == sessionlock::AgedUnverified::reclaim);
     FUZZ_CHECK(found.basis != Basis::undecided || policy.unknown_owner == sessionlock::UnknownOwner::reclaim_when_aged);
     FUZZ_CHECK(found.basis != Basis::unverified || policy.aged_unverified == sessionlock::AgedUnverified::reclaim);
   }
@@ -192,6 +211,9 @@ void check_due(const Inspection& found, const LockRecord& record, const Evidence
     Evidence then = evidence;
     then.now += later;
     *then.file_age += later;
+    if (then.own_age) {
+      *then.own_age = *then.own_age > k_far ? *then.own_age : *then.own_age + later;
+    }
     return classify(record, then, policy).removable;
   };
   if (due) {
@@ -250,8 +272,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   Input for_evidence(data + std::min<std::size_t>(size, 40) - std::min<std::size_t>(size, 20),
                      std::min<std::size_t>(size, 20));
   const std::string text = with_names(sessionlock::fuzz::text_of(data, size).substr(std::min<std::size_t>(size, 40)));
-  const LockRecord record = sessionlock::parse_lock_record(text);
-  const Evidence evidence = any_evidence(for_evidence, record);
+  const LockText read = sessionlock::read_lock_text(text);
+  const LockRecord& record = read.record;
+  const Evidence evidence = any_evidence(for_evidence, read);
   const Inspection found = classify(record, evidence, policy);
   check_verdict(found, record, evidence, policy);
   check_words(found);

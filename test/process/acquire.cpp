@@ -420,8 +420,8 @@ TEST_CASE("a malformed start time with a live pid and a fresh createdAt never le
 
 TEST_CASE("a file without an owner is pending while it is fresh and taken over when it is aged") {
   // Protects: row 4, and `malformed_grace` (traps 4, 5 and 14).
-  for (const std::string_view text : {"", "{}", "{\"pid\":", "null", "[]", "{\"pid\": 0}", "{\"pid\": -1}",
-                                      "{\"pid\": 2147483648}", "{\"pid\": 9223372036854775808}", "{\"pid\": 1.5}"}) {
+  for (const std::string_view text : {"", "{}", "{\"pid\":", "{\"pid\": 0}", "{\"pid\": -1}", "{\"pid\": 2147483648}",
+                                      "{\"pid\": 9223372036854775808}", "{\"pid\": 1.5}"}) {
     CAPTURE(text);
     const Session session;
     plant(session.lock, text);

@@ -38,7 +38,8 @@ int exit_status(const std::vector<Look>& looks) {
     }
   }
   for (const Look& look : looks) {
-    if (look.result && look.result->state != LockState::free && !look.result->removable) {
+    if (look.result && look.result->state != LockState::free && !look.result->removable &&
+        look.result->basis != Basis::not_a_lock) {
       status = k_locked;
     }
   }

@@ -55,7 +55,7 @@ std::string line_for(const LockEvent& event, const std::filesystem::path& direct
   std::string line = fmt::format("{}  {}  {}  {}", format_rfc3339(event.time),
                                  palette.paint(colour_of(event.kind), fmt::format("{:<10}", to_string(event.kind))),
                                  palette.paint(Colour::bold, relative_to(event.lock, directory)),
-                                 was_read ? owner_words(record) : "gone before it could be read");
+                                 was_read ? owner_words(event.lock) : "gone before it could be read");
   if (record.label) {
     line += " label " + quoted_text(*record.label);
   }

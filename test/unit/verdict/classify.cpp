@@ -85,6 +85,11 @@ struct Case {
   Comparison comparison;
   PidProbe probe;
   bool record_has_pid;
+  // What stands in the place of the pid, where the record has none.
+  bool can_be_lock;
+  PidProbe digits;
+  bool own_digits;
+  std::optional<milliseconds> own_age;
   std::optional<std::uint64_t> record_start, observed_start;
   bool own_pid, boot_equal, boot_differs, local, before_boot;
   std::optional<milliseconds> file_age;
@@ -107,6 +112,11 @@ bool comparable(const Case& c) {
 }
 bool starts_known(const Case& c) {
   return c.record_start && c.observed_start;
+}
+
+/// The file was last written before the observer started, by more than the clocks may differ.
+bool older_than_observer(const Case& c) {
+  return c.file_age && c.own_age && *c.file_age > *c.own_age + 2s;
 }
 
 constexpr auto never = [](const Case&) { return false; };
@@ -149,6 +159,17 @@ const Row k_table[] = {
      OwnerState::alive,
      never,
      {}},
+    {"4a no usable pid, digits of a process that exists",
+     [](const Case& c) {
+       return !c.record_has_pid && c.digits == PidProbe::exists && (!c.own_digits || !older_than_observer(c));
+     },
+     Basis::digits, OwnerState::alive,
+     [](const Case& c) {
+       return c.file_age && *c.file_age > k_stale_after && c.aged_unverified == AgedUnverified::reclaim;
+     },
+     StaleReason::missing_pid},
+    {"4b no usable pid, and no lock's text", [](const Case& c) { return !c.record_has_pid && !c.can_be_lock; },
+     Basis::not_a_lock, OwnerState::none, never, StaleReason::missing_pid},
     {"4 no usable pid", [](const Case& c) { return !c.record_has_pid; }, Basis::no_pid, OwnerState::none,
      [](const Case& c) { return c.file_age && *c.file_age > k_grace; }, StaleReason::missing_pid},
     {"5 our own pid and start time, W free",
@@ -232,7 +253,8 @@ void for_each_case(Body body) {
       each_flag(c.local, [&] { each_flag(c.before_boot, over_ages); });
     }
   };
-  const auto over_processes = [&] {
+  // The process that the record names, or what stands in its place.
+  const auto over_named = [&] {
     each(c.probe, std::vector{PidProbe::unknown, PidProbe::exists, PidProbe::gone}, [&] {
       each(c.record_start, std::vector<Start>{{}, k_start}, [&] {
         each(c.observed_start, std::vector<Start>{{}, k_start, k_start + 1},
@@ -240,9 +262,30 @@ void for_each_case(Body body) {
       });
     });
   };
+  const auto over_unnamed = [&] {
+    each_flag(c.can_be_lock, [&] {
+      each(c.digits, std::vector{PidProbe::unknown, PidProbe::exists, PidProbe::gone}, [&] {
+        each_flag(c.own_digits, [&] { each(c.own_age, std::vector<Age>{{}, 0s, 29s, 100h}, over_places); });
+      });
+    });
+  };
   const auto over_records = [&] {
-    each(c.comparison, std::vector{Comparison::none, Comparison::own, Comparison::foreign},
-         [&] { each_flag(c.record_has_pid, over_processes); });
+    each(c.comparison, std::vector{Comparison::none, Comparison::own, Comparison::foreign}, [&] {
+      c = Case{.unreadable = c.unreadable,
+               .witness_query_failed = c.witness_query_failed,
+               .in_own_table = c.in_own_table,
+               .witness = c.witness,
+               .comparison = c.comparison,
+               .can_be_lock = true};
+      c.record_has_pid = true;
+      over_named();
+      c = Case{.unreadable = c.unreadable,
+               .witness_query_failed = c.witness_query_failed,
+               .in_own_table = c.in_own_table,
+               .witness = c.witness,
+               .comparison = c.comparison};
+      over_unnamed();
+    });
   };
   // ... and whether that can be seen at all.
   for (const int unread : {0, 1, 2}) {
@@ -274,6 +317,10 @@ Evidence evidence_of(const Case& c) {
   evidence.held_here = c.in_own_table;
   evidence.witness = c.witness;
   evidence.comparison = c.comparison;
+  evidence.can_be_lock = c.can_be_lock;
+  evidence.digits = c.digits;
+  evidence.own_digits = c.own_digits;
+  evidence.own_age = c.own_age;
   evidence.pid = c.probe;
   evidence.observed_start_ticks = c.observed_start;
   evidence.own_pid = c.own_pid;
@@ -340,8 +387,10 @@ bool depends_on_file_age(const Case& c, const Inspection& inspection) {
 bool removable_after(const Case& c, milliseconds wait) {
   Evidence evidence = evidence_of(c);
   evidence.now += wait;
-  if (evidence.file_age) {
-    *evidence.file_age += wait;
+  for (auto* const age : {&evidence.file_age, &evidence.own_age}) {
+    if (*age) {
+      **age += wait;
+    }
   }
   return classify(record_of(c), evidence, policy_of(c)).removable;
 }
@@ -358,10 +407,9 @@ bool is_one_sentence(const std::string& text) {
   return text.size() > 20 && text.back() == '.' && text.find('\n') == std::string::npos;
 }
 
-/// As the table has it, or removable all the same because the file is older than `stale_mtime`: in all rows but 1
-/// and 2.
+/// As the table has it, or removable also because the file is older than `stale_mtime`: in all rows but 1, 2 and 4b.
 bool matches_table_with_mtime(const Case& c, const Inspection& without, const Inspection& with, milliseconds limit) {
-  const bool spared = c.unreadable || c.witness_query_failed || c.in_own_table;
+  const bool spared = c.unreadable || c.witness_query_failed || c.in_own_table || without.basis == Basis::not_a_lock;
   const bool overruled = !spared && c.file_age && *c.file_age > limit;
   Reasons reasons = without.reasons;
   if (overruled && !lists(without, StaleReason::too_old)) {
@@ -459,7 +507,8 @@ TEST_CASE(
 }
 
 TEST_CASE("age alone removes only what nobody can be named for, and what a policy gives up") {
-  CHECK(survey().removable_without_proof == std::set<Basis>{Basis::no_pid, Basis::unverified, Basis::undecided});
+  CHECK(survey().removable_without_proof ==
+        std::set<Basis>{Basis::digits, Basis::no_pid, Basis::unverified, Basis::undecided});
 }
 
 TEST_CASE("an mtime limit overrules every owner but this process, and no policy of a session sets it") {

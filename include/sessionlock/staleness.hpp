@@ -27,7 +27,7 @@ enum class StaleReason {
   dead_pid,            ///< No process has the recorded pid.
   recycled_pid,        ///< The recorded pid now belongs to a process that started at another time.
   previous_boot,       ///< Written under another boot of this machine, before this one.
-  orphaned,            ///< Of another namespace, and nobody holds its witness any more.
+  orphaned,            ///< Of another namespace or boot id, and no process holds its witness any more.
   orphan_self_pid,     ///< This very process is recorded, yet holds nothing: left behind by an `exec`.
   invalid_created_at,  ///< `createdAt` is absent or not RFC 3339.
   too_old,             ///< `createdAt` is longer ago than `StalePolicy::stale_after`, or a gate's mtime than allowed.
@@ -84,7 +84,7 @@ enum class Basis {
   verified,           ///< Pid and start time are those of a running process.
   unverified,         ///< Another program's record without a start time; some process has the pid.
   start_unknown,      ///< The process exists; its start time cannot be compared.
-  witness_free,       ///< Another namespace of this boot; nobody holds the witness.
+  witness_free,       ///< Another namespace or boot id, but no process holds the witness.
   before_this_boot,   ///< Another boot, and the file is older than this one.
   undecided           ///< Nothing proves either way.
 };

@@ -220,7 +220,7 @@ Result<bool> Acquisition::wait_until_gone(const SessionLocation& location) {
       return current;
     }
     // Where a file's age decides, only a file made just now tells the time by that file system: make another.
-    if (holder_ && needs_file_age(holder_->record, policy_)) {
+    if (holder_ && holder_->file_age) {
       return true;
     }
     file_system_now_.reset();
@@ -330,7 +330,8 @@ Result<Acquisition::Finding> Acquisition::take_over_stale(const SessionLocation&
     return tl::unexpected(std::move(record).error());
   }
   Inspection judged = inspection;
-  auto taken = take_over(location.lock, pinned, judged, context, lock_publication(*record, manager_->mode));
+  auto taken =
+      take_over(location.lock, pinned, judged, context, lock_publication(location.lock, *record, manager_->mode));
   if (!taken) {
     return tl::unexpected(std::move(taken).error());
   }

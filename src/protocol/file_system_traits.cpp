@@ -31,12 +31,14 @@ PerProcess<Known> g_known;
 
 }  // namespace
 
-bool is_local_file_system(std::uint64_t type) noexcept {
-  constexpr std::array<std::uint64_t, 8> k_local = {EXT4_SUPER_MAGIC,  // also ext2 and ext3
-                                                    k_xfs_magic,          BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC,
-                                                    k_zfs_magic,          k_bcachefs_magic,  TMPFS_MAGIC,
-                                                    OVERLAYFS_SUPER_MAGIC};
-  return std::find(k_local.begin(), k_local.end(), type) != k_local.end();
+Locality locality_of(std::uint64_t type) noexcept {
+  constexpr std::array<std::uint64_t, 7> k_local = {EXT4_SUPER_MAGIC,  // also ext2 and ext3
+                                                    k_xfs_magic,      BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC,
+                                                    k_zfs_magic,      k_bcachefs_magic,  TMPFS_MAGIC};
+  if (type == OVERLAYFS_SUPER_MAGIC) {
+    return Locality::overlay;
+  }
+  return std::find(k_local.begin(), k_local.end(), type) != k_local.end() ? Locality::local : Locality::unknown;
 }
 
 std::string file_system_name(std::uint64_t type) {
@@ -60,7 +62,8 @@ std::string file_system_name(std::uint64_t type) {
 
 std::shared_ptr<FileSystemTraits> traits_of(std::uint64_t device, std::uint64_t mount,
                                             const sys::FileSystem& file_system) {
-  const bool is_local = is_local_file_system(file_system.type);
+  const Locality locality = locality_of(file_system.type);
+  const bool is_local = locality != Locality::unknown;
   if (!is_local && mount == 0) {
     return std::make_shared<FileSystemTraits>();
   }
@@ -72,6 +75,7 @@ std::shared_ptr<FileSystemTraits> traits_of(std::uint64_t device, std::uint64_t 
   auto& traits = known.traits[{device, is_local ? 0 : mount, file_system.type, file_system.id}];
   if (!traits) {
     traits = std::make_shared<FileSystemTraits>();
+    traits->locality = locality;
     traits->local = is_local;
   }
   return traits;

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "system/system.hpp"
+#include "verdict/classify.hpp"
 
 namespace sessionlock {
 
@@ -23,7 +24,8 @@ enum class Naming : std::uint8_t {
 
 /// Thread safety: safe; several threads that find out the same thing store the same answer.
 struct FileSystemTraits {
-  /// Known to be arbitrated by this kernel alone.
+  Locality locality{Locality::unknown};
+  /// Known to be arbitrated by this kernel alone, as a file system or as an overlay.
   bool local{false};
   std::atomic<Naming> naming{Naming::untried};
   /// `flock` was seen to work, and whether it is independent of record locks.
@@ -39,9 +41,12 @@ struct FileSystemTraits {
   std::atomic<bool> inodes_trusted{false};
 };
 
-/// Whether this `statfs` type is on the list of file systems that one kernel arbitrates alone. A list of known good,
-/// because a list of known bad is never complete.
-[[nodiscard]] bool is_local_file_system(std::uint64_t type) noexcept;
+/// Which kernels a file system of this `statfs` type may belong to. By a list of known good, because a list of known
+/// bad is never complete.
+[[nodiscard]] Locality locality_of(std::uint64_t type) noexcept;
+[[nodiscard]] inline bool is_local_file_system(std::uint64_t type) noexcept {
+  return locality_of(type) != Locality::unknown;
+}
 
 /// The name of a `statfs` type as mount(8) has it; its number in hexadecimal where it is not known here.
 [[nodiscard]] std::string file_system_name(std::uint64_t type);

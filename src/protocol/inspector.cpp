@@ -10,6 +10,12 @@
 namespace sessionlock {
 namespace {
 
+/// Asks the file itself: it may be mounted over a name in a directory of another file system.
+Locality locality_of_file(const PinnedInode& pinned) {
+  sys::FileSystem file_system;
+  return sys::fstatfs(pinned.fd.get(), file_system).ok() ? locality_of(file_system.type) : Locality::unknown;
+}
+
 /// Fills in what has to be asked about the owner's process and boot.
 void ask_about_owner(Evidence& evidence, const PinnedInode& pinned, const LockText& text, const Observer& observer,
                      const InspectionContext& context) {
@@ -38,16 +44,17 @@ Evidence gather(const PinnedInode& pinned, const LockText& text, const Place& pl
   const Observer& observer = this_observer();
   Evidence evidence;
   evidence.now = sys::wall_clock();
-  evidence.local_file_system = place.directory->traits->local;
+  const Locality locality = record.witness ? locality_of_file(pinned) : Locality::unknown;
+  evidence.local_file_system = locality != Locality::unknown;
   const WitnessAnswer answer = query_witness(pinned);
   if (record.witness) {
     evidence.witness_failure = answer.failure;
   }
-  evidence.witness = judge_witness(record, answer.query, pinned.file, observer, evidence.local_file_system);
+  evidence.witness = judge_witness(record, answer.query, pinned.file, observer, locality);
   evidence.can_be_lock = text.form != LockForm::other;
   evidence.held_here = context.held_here && context.held_here(pinned.file);
   ask_about_owner(evidence, pinned, text, observer, context);
-  if (needs_file_age(record, context.policy)) {
+  if (needs_file_age(record, evidence, context.policy)) {
     auto now = context.file_system_now ? context.file_system_now : context.clock(*place.directory);
     evidence.file_age = time_between(now.value_or(evidence.now), pinned.modified);
   }

@@ -8,6 +8,22 @@
 namespace sessionlock {
 namespace {
 
+/// What a record says of a witness. Where other kernels may use the file system it says nothing: to them the witness
+/// may look free, since they do not see this kernel's locks.
+///   1. A, a virtual machine, publishes in a directory of its host; an overlay shows it with some device and inode.
+///   2. B, another one, sees the same file with the same numbers, and the witness free. 3. B must not take A for dead.
+std::optional<std::string> declare_witness(const FileIdentity& file, const FileSystemTraits& traits) {
+  switch (traits.locality) {
+    case Locality::local:
+      return format_witness({WitnessForm::ofd2, file});
+    case Locality::overlay:
+      return format_witness({WitnessForm::ofd, file});
+    case Locality::unknown:
+      break;
+  }
+  return std::nullopt;
+}
+
 /// One candidate. None: another is needed.
 Result<std::optional<PublishAttempt>> publish_one(const Place& place, const Publication& publication) {
   const FileSystemTraits& traits = *place.directory->traits;
@@ -51,16 +67,16 @@ Result<PublishAttempt> publish_file(const Place& place, const Publication& publi
   return removed_again_and_again(place);
 }
 
-Publication lock_publication(LockRecord& record, mode_t mode) {
+Publication lock_publication(const Place& place, LockRecord& record, mode_t mode) {
   return {mode, record.lock_id ? std::string_view(*record.lock_id) : std::string_view{}, true,
-          [&record](const FileIdentity* witness) {
-            record.witness = witness != nullptr ? std::optional(format_witness(*witness)) : std::nullopt;
+          [&place, &record](const FileIdentity* witness) {
+            record.witness = witness != nullptr ? declare_witness(*witness, *place.directory->traits) : std::nullopt;
             return format_lock_record(record);
           }};
 }
 
 Result<PublishAttempt> publish(const Place& place, LockRecord& record, mode_t mode) {
-  return publish_file(place, lock_publication(record, mode));
+  return publish_file(place, lock_publication(place, record, mode));
 }
 
 }  // namespace sessionlock

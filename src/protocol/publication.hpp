@@ -51,9 +51,9 @@ struct PublishAttempt {
 /// Errors: `Errc::unsupported_file_system`; otherwise the failing call's own.
 [[nodiscard]] Result<PublishAttempt> publish_file(const Place& place, const Publication& publication);
 
-/// A lock file as it is to be published: the witness is taken where the file system can carry one, and written down in
-/// the record. Lifetime: refers to the record.
-[[nodiscard]] Publication lock_publication(LockRecord& record, mode_t mode);
+/// A lock file as it is to be published: the witness is taken where the file system can carry one, and declared in the
+/// record where the file system is known to belong to this kernel. Lifetime: refers to the place and the record.
+[[nodiscard]] Publication lock_publication(const Place& place, LockRecord& record, mode_t mode);
 /// Publishes a lock file. Errors: as `publish_file`.
 [[nodiscard]] Result<PublishAttempt> publish(const Place& place, LockRecord& record, mode_t mode);
 

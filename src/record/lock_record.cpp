@@ -171,6 +171,10 @@ bool is_lock_id(std::string_view text) {
   return text.size() == 32 && is_hex(text);
 }
 
+bool is_witness(std::string_view text) {
+  return parse_witness(text).has_value();
+}
+
 bool is_label(std::string_view text) {
   return text.size() <= k_label_bytes_max;
 }

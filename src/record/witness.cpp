@@ -1,40 +1,53 @@
 #include "record/witness.hpp"
 
-#include <algorithm>
 #include <charconv>
 #include <system_error>
 
 namespace sessionlock {
 namespace {
 
-constexpr std::string_view k_prefix = "ofd:";
+constexpr std::string_view k_ofd = "ofd:";
+constexpr std::string_view k_ofd2 = "ofd2:";
+
+/// Takes a number off the beginning of a text; none: there is none.
+std::optional<std::uint64_t> take_number(std::string_view& text) {
+  std::uint64_t number{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc{}) {
+    return std::nullopt;
+  }
+  text.remove_prefix(static_cast<std::size_t>(end - text.data()));
+  return number;
+}
 
 }  // namespace
 
-WitnessText::WitnessText(const FileIdentity& file) {
-  char* at = std::copy(k_prefix.begin(), k_prefix.end(), text_.begin());
-  at = std::to_chars(at, text_.end(), file.device).ptr;
-  *at++ = ':';
-  at = std::to_chars(at, text_.end(), file.inode).ptr;
-  size_ = static_cast<std::size_t>(at - text_.begin());
+std::string format_witness(const DeclaredWitness& witness) {
+  std::string text(witness.form == WitnessForm::ofd2 ? k_ofd2 : k_ofd);
+  return text + std::to_string(witness.file.device) + ":" + std::to_string(witness.file.inode);
 }
 
-std::string format_witness(const FileIdentity& file) {
-  return std::string(WitnessText(file).view());
-}
-
-bool is_witness(std::string_view text) {
-  if (text.substr(0, k_prefix.size()) != k_prefix) {
-    return false;
+std::optional<DeclaredWitness> parse_witness(std::string_view text) {
+  DeclaredWitness witness;
+  if (text.starts_with(k_ofd2)) {
+    witness.form = WitnessForm::ofd2;
+    text.remove_prefix(k_ofd2.size());
+  } else if (text.starts_with(k_ofd)) {
+    text.remove_prefix(k_ofd.size());
+  } else {
+    return std::nullopt;
   }
-  const char* const end = text.data() + text.size();
-  std::uint64_t number{};
-  const auto device = std::from_chars(text.data() + k_prefix.size(), end, number);
-  if (device.ec != std::errc{} || device.ptr == end || *device.ptr != ':') {
-    return false;
+  const auto device = take_number(text);
+  if (!device || !text.starts_with(':')) {
+    return std::nullopt;
   }
-  const auto inode = std::from_chars(device.ptr + 1, end, number);
-  return inode.ec == std::errc{} && inode.ptr == end;
+  text.remove_prefix(1);
+  const auto inode = take_number(text);
+  if (!inode || !text.empty()) {
+    return std::nullopt;
+  }
+  witness.file = {*device, *inode};
+  return witness;
 }
 
 }  // namespace sessionlock

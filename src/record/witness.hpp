@@ -3,9 +3,8 @@
 /// \file
 /// How a record names the file that its witness lock is on.
 
-#include <array>
-#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -18,21 +17,22 @@ struct FileIdentity {
   friend bool operator==(const FileIdentity&, const FileIdentity&) = default;
 };
 
-/// The text of a `witness` field that names this inode: `ofd:<st_dev>:<st_ino>` in decimal.
-class WitnessText {
- public:
-  explicit WitnessText(const FileIdentity& file);
-  /// Lifetime: this object's.
-  [[nodiscard]] std::string_view view() const noexcept { return {text_.data(), size_}; }
-
- private:
-  /// "ofd:", two 64-bit numbers of at most 20 digits, and the colon between them.
-  std::array<char, 45> text_{};
-  std::size_t size_{0};
+/// What the publisher of a witness took its file system for.
+enum class WitnessForm : std::uint8_t {
+  ofd,  ///< `ofd:`. Nothing, or an overlay, which another kernel may show with the same device and inode numbers.
+  ofd2  ///< `ofd2:`. Local to its own kernel, so that whoever sees a file with these numbers sees this very file.
 };
-[[nodiscard]] std::string format_witness(const FileIdentity& file);
 
-/// Whether a text has the form of a `witness` field.
-[[nodiscard]] bool is_witness(std::string_view text);
+/// A witness as a record declares it: on which file its owner has the kernel lock.
+struct DeclaredWitness {
+  WitnessForm form{};
+  FileIdentity file{};
+  friend bool operator==(const DeclaredWitness&, const DeclaredWitness&) = default;
+};
+
+/// The text of a `witness` field: `ofd2:<st_dev>:<st_ino>`, or `ofd:` with the same, in decimal.
+[[nodiscard]] std::string format_witness(const DeclaredWitness& witness);
+/// None: the text does not have that form.
+[[nodiscard]] std::optional<DeclaredWitness> parse_witness(std::string_view text);
 
 }  // namespace sessionlock

@@ -130,6 +130,10 @@ Verdict judge(const LockRecord& record, const Evidence& evidence, const StalePol
   if (comparable && evidence.own_pid && starts_equal && witness_free) {  // 5
     return dead(Basis::orphan_self, StaleReason::orphan_self_pid);
   }
+  if (evidence.comparison == Comparison::foreign && !record.starttime && evidence.own_pid &&
+      is_older_than_observer(evidence)) {  // 5b
+    return dead(Basis::orphan_self, StaleReason::orphan_self_pid);
+  }
   if (comparable && evidence.pid == PidProbe::gone) {  // 6
     return dead(Basis::pid_gone, StaleReason::dead_pid);
   }
@@ -146,10 +150,10 @@ Verdict judge(const LockRecord& record, const Evidence& evidence, const StalePol
   if (comparable && exists) {  // 9b
     return alive(Basis::start_unknown);
   }
-  if (evidence.same_boot && !comparable && witness_free) {  // 10
+  if (!comparable && witness_free) {  // 10
     return dead(Basis::witness_free, StaleReason::orphaned);
   }
-  if (evidence.other_boot && evidence.local_file_system && evidence.older_than_boot) {  // 11
+  if (evidence.other_boot && record.witness && evidence.local_file_system && evidence.older_than_boot) {  // 11
     return dead(Basis::before_this_boot, StaleReason::previous_boot);
   }
   const bool removable = aged && policy.unknown_owner == UnknownOwner::reclaim_when_aged;  // 12
@@ -188,30 +192,31 @@ Comparison compare(const LockRecord& record, const Observer& observer) {
 }
 
 WitnessState judge_witness(const LockRecord& record, WitnessQuery query, const FileIdentity& file,
-                           const Observer& observer, bool local_file_system) {
+                           const Observer& observer, Locality locality) {
   if (query == WitnessQuery::write_locked) {
     return WitnessState::held;
   }
-  if (query != WitnessQuery::not_locked || !local_file_system || !record.witness || !record.boot_id ||
-      observer.boot_id.empty() || *record.boot_id != observer.boot_id) {
+  const auto witness = record.witness ? parse_witness(*record.witness) : std::nullopt;
+  // A copy of a lock file, or its other overlay layer, declares the witness of an inode that was not asked.
+  if (query != WitnessQuery::not_locked || !witness || witness->file != file) {
     return WitnessState::unknown;
   }
-  // A copy of a lock file, or its other overlay layer, declares the witness of an inode that was not asked.
-  const bool names_this_file = *record.witness == WitnessText(file).view();
-  return names_this_file ? WitnessState::free : WitnessState::unknown;
+  const bool is_of_this_kernel = witness->form == WitnessForm::ofd2 && locality == Locality::local;
+  const bool is_same_boot = record.boot_id && !observer.boot_id.empty() && *record.boot_id == observer.boot_id;
+  const bool is_free = is_of_this_kernel || (is_same_boot && locality != Locality::unknown);
+  return is_free ? WitnessState::free : WitnessState::unknown;
 }
 
 void relate(Evidence& evidence, const LockRecord& record, const Observer& observer) {
   evidence.comparison = compare(record, observer);
-  if (record.boot_id && !observer.boot_id.empty()) {
-    evidence.same_boot = *record.boot_id == observer.boot_id;
-    evidence.other_boot = !evidence.same_boot;
-  }
+  evidence.other_boot = record.boot_id && !observer.boot_id.empty() && *record.boot_id != observer.boot_id;
   evidence.own_pid = evidence.comparison != Comparison::none && record.pid == observer.pid;
 }
 
-bool needs_file_age(const LockRecord& record, const RemovalPolicy& policy) {
-  return policy.stale_mtime || !record.pid || !record.created_at || !parse_rfc3339(*record.created_at);
+bool needs_file_age(const LockRecord& record, const Evidence& related, const RemovalPolicy& policy) {
+  const bool may_be_older_than_observer = related.own_pid && !record.starttime;
+  return policy.stale_mtime || !record.pid || may_be_older_than_observer || !record.created_at ||
+         !parse_rfc3339(*record.created_at);
 }
 
 std::optional<milliseconds> time_until_removable(const Inspection& inspection, const RemovalPolicy& policy) {

@@ -45,10 +45,18 @@ enum class Comparison {
 /// Answer of the kernel to "does anybody hold a write lock on the witness byte?", asked on the pinned descriptor.
 enum class WitnessQuery { write_locked, not_locked, failed, not_asked };
 enum class WitnessState { held, free, unknown };
-/// What the answer proves. *Free* counts only if the record declares a witness on this very inode, in our boot, and the
-/// file system is known to be local to one kernel.
+/// Which kernels the file system that a file is on may belong to.
+enum class Locality {
+  unknown,  ///< Others as well: a network file system, a directory of a virtual machine's host.
+  overlay,  ///< An overlay of this kernel, whose layers may be another kernel's as well.
+  local     ///< This kernel alone.
+};
+/// What the answer proves. *Free* counts only where no other kernel can have the witness: the record declares it on
+/// this very inode, and
+///   * publisher and observer both take the file system for local to their own kernel; or
+///   * both run under the same boot, and the observer takes it for local or for an overlay.
 [[nodiscard]] WitnessState judge_witness(const LockRecord& record, WitnessQuery query, const FileIdentity& file,
-                                         const Observer& observer, bool local_file_system);
+                                         const Observer& observer, Locality locality);
 
 /// Answer to "does the recorded pid exist?".
 enum class PidProbe { unknown, exists, gone };
@@ -76,9 +84,10 @@ struct Evidence {
   bool own_pid{};
   /// How long the observer has run, by the kernel's clock. Needed only where the pid, or the digits, are its own.
   std::optional<std::chrono::milliseconds> own_age{};
-  /// Record and observer both name a boot.
-  bool same_boot{};
+  /// Record and observer name different boots.
   bool other_boot{};
+  /// The file system of this very file belongs to this kernel, as a directory or as an overlay. Needed only where the
+  /// record declares a witness.
   bool local_file_system{};
   /// The file was last written before this kernel booted, in a time namespace without offsets.
   bool older_than_boot{};
@@ -105,8 +114,9 @@ struct RemovalPolicy : StalePolicy {
 /// comparison, the boots, and whether the pid is the observer's own.
 void relate(Evidence& evidence, const LockRecord& record, const Observer& observer);
 
-/// Whether a verdict on this record can depend on the file's age, which costs something to find out.
-[[nodiscard]] bool needs_file_age(const LockRecord& record, const RemovalPolicy& policy = {});
+/// Whether a verdict on this record can depend on the file's age, which costs something to find out. `related`: what
+/// `relate` has said.
+[[nodiscard]] bool needs_file_age(const LockRecord& record, const Evidence& related, const RemovalPolicy& policy = {});
 
 /// When age alone will make a lock removable under this policy, from the inspection's moment; none if it never will, or
 /// if the lock is removable already.

@@ -87,7 +87,7 @@ std::string evidence_words(const Inspection& inspection) {
     case Basis::start_unknown:
       return "some process has that pid, and its start time cannot be compared with the record's";
     case Basis::witness_free:
-      return "it is of another namespace of this boot, and nobody has its kernel lock any more";
+      return "its owner cannot be seen from here, but no process has the kernel lock on the file any more";
     case Basis::before_this_boot:
       return "it was written before this machine booted";
     case Basis::undecided:

@@ -102,8 +102,9 @@ bool is_u64(const std::string& text) {
 }
 
 bool is_witness(const std::string& text) {
-  const auto colon = text.find(':', 4);
-  return text.substr(0, 4) == "ofd:" && colon != std::string::npos && is_u64(text.substr(4, colon - 4)) &&
+  const std::size_t start = text.substr(0, 5) == "ofd2:" ? 5 : text.substr(0, 4) == "ofd:" ? 4 : 0;
+  const auto colon = text.find(':', start);
+  return start > 0 && colon != std::string::npos && is_u64(text.substr(start, colon - start)) &&
          is_u64(text.substr(colon + 1));
 }
 

@@ -1,8 +1,8 @@
 // From the bytes of a lock file and any evidence whatever to the verdict: what must hold for all of them.
 //
 // An input begins with the evidence and the policy, a byte or two each, and ends with the lock file. `@B@`, `@P@`,
-// `@T@` and `@W@` in it stand for the observer's own boot id, namespaces and the file's witness, because a fuzzer would
-// not guess them.
+// `@T@`, `@W@` and `@V@` in it stand for the observer's own boot id, namespaces and the file's witness in its two
+// forms, because a fuzzer would not guess them.
 
 #include <algorithm>
 #include <chrono>
@@ -49,7 +49,8 @@ std::string with_names(std::string_view text) {
     const std::string_view name = here == "@B@"   ? k_boot
                                   : here == "@P@" ? "4026531836"
                                   : here == "@T@" ? "4026531834"
-                                  : here == "@W@" ? "ofd:2049:1573042"
+                                  : here == "@W@" ? "ofd2:2049:1573042"
+                                  : here == "@V@" ? "ofd:2049:1573042"
                                                   : std::string_view{};
     if (name.empty()) {
       out += text[i];
@@ -115,12 +116,15 @@ Evidence any_evidence(Input& input, const LockText& text) {
     evidence.witness_failure = std::make_error_code(std::errc::io_error);
   }
   evidence.held_here = trouble % 16 == 3;
-  evidence.local_file_system = input.flag();
+  const auto locality = sessionlock::Locality{input.byte() % 3};
+  evidence.local_file_system = record.witness && locality != sessionlock::Locality::unknown;
   const auto query =
       evidence.witness_failure ? sessionlock::WitnessQuery::failed : sessionlock::WitnessQuery{input.byte() % 4};
-  evidence.witness = judge_witness(record, query, k_file, observer, evidence.local_file_system);
+  evidence.witness = judge_witness(record, query, k_file, observer, locality);
   FUZZ_CHECK((query == sessionlock::WitnessQuery::write_locked) == (evidence.witness == WitnessState::held));
-  FUZZ_CHECK(evidence.witness != WitnessState::free || (record.witness && evidence.local_file_system));
+  FUZZ_CHECK(evidence.witness != WitnessState::free || evidence.local_file_system);
+  FUZZ_CHECK(evidence.witness != WitnessState::free || record.witness == "ofd2:2049:1573042" ||
+             (record.witness == "ofd:2049:1573042" && record.boot_id == observer.boot_id));
   relate(evidence, record, observer);
   evidence.can_be_lock = text.form != LockForm::other;
   if (text.digits_pid && evidence.comparison != Comparison::none) {

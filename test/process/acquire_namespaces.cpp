@@ -166,7 +166,7 @@ TEST_CASE("a stranger with the pid and start time that a record of another names
   LockRecord record = own_record();
   record.pid = stranger.pid();
   record.starttime = process_start_time(stranger.pid());
-  record.witness = format_witness({status.st_dev, status.st_ino});
+  record.witness = format_witness({WitnessForm::ofd2, {status.st_dev, status.st_ino}});
   SUBCASE("of another PID namespace") {
     record.pid_namespace = *record.pid_namespace + 1;
   }
@@ -241,6 +241,7 @@ TEST_CASE("a start time of another time namespace proves nothing") {
     const Session session;
     LockRecord record = own_record();
     record.boot_id = "00000000-0000-4000-8000-000000000000";
+    record.witness = "ofd2:1:1";
     plant(session.lock, format_lock_record(record));
     make_older(session.lock, k_ten_years);
     CHECK(ends_well(k_new_time, [&] {
@@ -328,7 +329,7 @@ TEST_CASE("a pid that was really given out again is recycled") {
 }
 
 TEST_CASE("a lock seen through another layer of an overlay is held") {
-  // Protects: `names_this_file` in `judge_witness`: the witness of the merged view's inode cannot be asked through the
+  // Protects: the comparison of inodes in `judge_witness`: the witness of the merged view's inode cannot be asked through the
   // upper layer's, and looks free there.
   std::string why_not;
   const auto layers = TmpfsMount::mount("size=1m", &why_not);

@@ -154,14 +154,15 @@ class Planter {
       case 5:  // as an exec of one of them would leave it: for the others its owner lives
         record.pid = racer;
         record.starttime = process_start_time(racer);
-        record.witness = format_witness(file);
+        record.witness = format_witness({WitnessForm::ofd2, file});
         return format_lock_record(record);
       case 6:
         record.pid_namespace = *record.pid_namespace + 1;
-        record.witness = format_witness(file);
+        record.witness = format_witness({WitnessForm::ofd2, file});
         return format_lock_record(record);
       case 7:
         record.boot_id = "00000000-0000-4000-8000-000000000000";
+        record.witness = format_witness({WitnessForm::ofd, file});
         return format_lock_record(record);
       default:
         return "{}";

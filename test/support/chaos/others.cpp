@@ -94,7 +94,7 @@ std::string Planter::dead_lock(const FileIdentity& file) {
       return foreign_record(1, "1");
     case 5:
       record.pid_namespace = *record.pid_namespace + 1;
-      record.witness = format_witness(file);
+      record.witness = format_witness({WitnessForm::ofd2, file});
       return format_lock_record(record);
     default:
       record.boot_id = "00000000-0000-4000-8000-000000000000";

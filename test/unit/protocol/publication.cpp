@@ -120,7 +120,8 @@ TEST_CASE("the record names the inode on which the witness is held, and the witn
   auto lock = published(place);
   struct stat status {};
   REQUIRE(::lstat((directory / "s.lock").c_str(), &status) == 0);
-  CHECK(lock.record.witness == "ofd:" + std::to_string(status.st_dev) + ":" + std::to_string(status.st_ino));
+  const std::string form = place.directory->traits->locality == Locality::local ? "ofd2:" : "ofd:";
+  CHECK(lock.record.witness == form + std::to_string(status.st_dev) + ":" + std::to_string(status.st_ino));
   const PinnedLock pinned = pinned_at(place);
   CHECK(pinned.content->record == lock.record);
   CHECK(query_witness(pinned).query == WitnessQuery::write_locked);

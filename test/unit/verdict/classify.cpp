@@ -44,7 +44,7 @@ LockRecord own_record(milliseconds age = 12s) {
   record.boot_id = k_boot;
   record.pid_namespace = 4026531836;
   record.time_namespace = 4026531834;
-  record.witness = "ofd:2049:13107713";
+  record.witness = "ofd2:2049:13107713";
   return record;
 }
 
@@ -64,7 +64,6 @@ Evidence running(Comparison comparison) {
   evidence.comparison = comparison;
   evidence.pid = PidProbe::exists;
   evidence.observed_start_ticks = k_start;
-  evidence.same_boot = true;
   evidence.local_file_system = true;
   evidence.now = k_now;
   return evidence;
@@ -89,9 +88,10 @@ struct Case {
   bool can_be_lock;
   PidProbe digits;
   bool own_digits;
+  /// How long the observer has run.
   std::optional<milliseconds> own_age;
   std::optional<std::uint64_t> record_start, observed_start;
-  bool own_pid, boot_equal, boot_differs, local, before_boot;
+  bool own_pid, boot_differs, declares_witness, local, before_boot;
   std::optional<milliseconds> file_age;
   std::optional<milliseconds> created_ago;
   AgedUnverified aged_unverified;
@@ -178,6 +178,11 @@ const Row k_table[] = {
               c.witness == WitnessState::free;
      },
      Basis::orphan_self, OwnerState::dead, at_once, StaleReason::orphan_self_pid},
+    {"5b another program's record without start time, our own pid, the file older than we are",
+     [](const Case& c) {
+       return c.comparison == Comparison::foreign && !c.record_start && c.own_pid && older_than_observer(c);
+     },
+     Basis::orphan_self, OwnerState::dead, at_once, StaleReason::orphan_self_pid},
     {"6 pid gone", [](const Case& c) { return comparable(c) && c.probe == PidProbe::gone; }, Basis::pid_gone,
      OwnerState::dead, at_once, StaleReason::dead_pid},
     {"7 start times different",
@@ -203,12 +208,11 @@ const Row k_table[] = {
      OwnerState::alive,
      never,
      {}},
-    {"10 boot equal, not comparable, W free",
-     [](const Case& c) { return c.boot_equal && !comparable(c) && c.witness == WitnessState::free; },
+    {"10 not comparable, W free", [](const Case& c) { return !comparable(c) && c.witness == WitnessState::free; },
      Basis::witness_free, OwnerState::dead, at_once, StaleReason::orphaned},
-    {"11 boot differs, written before this boot",
-     [](const Case& c) { return c.boot_differs && c.local && c.before_boot; }, Basis::before_this_boot,
-     OwnerState::dead, at_once, StaleReason::previous_boot},
+    {"11 boot differs, witness declared, written before this boot",
+     [](const Case& c) { return c.boot_differs && c.declares_witness && c.local && c.before_boot; },
+     Basis::before_this_boot, OwnerState::dead, at_once, StaleReason::previous_boot},
     {"12 everything else",
      [](const Case&) { return true; },
      Basis::undecided,
@@ -247,26 +251,24 @@ void for_each_case(Body body) {
     });
   };
   const auto over_places = [&] {
-    for (const int boot : {0, 1, 2}) {
-      c.boot_equal = boot == 1;
-      c.boot_differs = boot == 2;
-      each_flag(c.local, [&] { each_flag(c.before_boot, over_ages); });
-    }
+    each_flag(c.boot_differs, [&] {
+      each_flag(c.declares_witness, [&] { each_flag(c.local, [&] { each_flag(c.before_boot, over_ages); }); });
+    });
   };
+  const std::vector<Age> own_ages{{}, 0s, 100h};
   // The process that the record names, or what stands in its place.
   const auto over_named = [&] {
     each(c.probe, std::vector{PidProbe::unknown, PidProbe::exists, PidProbe::gone}, [&] {
       each(c.record_start, std::vector<Start>{{}, k_start}, [&] {
         each(c.observed_start, std::vector<Start>{{}, k_start, k_start + 1},
-             [&] { each_flag(c.own_pid, over_places); });
+             [&] { each_flag(c.own_pid, [&] { each(c.own_age, own_ages, over_places); }); });
       });
     });
   };
   const auto over_unnamed = [&] {
     each_flag(c.can_be_lock, [&] {
-      each(c.digits, std::vector{PidProbe::unknown, PidProbe::exists, PidProbe::gone}, [&] {
-        each_flag(c.own_digits, [&] { each(c.own_age, std::vector<Age>{{}, 0s, 29s, 100h}, over_places); });
-      });
+      each(c.digits, std::vector{PidProbe::unknown, PidProbe::exists, PidProbe::gone},
+           [&] { each_flag(c.own_digits, [&] { each(c.own_age, own_ages, over_places); }); });
     });
   };
   const auto over_records = [&] {
@@ -303,6 +305,9 @@ LockRecord record_of(const Case& c) {
     record.pid = 41237;
   }
   record.starttime = c.record_start;
+  if (c.declares_witness) {
+    record.witness = "ofd2:2049:13107713";
+  }
   if (c.created_ago) {
     static const std::map<milliseconds, std::string> texts{{12s, created(12s)}, {31min, created(31min)}};
     record.created_at = texts.at(*c.created_ago);
@@ -324,7 +329,6 @@ Evidence evidence_of(const Case& c) {
   evidence.pid = c.probe;
   evidence.observed_start_ticks = c.observed_start;
   evidence.own_pid = c.own_pid;
-  evidence.same_boot = c.boot_equal;
   evidence.other_boot = c.boot_differs;
   evidence.local_file_system = c.local;
   evidence.older_than_boot = c.before_boot;
@@ -368,8 +372,9 @@ bool matches_table(const Case& c, const Inspection& inspection) {
 bool freed_by_malformed_start(const Case& c, const Inspection& inspection) {
   // Without a start time the record is another program's at best, where age may decide; fresh means it does not. A
   // comparable record names this boot or none, so that evidence of another boot is left out.
+  // Nor is there any of a record that names the observer and is older than it, since that has its start time wrong.
   if (!c.record_start || c.created_ago != milliseconds{12s} || inspection.removable ||
-      (comparable(c) && c.boot_differs)) {
+      (comparable(c) && c.boot_differs) || (c.own_pid && older_than_observer(c))) {
     return false;
   }
   Case malformed = c;
@@ -449,7 +454,8 @@ Survey take_survey() {
     count(survey.verified_but_removable, verified && inspection.removable && inspection.basis != Basis::orphan_self);
     count(survey.dead_but_kept, dead && !inspection.removable);
     count(survey.freed_by_malformed_start, freed_by_malformed_start(c, inspection));
-    count(survey.file_age_needed_unasked, !needs_file_age(record_of(c)) && depends_on_file_age(c, inspection));
+    count(survey.file_age_needed_unasked,
+          !needs_file_age(record_of(c), evidence_of(c)) && depends_on_file_age(c, inspection));
     // Every seventh is enough for what costs more: no dimension of the space has a length that seven divides.
     if (survey.cases % 7 == 0) {
       count(survey.due_at_another_time, !due_in_time(c, inspection));
@@ -520,8 +526,8 @@ TEST_CASE("an mtime limit overrules every owner but this process, and no policy 
 TEST_CASE("an mtime limit makes the file's age needed, and tells when it will be reached") {
   RemovalPolicy policy;
   policy.stale_mtime = 60s;
-  CHECK(needs_file_age(own_record(), policy));
-  CHECK_FALSE(needs_file_age(own_record()));
+  CHECK(needs_file_age(own_record(), {}, policy));
+  CHECK_FALSE(needs_file_age(own_record(), {}));
   Evidence evidence = running(Comparison::own);
   evidence.file_age = 20s;
   const Inspection held = classify(own_record(), evidence, policy);
@@ -562,14 +568,14 @@ TEST_CASE("every verdict is explained in one sentence on one line") {
 TEST_CASE("a file age is needed only where a verdict can depend on it") {
   CHECK(survey().file_age_needed_unasked == 0);
   LockRecord record = foreign_record();
-  CHECK_FALSE(needs_file_age(record));
+  CHECK_FALSE(needs_file_age(record, {}));
   record.created_at = "yesterday";
-  CHECK(needs_file_age(record));
+  CHECK(needs_file_age(record, {}));
   record.created_at.reset();
-  CHECK(needs_file_age(record));
+  CHECK(needs_file_age(record, {}));
   record = foreign_record();
   record.pid.reset();
-  CHECK(needs_file_age(record));
+  CHECK(needs_file_age(record, {}));
 }
 
 TEST_CASE("the time until age makes a lock removable is exact, and none where it never will") {
@@ -782,7 +788,6 @@ TEST_CASE("a start time that cannot be compared keeps the lock of a pid that exi
 TEST_CASE("an owner in another namespace of this boot is gone when nobody has its witness") {
   Evidence evidence;
   evidence.now = k_now;
-  evidence.same_boot = true;
   evidence.witness = WitnessState::free;
   const Inspection inspection = classify(own_record(), evidence, {});
   CHECK(inspection.state == LockState::stale);
@@ -978,16 +983,13 @@ TEST_CASE("boots are the same or not where both are known") {
     relate(evidence, record, observer);
     return evidence;
   };
-  CHECK(related(own_record(), observer()).same_boot);
   CHECK_FALSE(related(own_record(), observer()).other_boot);
   LockRecord record = own_record();
   record.boot_id = "another";
-  CHECK_FALSE(related(record, observer()).same_boot);
   CHECK(related(record, observer()).other_boot);
   Observer unknowing = observer();
   unknowing.boot_id = {};
   for (const Evidence& evidence : {related(foreign_record(), observer()), related(own_record(), unknowing)}) {
-    CHECK_FALSE(evidence.same_boot);
     CHECK_FALSE(evidence.other_boot);
   }
 }
@@ -1012,47 +1014,69 @@ TEST_CASE("a pid is the observer's own only where pids can be compared") {
 
 TEST_CASE("a write lock on the witness byte counts whatever the record says") {
   for (const LockRecord& record : {LockRecord{}, foreign_record(), own_record()}) {
-    CHECK(judge_witness(record, WitnessQuery::write_locked, k_file, observer(), true) == WitnessState::held);
-    CHECK(judge_witness(record, WitnessQuery::write_locked, k_file, observer(), false) == WitnessState::held);
-    CHECK(judge_witness(record, WitnessQuery::write_locked, {}, {}, false) == WitnessState::held);
+    for (const Locality locality : {Locality::unknown, Locality::overlay, Locality::local}) {
+      CHECK(judge_witness(record, WitnessQuery::write_locked, k_file, observer(), locality) == WitnessState::held);
+      CHECK(judge_witness(record, WitnessQuery::write_locked, {}, {}, locality) == WitnessState::held);
+    }
   }
 }
 
-TEST_CASE("a witness is free only on the very inode it names, in our boot, on a local file system") {
-  const auto judged = [](const LockRecord& record, const FileIdentity& file, const Observer& who, bool local) {
-    return judge_witness(record, WitnessQuery::not_locked, file, who, local);
+TEST_CASE("a witness is free only where no other kernel can have it") {
+  // Every combination of what the record declares, whose boot it is of, and what the observer knows of the file.
+  struct Declared {
+    const char* text;
+    bool names_file;
+    bool is_local;  // as its publisher had it
   };
-  CHECK(judged(own_record(), k_file, observer(), true) == WitnessState::free);
-  CHECK(judged(own_record(), k_file, observer(), false) == WitnessState::unknown);
-  CHECK(judged(own_record(), {k_file.device, k_file.inode + 1}, observer(), true) == WitnessState::unknown);
-  CHECK(judged(own_record(), {k_file.device + 1, k_file.inode}, observer(), true) == WitnessState::unknown);
-  CHECK(judged(foreign_record(), k_file, observer(), true) == WitnessState::unknown);
-  LockRecord record = own_record();
-  record.boot_id = "another";
-  CHECK(judged(record, k_file, observer(), true) == WitnessState::unknown);
-  record.boot_id.reset();
-  CHECK(judged(record, k_file, observer(), true) == WitnessState::unknown);
-  record.boot_id = "";
-  Observer unknowing = observer();
-  unknowing.boot_id = {};
-  CHECK(judged(record, k_file, unknowing, true) == WitnessState::unknown);
-  // Another namespace of the same boot sees the same kernel lock.
+  constexpr Declared k_declared[] = {
+      {nullptr, false, false},
+      {"ofd:2049:13107713", true, false},
+      {"ofd2:2049:13107713", true, true},
+      {"ofd:2049:13107714", false, false},
+      {"ofd2:2049:13107714", false, true},
+      {"ofd2:2050:13107713", false, true},
+      {"ofd3:2049:13107713", false, false},
+  };
+  for (const Declared& declared : k_declared) {
+    for (const char* boot : {"same", "another", ""}) {
+      for (const Locality locality : {Locality::unknown, Locality::overlay, Locality::local}) {
+        for (const bool observer_knows_boot : {true, false}) {
+          LockRecord record = own_record();
+          record.witness = declared.text != nullptr ? std::optional<std::string>(declared.text) : std::nullopt;
+          record.boot_id = boot == std::string_view("same") ? std::string(k_boot) : std::string(boot);
+          Observer who = observer();
+          who.boot_id = observer_knows_boot ? who.boot_id : std::string_view{};
+          const bool same_boot = observer_knows_boot && boot == std::string_view("same");
+          const bool is_free = declared.names_file && ((declared.is_local && locality == Locality::local) ||
+                                                       (same_boot && locality != Locality::unknown));
+          CAPTURE(declared.text);
+          CHECK((judge_witness(record, WitnessQuery::not_locked, k_file, who, locality) == WitnessState::free) ==
+                is_free);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("another namespace of the same boot sees the same kernel lock") {
   Observer elsewhere = observer();
   elsewhere.pid_namespace = 1;
-  CHECK(judged(own_record(), k_file, elsewhere, true) == WitnessState::free);
+  CHECK(judge_witness(own_record(), WitnessQuery::not_locked, k_file, elsewhere, Locality::local) ==
+        WitnessState::free);
 }
 
 TEST_CASE("a witness that was not asked, or could not be, is unknown") {
-  CHECK(judge_witness(own_record(), WitnessQuery::failed, k_file, observer(), true) == WitnessState::unknown);
-  CHECK(judge_witness(own_record(), WitnessQuery::not_asked, k_file, observer(), true) == WitnessState::unknown);
+  for (const WitnessQuery query : {WitnessQuery::failed, WitnessQuery::not_asked}) {
+    CHECK(judge_witness(own_record(), query, k_file, observer(), Locality::local) == WitnessState::unknown);
+  }
 }
 
 TEST_CASE("a witness on the largest device and inode is recognised as the file's own") {
   constexpr auto max = std::numeric_limits<std::uint64_t>::max();
   LockRecord record = own_record();
-  record.witness = format_witness({max, max});
+  record.witness = format_witness({WitnessForm::ofd2, {max, max}});
   CHECK(parse_lock_record(format_lock_record(record)) == record);
-  CHECK(judge_witness(record, WitnessQuery::not_locked, {max, max}, observer(), true) == WitnessState::free);
+  CHECK(judge_witness(record, WitnessQuery::not_locked, {max, max}, observer(), Locality::local) == WitnessState::free);
 }
 
 // --- Words ----------------------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ struct LockWatchOptions {
 /// A lock that comes and goes within the moment that it takes to look is told of, but not of everything in between. One
 /// that is taken over in the very moment of its owner's death may be told as released.
 /// Blocking: until `options.stop`, for ever without it. Errors: those of reading the directory, also when it is
-/// removed. What `tell` throws ends the watch and propagates.
+/// removed; EBADF if the program has closed descriptors of the watch. What `tell` throws ends the watch and propagates.
 [[nodiscard]] SESSIONLOCK_API Result<void> watch_locks(const std::filesystem::path& directory,
                                                        const LockWatchOptions& options,
                                                        const std::function<void(const LockEvent&)>& tell);

@@ -53,7 +53,8 @@ class SESSIONLOCK_API Transcript {
   /// may be in mid-line.
   ///
   /// Errors, after each of which nothing of it is in the file: `Errc::invalid_record`; `Errc::lost`; `Errc::timed_out`;
-  /// `Errc::replaced_session` if the path names another file or none by now: open the transcript again to write there;
+  /// `Errc::replaced_session` if the path names another file or none by now, or the program has closed the file's
+  /// descriptor: open the transcript again to write there;
   /// `Errc::torn_transcript` under a joined lock; a system error. Where cutting off what was written failed as well,
   /// the detail says so, and the next append repairs it.
   [[nodiscard]] Result<AppendReport> append(std::string_view json);

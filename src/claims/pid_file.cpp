@@ -182,6 +182,9 @@ struct PidFile::State {
 };
 
 Result<Retry> PidFile::State::guarded(const std::function<Result<void>()>& action) {
+  if (!file.fd.is_usable() || !place.directory->fd.is_usable()) {
+    return lost();  // the program closed what it did not open, as some do that become daemons
+  }
   const int directory = place.directory->fd.get();
   const InodeGuard guard = InodeGuard::enter(directory, place.name.c_str(), file.fd.get(), file.file);
   switch (guard.step().answer) {

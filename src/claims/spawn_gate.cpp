@@ -61,7 +61,7 @@ Result<void> SpawnGate::wait_until_done(std::chrono::milliseconds timeout, const
 Result<void> SpawnGate::touch(const SessionLock& lock) {
   const auto& share = SessionLockAccess::share(lock);
   return lock.guarded([&]() -> Result<void> {
-    const auto touched = sys::touch(share->hold->core().fd);
+    const auto touched = sys::touch(share->hold->core().fd());
     if (!touched.ok()) {
       return failure(touched.code(), "futimens", lock.lock_path());
     }

@@ -166,6 +166,10 @@ Result<std::optional<SessionLock>> Acquisition::contend(SessionLocation& locatio
   if (!deadline_.is_single_try()) {
     yield_to_waiters(location, deadline_.end(), options_.stop);
   }
+  // This thread may have waited for its turn.
+  if (!has_usable_descriptors(location)) {
+    return std::nullopt;
+  }
   while (true) {
     if (taken_over_) {
       return settle(std::move(location), turn, std::move(taken_over_->file), std::move(taken_over_->record));
@@ -211,6 +215,9 @@ Result<bool> Acquisition::wait_until_gone(const SessionLocation& location) {
     const auto woken = wait(*finding, location);
     if (!woken) {
       return tl::unexpected(woken.error());
+    }
+    if (!has_usable_descriptors(location)) {
+      return false;
     }
     if (*finding == Finding::free || *woken == WakeUp::name_went) {
       return true;

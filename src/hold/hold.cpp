@@ -36,7 +36,7 @@ ThreadToken this_thread() noexcept {
 }
 
 Hold::Hold(HoldParams&& params) : params_(std::move(params)) {
-  core_.fd = params_.file.fd.get();
+  core_.descriptor = &params_.file.fd;
   core_.directory = params_.location.lock.directory->fd.get();
   core_.name = params_.location.lock.name.c_str();
   core_.file = params_.file.file;
@@ -64,16 +64,6 @@ Hold::~Hold() {
   if (!params_.joined) {
     (void)core_.try_end();  // has ended long ago, unless there was no memory to hand it to anybody
   }
-  const Step::Answer looked = core_.look_at_descriptor().answer;
-  if (looked == Step::Answer::done) {
-    sys::remember_inode(core_.fd, 0, 0);  // seen just now: it need not be looked at again to be closed
-  }
-  if (looked != Step::Answer::other) {
-    return;
-  }
-  params_.file.fd.abandon();
-  params_.location.lock.directory->number_is_doubtful = true;
-  params_.location.session.directory->number_is_doubtful = true;
 }
 
 bool Hold::has_ended() const noexcept {
@@ -243,7 +233,7 @@ Result<detail::GuardScope> Hold::enter_guard() {
   auto entered = give_back_on_exception([&]() -> Result<void> {
     auto locked = persist([this] { return core_.try_enter(); }, deadline);
     if (locked) {
-      InodeGuard guard = InodeGuard::of_locked(core_.fd);
+      InodeGuard guard = InodeGuard::of_locked(core_.fd());
       locked = check_reach();
       if (locked && params_.joined) {
         locked = check_lock_id();
@@ -276,7 +266,9 @@ void Hold::leave_guard() noexcept {
   }
   const bool release = std::exchange(release_after_guard_, false);
   guarding_thread_.store(k_no_thread);
-  (void)sessionlock::leave_guard(core_.fd);
+  if (params_.file.fd.is_usable()) {  // else the program closed it while it wrote, and may have locked another file
+    (void)sessionlock::leave_guard(core_.fd());
+  }
   if (!release) {
     set_phase(HoldPhase::idle);
     return;
@@ -361,7 +353,7 @@ Result<void> Hold::release_now(Clock::time_point deadline) {
       return unlinked && has_moved ? std::move(reached) : std::move(unlinked);
     });
     // Asked when those who wait know already: who is gone by now has had what it waited for.
-    if (released && has_waiting_mark(core_.fd, *params_.location.lock.directory->traits)) {
+    if (released && has_waiting_mark(core_.fd(), *params_.location.lock.directory->traits)) {
       try {
         schedule_yield(key_of(params_.location));
       } catch (...) {  // only politeness is lost
@@ -392,15 +384,13 @@ void Hold::end(bool lost) noexcept {
   }
   if (lost && core_.owns_descriptor()) {
     // Whoever took the file away may put it back: nobody holds it then.
-    (void)sys::ofd_set_lock(core_.fd, F_UNLCK, k_witness_offset);
+    (void)sys::ofd_set_lock(core_.fd(), F_UNLCK, k_witness_offset);
   }
   set_phase(HoldPhase::ended);
   remove_hold(*this);
   params_.deferred_close.reset();
   if (!lost) {
-    // The descriptor was seen to be ours a moment ago, and nobody uses that of a hold that has ended.
-    sys::remember_inode(core_.fd, 0, 0);
-    params_.file.fd.reset();
+    params_.file.fd.reset();  // nobody uses that of a hold that has ended
   }
   if (!params_.options->observer || !is_announced_.load()) {
     return;
@@ -424,7 +414,7 @@ Result<pid_t> Hold::spawn(const char* file, char* const argv[], char* const envp
   }
   const Step looked = core_.look_at_descriptor();
   auto spawned = looked.answer == Step::Answer::done
-                     ? sys::spawn_with_descriptor(core_.fd, file, argv, envp)
+                     ? sys::spawn_with_descriptor(core_.fd(), file, argv, envp)
                      : sys::Outcome{-1, looked.answer == Step::Answer::failed ? looked.error : EBADF};
   if (!inside) {
     set_phase(HoldPhase::idle);

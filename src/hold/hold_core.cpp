@@ -9,8 +9,11 @@
 namespace sessionlock {
 
 Step HoldCore::look_at_descriptor() const noexcept {
+  if (!descriptor->is_registered()) {
+    return {Step::Answer::other};
+  }
   struct stat status {};
-  const auto found = sys::fstat(fd, status);
+  const auto found = sys::fstat(fd(), status);
   if (found.ok()) {
     return {identity_of(status) == file ? Step::Answer::done : Step::Answer::other};
   }
@@ -23,14 +26,14 @@ Step HoldCore::look_at_descriptor() const noexcept {
 
 Step HoldCore::try_enter() const noexcept {
   const Step looked = look_at_descriptor();
-  return looked.answer == Step::Answer::done ? try_enter_guard(directory, name, fd, file) : looked;
+  return looked.answer == Step::Answer::done ? try_enter_guard(directory, name, fd(), file) : looked;
 }
 
 Step HoldCore::try_unlink() const noexcept {
   if (const Step entered = try_enter(); entered.answer != Step::Answer::done) {
     return entered;
   }
-  InodeGuard guard = InodeGuard::of_locked(fd);
+  InodeGuard guard = InodeGuard::of_locked(fd());
   const auto unlinked = sys::unlinkat(directory, name);
   if (unlinked.ok() || unlinked.error == ENOENT) {
     guard.keep();  // the `flock` is on a file that nobody can find any more, and goes with the descriptor

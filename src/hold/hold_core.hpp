@@ -11,6 +11,7 @@
 
 #include "protocol/inode_guard.hpp"
 #include "record/witness.hpp"
+#include "system/system.hpp"
 
 namespace sessionlock {
 
@@ -37,7 +38,8 @@ using CleanupSlot = std::atomic<std::uintptr_t>;
 /// The part of a hold that clean-up at exit and in a signal handler may touch: no lock, no allocation.
 struct HoldCore {
   std::atomic<HoldPhase> phase{HoldPhase::idle};
-  int fd{-1};
+  /// That of the lock file. Lifetime: at least this object's.
+  const sys::Fd* descriptor{nullptr};
   int directory{-1};
   const char* name{nullptr};
   FileIdentity file{};
@@ -45,6 +47,7 @@ struct HoldCore {
   bool release_at_exit{true};
   CleanupSlot* slot{nullptr};
 
+  [[nodiscard]] int fd() const noexcept { return descriptor->get(); }
   /// Ends the hold if nothing is under way, without waiting for anything or anybody; what is busy is left to the
   /// kernel, which drops the witness at death. Async-signal-safe.
   Ending try_end() noexcept;

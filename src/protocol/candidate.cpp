@@ -37,7 +37,7 @@ Result<void> Candidate::create() {
   }
   file_ = identity_of(status);
   made_ = modification_time(status);
-  sys::remember_inode(fd_.get(), status.st_dev, status.st_ino);
+  fd_.expect(file_);
   return {};
 }
 

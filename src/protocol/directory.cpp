@@ -60,12 +60,7 @@ bool is_canonical_now(const FileIdentity& directory, const std::string& canonica
 /// Whether a directory is open still, and this path still leads to it. Its descriptor is asked too: a program that
 /// becomes a daemon closes and reuses numbers it never opened, and a lock must not be published there.
 bool is_usable(const Directory& open, const std::string& path) {
-  struct stat status {};
-  if (!sys::fstat(open.fd.get(), status).ok() || identity_of(status) != open.identity) {
-    open.number_is_doubtful = true;
-    return false;
-  }
-  return leads_to(path, open.identity) && is_canonical_now(open.identity, open.path, path);
+  return open.fd.is_usable() && leads_to(path, open.identity) && is_canonical_now(open.identity, open.path, path);
 }
 
 /// What is remembered of the directory that this path led to.
@@ -99,6 +94,7 @@ Result<ExaminedDirectory> examine(sys::Opened opened, const std::string& path,
     return failure(result.code(), "statx", path);
   }
   const FileIdentity identity{found.device, found.inode};
+  opened.fd.expect(identity);
   if (!remembered || remembered->identity != identity || remembered->mount != found.mount || found.mount == 0) {
     sys::FileSystem file_system;
     if (const auto result = sys::fstatfs(opened.fd.get(), file_system); !result.ok()) {
@@ -148,13 +144,6 @@ bool leads_to(const std::string& path, const FileIdentity& directory, int flags)
 
 std::string path_now(const Directory& directory) {
   return canonical_path(directory.fd.get(), directory.path);
-}
-
-Directory::~Directory() {
-  struct stat status {};
-  if (number_is_doubtful.load() && !(sys::fstat(fd.get(), status).ok() && identity_of(status) == identity)) {
-    fd.abandon();
-  }
 }
 
 bool Directory::is_removed() const {

@@ -3,7 +3,6 @@
 /// \file
 /// Directories held open, and names in them.
 
-#include <atomic>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -27,15 +26,13 @@ struct Directory {
       : fd(std::move(opened)), identity(found), path(std::move(canonical)), traits(std::move(known)) {}
   Directory(const Directory&) = delete;
   Directory& operator=(const Directory&) = delete;
-  ~Directory();
+  ~Directory() = default;
 
   sys::Fd fd;
   FileIdentity identity;
   /// Canonical path when it was opened. Text, because taking a path to pieces costs more than the system calls here.
   std::string path;
   std::shared_ptr<FileSystemTraits> traits;
-  /// The program closed numbers it never opened, as some do that become daemons: this one may be somebody else's.
-  mutable std::atomic<bool> number_is_doubtful{false};
 
   /// The path of something in it.
   [[nodiscard]] std::filesystem::path path_of(const std::string& name) const;

@@ -100,7 +100,7 @@ Result<std::optional<PublishedFile>> NamedLock::open() {
          "(--lock-directory)"});
   }
   PublishedFile published{std::move((*pinned)->fd), (*pinned)->file, false};
-  sys::remember_inode(published.fd.get(), published.file.device, published.file.inode);
+  published.fd.expect(published.file);
   return published;
 }
 

@@ -170,6 +170,12 @@ Result<bool> is_plain_now(const SessionLocation& location, const LocateOptions& 
 
 }  // namespace
 
+bool has_usable_descriptors(const SessionLocation& location) {
+  const auto& lock = location.lock.directory;
+  const auto& session = location.session.directory;
+  return lock->fd.is_usable() && (session == lock || session->fd.is_usable());
+}
+
 Result<bool> is_current(const SessionLocation& location, const std::filesystem::path& session,
                         const LocateOptions& options) {
   if (!location.given_folder.empty() && options.lock_directory.empty() &&

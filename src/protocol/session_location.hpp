@@ -46,6 +46,10 @@ struct LocateOptions {
 [[nodiscard]] Result<bool> is_current(const SessionLocation& location, const std::filesystem::path& session,
                                       const LocateOptions& options);
 
+/// Whether the directories are still open under their numbers (see `sys::Fd`). Asked after each wait: nothing may be
+/// published, or removed, through a number under which the program has opened another directory meanwhile.
+[[nodiscard]] bool has_usable_descriptors(const SessionLocation& location);
+
 /// Whether a lock in a directory of locks still keeps others away from its session: the session's directory has the
 /// path after which the lock was named, and the path that was given for the directory of locks leads there, as does its
 /// canonical one. A lock beside its session moves with it, so for that one the answer is always yes.

@@ -31,7 +31,7 @@ Result<AppendedFile> AppendedFile::open(const Directory& directory, const std::s
     return failure(Errc::invalid_argument, "open", file.path, "it is no regular file");
   }
   file.identity = identity_of(status);
-  sys::remember_inode(file.fd.get(), status.st_dev, status.st_ino);
+  file.fd.expect(file.identity);
   return file;
 }
 

@@ -252,6 +252,10 @@ class LockWatch {
     if (!ready.ok()) {
       return fail(ready.code(), "poll");
     }
+    if (!bell_.is_usable() || !directory_->fd.is_usable() || (inotify_ && !inotify_.is_usable())) {
+      return failure(std::make_error_code(std::errc::bad_file_descriptor), "watch directory", directory_->path,
+                     "this program has closed the descriptors of the watch");
+    }
     // Owners first: a lock whose owner ended is still there for a moment, if it was not released.
     for (std::size_t i = 0; i < owners.size(); ++i) {
       if (descriptors[i + 2].revents != 0) {

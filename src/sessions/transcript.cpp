@@ -229,6 +229,9 @@ Result<AppendReport> Transcript::State::append(std::size_t records) {
   if (!scope) {
     return tl::unexpected(std::move(scope).error());
   }
+  if (!file.fd.is_usable()) {
+    return failure(Errc::replaced_session, "append", file.path, "this program has closed the file's descriptor");
+  }
   auto size = size_by_name();
   if (!size) {
     return tl::unexpected(std::move(size).error());

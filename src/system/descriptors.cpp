@@ -10,14 +10,21 @@
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "system/cancellation.hpp"
+#include "system/file_status.hpp"
 
 namespace sessionlock::sys {
 namespace {
 
 constexpr int k_lowest_descriptor = 3;
+constexpr int k_unknown_flags = -1;
+/// Of the flags that fcntl(2) tells of an open file, those that stay what they are. O_APPEND is our mark on files
+/// without a name.
+constexpr int k_lasting_flags = O_ACCMODE | O_APPEND | O_DIRECTORY | O_NOFOLLOW | O_PATH;
 
 // --- the register of descriptors -------------------------------------------------------------------------------------
 //
@@ -25,8 +32,10 @@ constexpr int k_lowest_descriptor = 3;
 
 struct Slot {
   std::atomic<std::uint64_t> serial{0};  // of the registration; 0: there is none
+  // What the descriptor is open on, where that was said (`Fd::expect`).
   std::atomic<std::uint64_t> device{0};
-  std::atomic<std::uint64_t> inode{0};  // 0: not known
+  std::atomic<std::uint64_t> inode{0};
+  std::atomic<int> flags{k_unknown_flags};
 };
 std::atomic<std::uint64_t> g_serials{0};
 constexpr std::size_t k_slots_per_chunk = 256;
@@ -34,23 +43,30 @@ constexpr std::size_t k_chunks_max = 4096;
 using Chunk = std::array<Slot, k_slots_per_chunk>;
 std::array<std::atomic<Chunk*>, k_chunks_max> g_chunks{};
 
-Slot* slot_of(int fd) noexcept {
+/// Where a number's chunk is kept; null for a number that is out of range.
+std::atomic<Chunk*>* chunk_of(int fd) noexcept {
   const auto index = static_cast<std::size_t>(fd);
-  if (fd < 0 || index / k_slots_per_chunk >= k_chunks_max) {
-    return nullptr;
-  }
-  auto& chunk = g_chunks[index / k_slots_per_chunk];
-  Chunk* found = chunk.load(std::memory_order_acquire);
-  if (found == nullptr) {
+  return fd < 0 || index / k_slots_per_chunk >= k_chunks_max ? nullptr : &g_chunks[index / k_slots_per_chunk];
+}
+
+/// Null if nothing was ever registered near this number. Async-signal-safe.
+Slot* find_slot(int fd) noexcept {
+  const auto* chunk = chunk_of(fd);
+  Chunk* found = chunk != nullptr ? chunk->load(std::memory_order_acquire) : nullptr;
+  return found != nullptr ? &(*found)[static_cast<std::size_t>(fd) % k_slots_per_chunk] : nullptr;
+}
+
+/// Null if there is no memory for it.
+Slot* make_slot(int fd) noexcept {
+  auto* chunk = chunk_of(fd);
+  if (chunk != nullptr && chunk->load(std::memory_order_acquire) == nullptr) {
     auto fresh = std::unique_ptr<Chunk>(new (std::nothrow) Chunk);
-    if (!fresh) {
-      return nullptr;
-    }
-    if (chunk.compare_exchange_strong(found, fresh.get(), std::memory_order_acq_rel)) {
-      found = fresh.release();
+    Chunk* none = nullptr;
+    if (fresh && chunk->compare_exchange_strong(none, fresh.get(), std::memory_order_acq_rel)) {
+      (void)fresh.release();
     }
   }
-  return &(*found)[index % k_slots_per_chunk];
+  return find_slot(fd);
 }
 
 template <class F>
@@ -66,24 +82,43 @@ void for_each_registered(F&& visit) noexcept {
 }
 
 void register_descriptor(int fd) noexcept {
-  if (Slot* slot = slot_of(fd); slot != nullptr) {
-    slot->inode.store(0, std::memory_order_relaxed);
+  if (Slot* slot = make_slot(fd); slot != nullptr) {
+    slot->flags.store(k_unknown_flags, std::memory_order_relaxed);
     slot->serial.store(g_serials.fetch_add(1) + 1, std::memory_order_release);
   }
 }
 
-/// Closes a registered descriptor while its number still refers to the inode that was remembered for it.
-void close_registered(int fd, Slot* slot) noexcept {
-  const CancellationDisabled disabled;
-  std::uint64_t inode = 0;
-  std::uint64_t device = 0;
-  if (slot != nullptr) {
-    inode = slot->inode.load(std::memory_order_relaxed);
-    device = slot->device.load(std::memory_order_relaxed);
-    slot->serial.store(0, std::memory_order_release);
+int lasting_flags(int fd) noexcept {
+  const int flags = ::fcntl(fd, F_GETFL);
+  return flags < 0 ? k_unknown_flags : flags & k_lasting_flags;
+}
+
+/// Whose a number is by what it is open on. What was never said counts as ours. Async-signal-safe.
+Ownership look_at(int fd, const Slot& slot) noexcept {
+  const int expected = slot.flags.load(std::memory_order_acquire);
+  if (expected == k_unknown_flags) {
+    return Ownership::ours;
+  }
+  if (lasting_flags(fd) != expected) {
+    return Ownership::foreign;
   }
   struct stat status {};
-  if (inode == 0 || (::fstat(fd, &status) == 0 && status.st_ino == inode && status.st_dev == device)) {
+  if (::fstat(fd, &status) != 0) {
+    return errno == EBADF ? Ownership::foreign : Ownership::unknown;
+  }
+  const bool is_same = status.st_ino == slot.inode.load(std::memory_order_relaxed) &&
+                       status.st_dev == slot.device.load(std::memory_order_relaxed);
+  return is_same ? Ownership::ours : Ownership::foreign;
+}
+
+/// Takes a descriptor off the register, and closes it if its number is still ours.
+void close_registered(int fd, Slot* slot) noexcept {
+  const CancellationDisabled disabled;
+  const bool is_ours = slot == nullptr || look_at(fd, *slot) != Ownership::foreign;
+  if (slot != nullptr) {
+    slot->serial.store(0, std::memory_order_release);
+  }
+  if (is_ours) {
     ::close(fd);
   }
 }
@@ -120,11 +155,29 @@ std::atomic<std::uint64_t>* g_generation = nullptr;
 std::atomic<pid_t> g_generation_pid{0};
 bool g_page_is_wiped = false;
 
+/// This child was made by fork(3), and so has descriptors of its own.
+bool g_is_forked = false;
+
 void after_fork_in_child() noexcept {
   if (!g_page_is_wiped) {
     g_generation->store(0);
   }
+  g_is_forked = true;
   (void)process_generation();
+  g_is_forked = false;
+}
+
+/// Gives this process descriptors of its own, if it shares them with another (clone(2), `CLONE_FILES`): what it closes
+/// would be closed in its parent, and what it opens would outlive it there. Nothing changes where they are its own.
+void stop_sharing_descriptors() noexcept {
+  constexpr unsigned k_no_number = ~0U;
+  constexpr unsigned k_unshare = 1U << 1U;  // CLOSE_RANGE_UNSHARE of <linux/close_range.h>, which may be older
+  const int error = errno;
+  if (::unshare(CLONE_FILES) != 0) {
+    // Containers forbid unshare(2) for its namespaces; close_range(2), Linux 5.9, does the same for descriptors alone.
+    (void)::syscall(SYS_close_range, k_no_number, k_no_number, k_unshare);
+  }
+  errno = error;
 }
 
 std::atomic<std::uint64_t>* map_generation_page() noexcept {
@@ -174,7 +227,7 @@ Section::~Section() {
 }
 
 Fd OpenedAccess::adopt(int number) noexcept {
-  const Slot* slot = slot_of(number);
+  const Slot* slot = find_slot(number);
   return {number, process_generation(), slot != nullptr ? slot->serial.load(std::memory_order_acquire) : 0};
 }
 
@@ -193,25 +246,46 @@ int adopt(int fd) noexcept {
 }
 
 void Fd::reset() noexcept {
-  const int number = std::exchange(number_, -1);
-  if (number < 0 || generation_ != process_generation()) {
-    return;
+  const int number = number_;
+  if (is_registered()) {
+    const Section section;
+    close_registered(number, find_slot(number));
   }
-  const Section section;
-  Slot* slot = slot_of(number);
-  if (slot == nullptr || slot->serial.load(std::memory_order_acquire) == serial_) {
-    close_registered(number, slot);
+  number_ = -1;
+}
+
+bool Fd::is_registered() const noexcept {
+  if (number_ < 0 || generation_ != process_generation()) {
+    return false;
+  }
+  const Slot* slot = find_slot(number_);
+  return slot == nullptr || slot->serial.load(std::memory_order_acquire) == serial_;
+}
+
+void Fd::expect(const FileIdentity& file) noexcept {
+  if (Slot* slot = is_registered() ? find_slot(number_) : nullptr; slot != nullptr && file != FileIdentity{}) {
+    slot->device.store(file.device, std::memory_order_relaxed);
+    slot->inode.store(file.inode, std::memory_order_relaxed);
+    slot->flags.store(lasting_flags(number_), std::memory_order_release);
   }
 }
 
-void Fd::abandon() noexcept {
-  const int number = std::exchange(number_, -1);
-  if (number < 0 || generation_ != process_generation()) {
-    return;
+Ownership Fd::ownership() const noexcept {
+  if (!is_registered()) {
+    return Ownership::foreign;
   }
-  if (Slot* slot = slot_of(number); slot != nullptr) {
-    std::uint64_t expected = serial_;
-    slot->serial.compare_exchange_strong(expected, 0);
+  const Slot* slot = find_slot(number_);
+  return slot != nullptr ? look_at(number_, *slot) : Ownership::ours;
+}
+
+void mark_nameless(Fd& fd) noexcept {
+  const int flags = ::fcntl(fd.get(), F_GETFL);
+  if (flags >= 0) {
+    (void)::fcntl(fd.get(), F_SETFL, flags | O_APPEND);
+  }
+  struct stat status {};
+  if (::fstat(fd.get(), &status) == 0) {
+    fd.expect(identity_of(status));
   }
 }
 
@@ -230,6 +304,9 @@ std::uint64_t detail::settle_generation() noexcept {
     // Nobody enters a section before this, so what is counted there are threads that only the parent has.
     g_sections.store(t_sections);
     g_forks_waiting.store(0);
+    if (!g_is_forked) {
+      stop_sharing_descriptors();
+    }
     close_inherited_descriptors();
     const std::uint64_t fresh = g_generations.fetch_add(1) + 1;
     g_generation->store(fresh, std::memory_order_release);
@@ -247,13 +324,6 @@ std::uint64_t settled_generation() noexcept {
   }
   const std::uint64_t generation = g_generation->load(std::memory_order_acquire);
   return generation == k_settling ? 0 : generation;
-}
-
-void remember_inode(int fd, dev_t device, ino_t inode) noexcept {
-  if (Slot* slot = slot_of(fd); slot != nullptr) {
-    slot->device.store(device, std::memory_order_relaxed);
-    slot->inode.store(inode, std::memory_order_release);
-  }
 }
 
 std::size_t open_descriptor_count() noexcept {

@@ -22,6 +22,7 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
+#include "record/witness.hpp"
 #include "text/timestamp.hpp"
 
 namespace sessionlock::sys {
@@ -94,7 +95,20 @@ struct [[nodiscard]] Outcome {
 /// says nothing about what the call was made on.
 [[nodiscard]] bool is_own_shortage(int error) noexcept;
 
+/// Whose the number of a descriptor is.
+enum class Ownership {
+  ours,
+  foreign,  ///< Closed, or open on something else: a program that becomes a daemon closes and reuses what it never
+            ///< opened.
+  unknown   ///< The file cannot be asked now (EIO, ESTALE, …); nothing says that it is foreign.
+};
+
 /// An open descriptor that closes itself, and is registered until then. Move-only.
+///
+/// The program around the library may close any number and open something else under it. So whoever keeps a descriptor
+/// while the program runs, that is beyond the return of a call or during a sleep, says what it is open on (`expect`),
+/// and asks whether it still is (`ownership`) before anything is locked, unlocked, read or written through it again.
+/// `reset` and the children of a fork ask by themselves before they close.
 class Fd {
  public:
   Fd() = default;
@@ -112,11 +126,17 @@ class Fd {
   ~Fd() { reset(); }
   [[nodiscard]] int get() const noexcept { return number_; }
   [[nodiscard]] explicit operator bool() const noexcept { return number_ >= 0; }
-  /// Closes, unless the number is not ours any more: a child closed at the fork what it inherited, and a program that
-  /// becomes a daemon closes and reuses numbers it never opened (seen where `remember_inode` was told).
+  /// Closes, unless the number is foreign.
   void reset() noexcept;
-  /// Gives up a number that was seen to be somebody else's by now.
-  void abandon() noexcept;
+  /// Says what the descriptor is open on, as seen just now. All zero, where that could not be seen, says nothing.
+  void expect(const FileIdentity& file) noexcept;
+  /// Whose the number is, by what was expected. Async-signal-safe. Foreign if there is none.
+  [[nodiscard]] Ownership ownership() const noexcept;
+  /// Whether the number may be used: it is not foreign. Async-signal-safe.
+  [[nodiscard]] bool is_usable() const noexcept { return ownership() != Ownership::foreign; }
+  /// Whether neither a fork nor another descriptor of the library has taken the number. Costs no system call.
+  /// Async-signal-safe.
+  [[nodiscard]] bool is_registered() const noexcept;
 
  private:
   friend struct OpenedAccess;
@@ -242,11 +262,6 @@ Outcome getrandom(void* buffer, std::size_t size);
 [[nodiscard]] inline std::uint64_t process_generation() noexcept;
 /// Async-signal-safe form: 0 in a child in which nobody has called `process_generation` yet.
 [[nodiscard]] std::uint64_t settled_generation() noexcept;
-
-/// Tells which inode a descriptor is open on; inode 0: forget it. A forked child closes an inherited descriptor with a
-/// known inode only while its number still refers to that inode: programs that become daemons close and reuse numbers
-/// they never opened.
-void remember_inode(int fd, dev_t device, ino_t inode) noexcept;
 
 namespace detail {
 inline constexpr std::uint64_t k_settling = ~std::uint64_t{0};

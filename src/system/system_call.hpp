@@ -8,8 +8,6 @@
 #include <cstdint>
 #include <utility>
 
-#include <sys/stat.h>
-
 #include "system/cancellation.hpp"
 #include "system/descriptors.hpp"
 #include "system/system.hpp"
@@ -47,15 +45,12 @@ Opened open_with(const CallInfo& info, F&& call) {
   return outcome.ok() ? Opened{OpenedAccess::adopt(static_cast<int>(outcome.value)), 0} : Opened{{}, outcome.error};
 }
 
-/// As `open_with`, for what is no file. The kernel gives all of those one inode, which still tells them from the files,
-/// pipes and sockets that a program may have under the number later.
+/// As `open_with`, for what has no name.
 template <class F>
 Opened open_nameless(const CallInfo& info, F&& call) {
   Opened opened = open_with(info, std::forward<F>(call));
   if (opened.ok()) {
-    struct stat status {};  // with the inode 0, which is none, if it could not be asked
-    (void)::fstat(opened.fd.get(), &status);
-    remember_inode(opened.fd.get(), status.st_dev, status.st_ino);
+    mark_nameless(opened.fd);
   }
   return opened;
 }

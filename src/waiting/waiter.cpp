@@ -35,7 +35,16 @@ Waiter::Watching& Waiter::watching() {
   return *watching_;
 }
 
+/// The program may have closed, during the last sleep, what it did not open. Then the wait begins anew.
+void Waiter::drop_what_is_foreign() {
+  if (watching_ && (!is_intact(watching_->sleeper) || (watching_->pinned.fd && !watching_->pinned.fd.is_usable()))) {
+    on_stop_.reset();
+    watching_.reset();
+  }
+}
+
 bool Waiter::watch(PinnedLock&& pinned, const FileSystemTraits& traits, const WatchPlan& plan) {
+  drop_what_is_foreign();
   open_bell();
   if (!pinned.fd) {  // unreadable: there is nothing to watch
     plan_ = plan;
@@ -62,6 +71,7 @@ bool Waiter::watch(PinnedLock&& pinned, const FileSystemTraits& traits, const Wa
     at.owner.reset();
     at.owner_has_ended = false;
     at.pinned = std::move(pinned);
+    at.pinned.fd.expect(at.pinned.file);
   }
   begin_watching(traits);
   return true;

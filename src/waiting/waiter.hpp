@@ -79,6 +79,7 @@ class Waiter {
   };
 
   [[nodiscard]] Watching& watching();
+  void drop_what_is_foreign();
   void open_bell();
   void begin_watching(const FileSystemTraits& traits);
   void watch_owner(pid_t owner);

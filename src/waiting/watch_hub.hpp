@@ -22,9 +22,13 @@ class Bell {
   /// Errors: EMFILE and the like; the bell is mute then.
   [[nodiscard]] std::error_code open();
   [[nodiscard]] bool is_open() const noexcept { return static_cast<bool>(event_); }
+  /// Whether its number is still its own (see `sys::Fd`).
+  [[nodiscard]] bool is_usable() const noexcept { return event_.is_usable(); }
   [[nodiscard]] int fd() const noexcept { return event_.get(); }
+  /// Does nothing under a number that is foreign.
   void ring() const noexcept;
-  void silence() const noexcept;
+  /// False if the number is foreign: nothing was read.
+  [[nodiscard]] bool silence() const noexcept;
 
  private:
   sys::Fd event_;
@@ -35,7 +39,9 @@ struct Sleeper {
   Bell bell;
   /// The owner's process; closed once it has fired, because it stays readable.
   sys::Fd owner;
+  /// Guarded by the hub: the watch, and the instance of inotify that it is of.
   int watch{-1};
+  std::uint64_t instance{0};
   /// Guarded by the hub: the watched inode changed.
   bool changed{false};
   /// Somebody wants it to wake; its bell alone may also mean that it is to lead.
@@ -51,6 +57,9 @@ enum class Awakened { inode_changed, owner_ended, called, time };
 /// Errors: EMFILE, ENFILE (instances), ENOSPC (watches), ENOENT (no `/proc`), ENOMEM.
 [[nodiscard]] std::error_code watch_inode(Sleeper& sleeper, int fd);
 void unwatch_inode(Sleeper& sleeper) noexcept;
+/// Whether all that the sleeper waits by is still its own, and the kernel still watches for it. If not, the program has
+/// closed descriptors that it did not open: wait by new ones.
+[[nodiscard]] bool is_intact(const Sleeper& sleeper) noexcept;
 /// Is told no more; what `unwatch_inode` has to ask of the kernel can be done later.
 void stop_telling(Sleeper& sleeper) noexcept;
 /// Whether something would wake the sleeper now.

@@ -36,7 +36,7 @@ struct BareHold {
     directory = sys::open(AT_FDCWD, at.path().c_str(), O_PATH | O_DIRECTORY).fd;
     struct stat status {};
     REQUIRE(sys::fstat(file.get(), status).ok());
-    core.fd = file.get();
+    core.descriptor = &file;
     core.directory = directory.get();
     core.name = "s.lock";
     core.file = identity_of(status);
@@ -137,7 +137,7 @@ TEST_CASE("a number that is another file's now is not taken for the lock's") {
   BareHold hold;
   write_text(hold.at / "other", "");
   const int other = ::open((hold.at / "other").c_str(), O_RDWR | O_CLOEXEC);
-  REQUIRE(::dup3(other, hold.core.fd, O_CLOEXEC) == hold.core.fd);
+  REQUIRE(::dup3(other, hold.core.fd(), O_CLOEXEC) == hold.core.fd());
   ::close(other);
   CHECK(!hold.core.owns_descriptor());
   CHECK(hold.core.try_end() == Ending::lost);

@@ -72,7 +72,8 @@ struct ManagerOptions {
   bool release_at_exit{true};
   /// Release what may be released at exit also when one of these signals ends the process; none unless asked, because a
   /// library does not own its process's signals. Only where the signal has its default action: one that is ignored or
-  /// handled stays the application's. For the whole process, from the first manager on that names it.
+  /// handled stays the application's. For the whole process, from the first manager on that names it. Pid 1 of a PID
+  /// namespace, which no signal ends by default, exits with 128 plus the signal's number.
   std::vector<int> cleanup_signals{};
   /// How often a thread of this manager looks for over-long holds; zero or less: there is no such thread.
   std::chrono::milliseconds watchdog_interval{0};

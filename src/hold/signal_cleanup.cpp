@@ -3,18 +3,28 @@
 #include <csignal>
 #include <mutex>
 
+#include <unistd.h>
+
 #include "hold/exit_cleanup.hpp"
 
 namespace sessionlock {
 namespace {
 
-/// Async-signal-safe throughout: clean_up_holds, sigaction(2), raise(3).
+constexpr int k_exit_status_of_signals = 128;  // plus the number, as shells report it
+
+/// Async-signal-safe throughout: clean_up_holds, sigaction(2), raise(3), pthread_sigmask(3), _exit(2).
 void clean_up_and_die(int signal) {
   clean_up_holds();
   struct sigaction by_default {};
   by_default.sa_handler = SIG_DFL;
   ::sigaction(signal, &by_default, nullptr);
-  ::raise(signal);  // is blocked while this handler runs, and ends the process when it returns
+  sigset_t only_this;
+  sigemptyset(&only_this);
+  sigaddset(&only_this, signal);
+  ::raise(signal);  // is blocked while this handler runs
+  ::pthread_sigmask(SIG_UNBLOCK, &only_this, nullptr);
+  // Pid 1 of a PID namespace outlives any default action (pid_namespaces(7)). It must not go on without its locks.
+  ::_exit(k_exit_status_of_signals + signal);
 }
 
 bool is_default(const struct sigaction& action) {

@@ -8,7 +8,8 @@
 namespace sessionlock {
 
 /// Handles these signals from now on, once for the process, where nobody did before: ends every idle hold, then lets
-/// the signal do what it would have done, so that the exit status tells the truth.
+/// the signal do what it would have done, so that the exit status tells the truth. Where that is nothing, in pid 1 of a
+/// PID namespace, the process exits with 128 plus the signal's number.
 ///
 /// A signal that is ignored stays ignored. One with a handler stays that handler's: whether the process goes on is the
 /// application's decision, and a lock must not be freed under a writer that lives.

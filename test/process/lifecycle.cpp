@@ -460,6 +460,28 @@ TEST_CASE("each of the five signals releases the lock and ends the process as it
   }
 }
 
+TEST_CASE("pid 1 of a namespace, which no default action ends, exits after the clean-up with 128 and the signal") {
+  const Session session;
+  for (const int signal : k_cleanup_signals) {
+    CAPTURE(signal);
+    const auto run = run_in_namespaces({.flags = CLONE_NEWPID}, [&](Channel& parent) {
+      begin_as_a_program();
+      const auto lock = held(LockManager(cleaning_up()).try_acquire(session.path));
+      REQUIRE_IN_CHILD(::getpid() == 1 && fs::exists(session.lock));
+      ::raise(signal);
+      parent.tell("runs on");
+      return 0;
+    });
+    if (!run.why_not.empty()) {
+      skip_aloud("new namespaces are not allowed here: " + run.why_not);
+      return;
+    }
+    CHECK(run.output.empty());
+    CHECK(run.ended.exited_with(128 + signal));
+    CHECK(!fs::exists(session.lock));
+  }
+}
+
 TEST_CASE("the clean-up runs on the stack that the program has for its signals") {
   const Session session;
   auto child = ChildProcess::run([&](Channel& parent) {

@@ -34,6 +34,12 @@ flags=$(pkg-config --cflags --libs sessionlock)
 [[ $SANITIZE == none ]] || flags+=" -fsanitize=$SANITIZE"
 # shellcheck disable=SC2086  # a list of words
 $CXX -Wall -Wextra -Werror program.cpp -o program $flags
+# Containers of another layout would crash it: it is refused, with the reason.
+debug=-D_GLIBCXX_DEBUG
+[[ $flags != *SESSIONLOCK_WITH_GLIBCXX_DEBUG* ]] || debug=-U_GLIBCXX_DEBUG
+# shellcheck disable=SC2086
+! $CXX -fsyntax-only program.cpp $flags $debug 2>said || fail "it compiles with $debug"
+grep -q 'build both alike' said || fail "it does not compile with $debug for another reason: $(cat said)"
 ./program
 [[ $(cat run.jsonl) == '{"event":"start"}' ]] || fail "run.jsonl: $(cat run.jsonl)"
 [[ ! -e run.jsonl.lock ]] || fail 'the lock was not released'

@@ -21,6 +21,7 @@
 #include <utility>
 #include <vector>
 
+#include <dlfcn.h>
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sys/file.h>
@@ -480,6 +481,24 @@ TEST_CASE("pid 1 of a namespace, which no default action ends, exits after the c
     CHECK(run.ended.exited_with(128 + signal));
     CHECK(!fs::exists(session.lock));
   }
+}
+
+TEST_CASE("the clean-up works after the plugin that asked for it was unloaded") {
+  const Session session;
+  auto child = ChildProcess::run([&](Channel&) {
+    begin_as_a_program();
+    const auto path = fs::read_symlink("/proc/self/exe").parent_path() / "second_copy.so";
+    void* const module = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+    REQUIRE_IN_CHILD(module != nullptr);
+    const auto hold_until = reinterpret_cast<bool (*)(int, const char*)>(::dlsym(module, "second_copy_hold_until"));
+    REQUIRE_IN_CHILD(hold_until != nullptr && hold_until(SIGTERM, session.path.c_str()));
+    REQUIRE_IN_CHILD(fs::exists(session.lock));
+    REQUIRE_IN_CHILD(::dlclose(module) == 0);
+    ::raise(SIGTERM);
+    return 0;
+  });
+  CHECK(child.wait().killed_by(SIGTERM));
+  CHECK(!fs::exists(session.lock));
 }
 
 TEST_CASE("the clean-up runs on the stack that the program has for its signals") {

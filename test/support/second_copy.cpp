@@ -19,6 +19,14 @@ extern "C" __attribute__((visibility("default"))) void* second_copy_acquire(cons
   return acquire(session, std::chrono::milliseconds{timeout_ms});
 }
 
+/// Acquires a lock that is released when the signal comes, and never otherwise.
+extern "C" __attribute__((visibility("default"))) bool second_copy_hold_until(int signal, const char* session) {
+  sessionlock::ManagerOptions options;
+  options.cleanup_signals = {signal};
+  auto lock = sessionlock::LockManager(options).try_acquire(session);
+  return lock && std::make_unique<sessionlock::SessionLock>(std::move(*lock)).release() != nullptr;
+}
+
 extern "C" __attribute__((visibility("default"))) bool second_copy_release(void* lock) {
   const std::unique_ptr<sessionlock::SessionLock> owned(static_cast<sessionlock::SessionLock*>(lock));
   return owned && owned->release().has_value();

@@ -36,9 +36,9 @@ struct ProcessIdentity {
   friend bool operator==(const ProcessIdentity&, const ProcessIdentity&) = default;
 };
 
-/// This process. Read once and cached; read again after a fork, and while a shortage of descriptors or memory kept a
-/// member from being read.
-/// Thread safety: safe. Blocking: reads `/proc` the first time.
+/// This process. Read once and cached; read again after a fork, in another time namespace (setns(2)), and while a
+/// shortage of descriptors or memory kept a member from being read. Thread safety: safe. Blocking: reads `/proc` the
+/// first time.
 [[nodiscard]] SESSIONLOCK_API ProcessIdentity this_process();
 
 /// Any process by its pid.

@@ -12,7 +12,7 @@
 namespace sessionlock {
 
 ProcessIdentity this_process() {
-  return this_identity();
+  return current_identity();
 }
 
 Result<ProcessIdentity> identify(pid_t pid) {
@@ -26,7 +26,7 @@ Result<ProcessIdentity> identify(pid_t pid) {
         Error{std::error_code(ESRCH, std::system_category()), "identify", {}, {}, "pid " + std::to_string(pid)});
   }
   // Its boot is ours; and pid and start time are told in our namespaces, wherever the process itself lives.
-  ProcessIdentity identity = this_identity();
+  ProcessIdentity identity = current_identity();
   identity.pid = pid;
   identity.start_time_ticks = probe.start_time_ticks;
   return identity;

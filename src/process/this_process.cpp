@@ -99,13 +99,13 @@ std::unique_ptr<Snapshot> take_snapshot(std::uint64_t generation) {
   return snapshot;
 }
 
-/// Reads this process anew, because nothing is known of it yet or a shortage left gaps.
+/// Reads this process anew, because nothing is known of it yet, a shortage left gaps, or it is where it was not before.
 const Snapshot& refresh_snapshot(const Snapshot* current, std::uint64_t generation) {
   auto fresh = take_snapshot(generation);
   while (true) {
-    const bool ours = current != nullptr && current->generation == generation;
     // Another thread may have been faster; and a shortage that lasts must not cost memory at each call.
-    if (ours && (!current->incomplete || (fresh->incomplete && fresh->identity == current->identity))) {
+    if (current != nullptr && current->generation == generation && current->identity == fresh->identity &&
+        (fresh->incomplete || !current->incomplete)) {
       return *current;
     }
     fresh->previous = current;
@@ -124,6 +124,20 @@ const Snapshot& this_snapshot() {
   return refresh_snapshot(current, generation);
 }
 
+/// A question that fails for a shortage leaves the namespace unknown. Where it fails for another reason there is no
+/// `/proc`, and no start time can be read in the wrong namespace either.
+const Snapshot& current_snapshot() {
+  const Snapshot& known = this_snapshot();
+  if (known.time_namespaces_absent) {
+    return known;
+  }
+  struct stat status {};
+  const auto asked = sys::fstatat(AT_FDCWD, "/proc/thread-self/ns/time", status, 0);
+  const bool may_have_changed =
+      asked.ok() ? status.st_ino != known.identity.time_namespace : sys::is_own_shortage(asked.error);
+  return may_have_changed ? refresh_snapshot(&known, known.generation) : known;
+}
+
 }  // namespace
 
 const Observer& this_observer() {
@@ -132,6 +146,14 @@ const Observer& this_observer() {
 
 const ProcessIdentity& this_identity() {
   return this_snapshot().identity;
+}
+
+const Observer& current_observer() {
+  return current_snapshot().observer;
+}
+
+const ProcessIdentity& current_identity() {
+  return current_snapshot().identity;
 }
 
 std::uint64_t trusted_proc_device() {

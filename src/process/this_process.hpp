@@ -12,13 +12,21 @@
 
 namespace sessionlock {
 
-/// This process as the observer of others. Costs an atomic load or two, except for the first call.
+/// This process as it was read before: for what is written down, of which start time and time namespace must be those
+/// of one moment. Costs an atomic load or two, except for the first call.
 /// Lifetime: the views and the reference live as long as the process; after a fork the next call gives a new object and
 /// leaves the old one alone (it is never freed). So does a call after one that lacked descriptors or memory, if it
 /// reads more. Thread safety: safe.
 [[nodiscard]] const Observer& this_observer();
 /// The cached identity behind `this_process`. Lifetime as `this_observer`.
 [[nodiscard]] const ProcessIdentity& this_identity();
+
+/// This process as the observer of others. A process with one thread can enter another time namespace (setns(2)), where
+/// the start times of all processes are other numbers; so the kernel is asked, at the cost of a system call, whether it
+/// is still where it was. Lifetime as `this_observer`.
+[[nodiscard]] const Observer& current_observer();
+/// The identity of `current_observer`.
+[[nodiscard]] const ProcessIdentity& current_identity();
 /// Device of the `/proc` that was seen to have the pids of this process; 0 if none was.
 [[nodiscard]] std::uint64_t trusted_proc_device();
 

@@ -41,7 +41,7 @@ void ask_about_owner(Evidence& evidence, const PinnedInode& pinned, const LockTe
 
 Evidence gather(const PinnedInode& pinned, const LockText& text, const Place& place, const InspectionContext& context) {
   const LockRecord& record = text.record;
-  const Observer& observer = this_observer();
+  const Observer& observer = context.observer != nullptr ? *context.observer : current_observer();
   Evidence evidence;
   evidence.now = sys::wall_clock();
   const Locality locality = record.witness ? locality_of_file(pinned) : Locality::unknown;

@@ -30,6 +30,8 @@ struct InspectionContext {
   /// replaced likewise.
   std::function<std::optional<WallTime>(const Directory&)> clock{
       [](const Directory& directory) { return file_system_clock(directory.fd.get()); }};
+  /// Who looks; null: this process as it is when it looks. Remembered likewise.
+  const Observer* observer{nullptr};
 };
 
 /// The verdict on a pinned lock, with the lock path filled in.

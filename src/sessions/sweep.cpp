@@ -13,6 +13,7 @@
 #include <fcntl.h>
 
 #include "hold/lock_queue.hpp"
+#include "process/this_process.hpp"
 #include "protocol/inspector.hpp"
 #include "protocol/lock_file.hpp"
 #include "protocol/reclaim.hpp"
@@ -114,6 +115,7 @@ Examiner::Examiner(const SweepOptions& options) : options_(options) {
   last_look_.policy = options.stale;
   last_look_.held_here = is_held_here;
   first_look_ = last_look_;
+  first_look_.observer = &current_observer();
   first_look_.clock = [this](const Directory& directory) { return clock_of(directory); };
   first_look_.probe = [this](pid_t pid) {
     const auto [remembered, is_new] = probes_.try_emplace(pid);

@@ -22,12 +22,18 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <sessionlock/lock_manager.hpp>
+#include <sessionlock/process_signal.hpp>
+#include <sessionlock/sweep.hpp>
+
 #include "check_in.hpp"
+#include "lock_tools.hpp"
 #include "process.hpp"
 #include "process/flock_holder.hpp"
 #include "process/process_probe.hpp"
 #include "process/procfs.hpp"
 #include "process/this_process.hpp"
+#include "script.hpp"
 #include "system/system.hpp"
 
 #ifndef CLONE_NEWTIME
@@ -375,6 +381,78 @@ TEST_CASE("in another time namespace the same process has another start time, an
     REQUIRE_IN_CHILD(!boot_time_seconds());
     return 0;
   });
+}
+
+namespace {
+
+/// Enters a new time namespace with everything this process is: not only its later children. False if that is refused.
+bool enter_new_time_namespace() {
+  if (::unshare(CLONE_NEWTIME) != 0) {
+    return false;
+  }
+  write_text("/proc/self/timens_offsets", "boottime 1000 0");
+  const int entered = ::open("/proc/self/ns/time_for_children", O_RDONLY | O_CLOEXEC);
+  return ::setns(entered, CLONE_NEWTIME) == 0 && ::close(entered) == 0;
+}
+
+}  // namespace
+
+TEST_CASE("a process that enters another time namespace takes no running process for another one") {
+  if (this_process().time_namespace == 0) {
+    skip_aloud("this kernel has no time namespaces");
+    return;
+  }
+  const Session session;
+  const auto other = idle_process();
+  auto child = ChildProcess::run([&](Channel& parent) {
+    const auto before = identify(other.pid());
+    REQUIRE_IN_CHILD(before && before->start_time_ticks);
+    LockRecord record = own_record();
+    record.pid = other.pid();
+    record.starttime = before->start_time_ticks;
+    record.created_at = created_at_ago(std::chrono::milliseconds{0});
+    plant(session.lock, format_lock_record(record));
+    REQUIRE_IN_CHILD(LockManager().inspect(session.path)->basis == Basis::verified);
+    if (!enter_new_time_namespace()) {
+      parent.tell("SKIPPED");
+      return 0;
+    }
+    const auto now = identify(other.pid());
+    REQUIRE_IN_CHILD(now && now->start_time_ticks != before->start_time_ticks);
+    REQUIRE_IN_CHILD(now->time_namespace != before->time_namespace);
+    REQUIRE_IN_CHILD(same_process(*before, *now) == Match::unknown);
+    const auto inspection = LockManager().inspect(session.path);
+    REQUIRE_IN_CHILD(inspection->state == LockState::held);
+    REQUIRE_IN_CHILD(inspection->owner == OwnerState::unknown);
+    REQUIRE_IN_CHILD(sweep(session.directory.path(), {.suffix = ".lock"})->removed.empty());
+    REQUIRE_IN_CHILD(signal_process(*before, SIGTERM)->outcome == SignalOutcome::unverifiable);
+    return 0;
+  });
+  if (child.hear() == "SKIPPED") {
+    skip_aloud("new time namespaces are not allowed here");
+    return;
+  }
+  CHECK(child.wait().exited_with(0));
+  CHECK(std::filesystem::exists(session.lock));
+}
+
+TEST_CASE("while a shortage hides the time namespace no start time is compared") {
+  if (this_process().time_namespace == 0) {
+    skip_aloud("this kernel has no time namespaces");
+    return;
+  }
+  auto child = ChildProcess::run([](Channel&) {
+    const auto known = current_observer().time_namespace;
+    {
+      const Script script(
+          [](const sys::CallInfo& info) { return is_call_on(info, sys::Call::fstatat, "ns/time") ? ENOMEM : 0; });
+      const Observer& observer = current_observer();
+      REQUIRE_IN_CHILD(observer.time_namespace == 0 && !observer.time_namespaces_absent);
+    }
+    REQUIRE_IN_CHILD(current_observer().time_namespace == known);
+    return 0;
+  });
+  CHECK(child.wait().exited_with(0));
 }
 
 TEST_CASE("a process whose children will get another time namespace does not trust the boot time") {

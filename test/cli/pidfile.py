@@ -1,11 +1,13 @@
 """`sessionlock pidfile`: claims for a program, questions, and signals to nobody but the process that was meant."""
 
+import ctypes
 import fcntl
 import json
 import os
 import pathlib
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -15,6 +17,22 @@ import command
 from command import FAILED, IO_ERROR, LOCKED, NOBODY, USAGE, wait_until
 
 ALIVE, STALE, MISSING, CANNOT_TELL = 0, 1, 3, 4
+
+
+def forbid_pidfds():
+    """Lets pidfd_open(2) fail in this process and what it becomes, as on Linux before 5.3 (seccomp(2), ENOSYS)."""
+    load_number, jump_if_equal, answer = 0x20, 0x15, 0x06
+    pidfd_open, enosys, allow = 434, 0x00050000 | 38, 0x7FFF0000
+    program = b"".join(
+        struct.pack("HBBI", *line)
+        for line in ((load_number, 0, 0, 0), (jump_if_equal, 0, 1, pidfd_open), (answer, 0, 0, enosys), (answer, 0, 0, allow))
+    )
+    libc = ctypes.CDLL(None, use_errno=True)
+    code = ctypes.create_string_buffer(program, len(program))
+    filter = ctypes.create_string_buffer(struct.pack("HxxxxxxP", 4, ctypes.addressof(code)))
+    set_no_new_privs, set_seccomp, mode_filter = 38, 22, 2
+    if libc.prctl(set_no_new_privs, 1, 0, 0, 0) != 0 or libc.prctl(set_seccomp, mode_filter, filter, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "system calls cannot be filtered here")
 
 
 class Case(command.Case):
@@ -313,6 +331,19 @@ class Signal(Case):
             result = self.pidfile("signal", *options, self.file)
             self.assertEqual((result.returncode, result.stdout, result.stderr), (0, "", ""))
             self.assertEqual(process.wait(command.PATIENCE), -number)
+
+    def test_without_pidfds_it_is_said_that_the_process_could_not_be_pinned(self):
+        for arguments in (["signal"], ["stop"]):
+            process = self.idler()
+            self.write(process)
+            try:
+                result = self.pidfile(*arguments, self.file, preexec_fn=forbid_pidfds)
+            except subprocess.SubprocessError:
+                self.skip_aloud("system calls cannot be filtered here")
+                return
+            self.assertStatus(result, 0)
+            self.assertIn("could not be pinned", result.stderr)
+            self.assertEqual(process.wait(command.PATIENCE), -signal.SIGTERM)
 
     def test_a_missing_file_and_a_process_that_is_gone_are_3(self):
         self.assertComplaint(self.pidfile("signal", self.file), MISSING)

@@ -159,6 +159,11 @@ int conclude(const Result<SignalReport>& report) {
   }
   switch (report->outcome) {
     case SignalOutcome::signalled:
+      if (!report->pinned) {
+        print_error(
+            "signalled, but the process could not be pinned, since pidfds are missing here: if it ended in the last "
+            "moment, another process may have got its pid, and the signal");
+      }
       return k_running;
     case SignalOutcome::gone:
       print_error("no such process: it has ended");

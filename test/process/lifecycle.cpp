@@ -33,6 +33,7 @@
 #include <sessionlock/lock_manager.hpp>
 #include <sessionlock/transcript.hpp>
 
+#include "check_in.hpp"
 #include "events.hpp"
 #include "exit_race.hpp"
 #include "lock_tools.hpp"
@@ -345,6 +346,27 @@ TEST_CASE("(fork) a program that starts another" * doctest::skip()) {
     ::_exit(1);
   }
   REQUIRE(::waitpid(child, nullptr, 0) == child);
+}
+
+TEST_CASE("a lock that is left behind by exec is held while the new program runs, but not for other namespaces") {
+  const Session session;
+  auto starter = ChildProcess::run([&](Channel& parent) {
+    const auto lock = held(try_lock(session.path));
+    parent.tell("held");
+    ::execlp("sleep", "sleep", "1000", nullptr);
+    return 1;
+  });
+  starter.expect("held");
+  wait_until("the program has been started",
+             [&] { return read_text("/proc/" + std::to_string(starter.pid()) + "/comm") == "sleep\n"; });
+  const auto refused = try_lock(session.path);
+  CHECK(code_of(refused) == Errc::locked);
+  CHECK(refused.error().holder->basis == Basis::verified);
+  check_in({CLONE_NEWPID}, [&](Channel&) {
+    const auto lock = held(try_lock(session.path));
+    REQUIRE_IN_CHILD(lock.reclaimed_from()->reasons.front() == StaleReason::orphaned);
+    return 0;
+  });
 }
 
 TEST_CASE("exec, and fork and exec, leak no descriptor") {

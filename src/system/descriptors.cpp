@@ -7,9 +7,11 @@
 #include <new>
 
 #include <fcntl.h>
+#include <linux/kcmp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/single_threaded.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -123,8 +125,15 @@ void close_registered(int fd, Slot* slot) noexcept {
   }
 }
 
-void close_inherited_descriptors() noexcept {
-  for_each_registered([](int fd, Slot& slot) { close_registered(fd, &slot); });
+/// Forgets what a child inherited, and closes it if it is the child's to close.
+void drop_inherited_descriptors(bool closes) noexcept {
+  for_each_registered([closes](int fd, Slot& slot) {
+    if (closes) {
+      close_registered(fd, &slot);
+    } else {
+      slot.serial.store(0, std::memory_order_release);
+    }
+  });
 }
 
 // --- forks -----------------------------------------------------------------------------------------------------------
@@ -168,16 +177,23 @@ void after_fork_in_child() noexcept {
 }
 
 /// Gives this process descriptors of its own, if it shares them with another (clone(2), `CLONE_FILES`): what it closes
-/// would be closed in its parent, and what it opens would outlive it there. Nothing changes where they are its own.
-void stop_sharing_descriptors() noexcept {
+/// would be closed in its parent, and what it opens would outlive it there. False if they stay shared.
+bool stop_sharing_descriptors() noexcept {
   constexpr unsigned k_no_number = ~0U;
   constexpr unsigned k_unshare = 1U << 1U;  // CLOSE_RANGE_UNSHARE of <linux/close_range.h>, which may be older
-  const int error = errno;
-  if (::unshare(CLONE_FILES) != 0) {
-    // Containers forbid unshare(2) for its namespaces; close_range(2), Linux 5.9, does the same for descriptors alone.
-    (void)::syscall(SYS_close_range, k_no_number, k_no_number, k_unshare);
+  // CLONE_VM changes nothing here, but lets the call fail (EINVAL) where there are several threads: it would give
+  // descriptors of its own to one of them alone.
+  if (::unshare(CLONE_FILES | CLONE_VM) == 0) {
+    return true;
   }
-  errno = error;
+  // Containers forbid unshare(2) for its namespaces; close_range(2), Linux 5.9, does the same for descriptors alone,
+  // and has no such care for threads.
+  const bool is_forbidden = errno != EINVAL && __libc_single_threaded != 0;
+  if (is_forbidden && ::syscall(SYS_close_range, k_no_number, k_no_number, k_unshare) == 0) {
+    return true;
+  }
+  // 0: they are the same (kcmp(2)). Where that cannot be asked either they are taken for our own, as after most forks.
+  return ::syscall(SYS_kcmp, ::getpid(), ::getppid(), KCMP_FILES, 0, 0) != 0;
 }
 
 std::atomic<std::uint64_t>* map_generation_page() noexcept {
@@ -304,10 +320,9 @@ std::uint64_t detail::settle_generation() noexcept {
     // Nobody enters a section before this, so what is counted there are threads that only the parent has.
     g_sections.store(t_sections);
     g_forks_waiting.store(0);
-    if (!g_is_forked) {
-      stop_sharing_descriptors();
-    }
-    close_inherited_descriptors();
+    const int error = errno;
+    drop_inherited_descriptors(g_is_forked || stop_sharing_descriptors());
+    errno = error;
     const std::uint64_t fresh = g_generations.fetch_add(1) + 1;
     g_generation->store(fresh, std::memory_order_release);
     return fresh;

@@ -26,6 +26,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/single_threaded.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -605,11 +606,58 @@ TEST_CASE("what such a child opens does not stay open in its parent") {
   CHECK_FALSE(is_open(next));
 }
 
+TEST_CASE("such a child with several threads closes nothing, since only one of them could get descriptors of its own") {
+  const TemporaryDirectory directory;
+  const auto opened = open_new(directory, "a");
+  const int number = opened.fd.get();
+  CHECK(holds_where_descriptors_are_shared([&] {
+    std::atomic<bool> is_over{false};
+    std::thread other([&is_over] { test::wait_until("the test is over", [&is_over] { return is_over.load(); }); });
+    const bool is_left_alone = sys::open_descriptor_count() == 1 && sys::process_generation() != 0 &&
+                               sys::open_descriptor_count() == 0 && is_open(number);
+    is_over = true;
+    other.join();
+    return is_left_alone;
+  }));
+  CHECK(is_open(number));
+  CHECK(opened.fd.is_usable());
+}
+
+TEST_CASE("the threads of a child that was made without fork handlers go on sharing their descriptors") {
+  const TemporaryDirectory directory;
+  const auto inherited = open_new(directory, "a");
+  for (const auto& way : {k_fork_ways[1], k_fork_ways[2]}) {
+    CAPTURE(way.name);
+    CHECK(holds_in_child(way, [&] {
+      sys::Opened opened;
+      std::thread other([&] { opened = open_new(directory, "b"); });  // the child's first call
+      other.join();
+      return opened.ok() && is_open(opened.fd.get());
+    }));
+    CHECK(holds_in_child(way, [&] {
+      std::atomic<int> number{-1};
+      bool is_seen = false;
+      std::thread looks([&] {
+        test::wait_until("the other thread has opened it", [&number] { return number.load() >= 0; });
+        struct stat by_number {};
+        struct stat by_name {};
+        is_seen = ::fstat(number.load(), &by_number) == 0 && ::stat((directory / "b").c_str(), &by_name) == 0 &&
+                  by_number.st_ino == by_name.st_ino;
+      });
+      const auto opened = open_new(directory, "b");  // the child's first call
+      number = opened.fd.get();
+      looks.join();
+      return is_seen;
+    }));
+  }
+}
+
 TEST_CASE("where unshare(2) is forbidden a child still closes its parent's descriptors for itself alone") {
   const TemporaryDirectory directory;
   auto child = ChildProcess::run([&](Channel& parent) {
     const auto opened = open_new(directory, "a");
     const int number = opened.fd.get();
+    __libc_single_threaded = 1;  // as it is in a program that never had threads
     if (!let_fail(SYS_unshare, EPERM)) {
       parent.tell("no filter");
       return 0;

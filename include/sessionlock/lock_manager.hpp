@@ -34,8 +34,8 @@ class SESSIONLOCK_API LockManager {
   /// Missing directories above the session are made; the session file itself need not exist.
   /// Blocking: until `options.timeout`. Threads of this process queue first-in first-out.
   /// Errors: `Errc::timed_out` or, without waiting, `Errc::locked`, both with the holder; `Errc::cancelled`;
-  /// `Errc::not_a_lock_file`, `Errc::aliased_session`, `Errc::unsupported_file_system`, `Errc::invalid_argument`; a
-  /// system error under its own name.
+  /// `Errc::not_a_lock_file`, `Errc::aliased_session`, `Errc::unsupported_file_system`, `Errc::invalid_argument`,
+  /// also for a wait that this very thread would keep from ending; a system error under its own name.
   [[nodiscard]] Result<SessionLock> acquire(const std::filesystem::path& session, const AcquireOptions& options = {});
 
   /// `acquire` with a single try.

@@ -148,6 +148,9 @@ Result<std::optional<SessionLock>> Acquisition::answer(Admission&& admission, co
       return SessionLockAccess::make(std::move(share));
     }
     case Admission::Kind::would_block_itself:
+      if (is_notifying(key_of(location))) {
+        return tl::unexpected(wait_inside_observer(location.lock.path()));
+      }
       return failure(Errc::invalid_argument, "acquire", location.lock.path(),
                      "this thread has the lock already and would wait for itself without end; ask for a "
                      "re-entrant lock, or set a time limit");
@@ -276,8 +279,9 @@ Result<std::optional<SessionLock>> Acquisition::settle(SessionLocation&& locatio
   if (!manager_->observer) {
     return handle;
   }
-  notify(*manager_, {EventKind::acquired, hold->session_path(), hold->lock_path(),
-                     std::chrono::duration_cast<std::chrono::milliseconds>(waited), reclaimed_from_, std::nullopt});
+  notify_midway(*manager_, key_of(hold->location()),
+                {EventKind::acquired, hold->session_path(), hold->lock_path(),
+                 std::chrono::duration_cast<std::chrono::milliseconds>(waited), reclaimed_from_, std::nullopt});
   return handle;
 }
 
@@ -389,7 +393,7 @@ WatchPlan Acquisition::make_plan() const {
   return plan;
 }
 
-std::optional<Deadline::Clock::time_point> Acquisition::report_waiting() {
+std::optional<Deadline::Clock::time_point> Acquisition::report_waiting(const SessionLocation& location) {
   if (!holder_ || !manager_->observer) {
     return std::nullopt;
   }
@@ -399,7 +403,8 @@ std::optional<Deadline::Clock::time_point> Acquisition::report_waiting() {
     const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(now - deadline_.start());
     report_interval_ = std::clamp(report_interval_ * 2, k_report_interval_min, k_report_interval_max);
     next_report_ = now + report_interval_;
-    notify(*manager_, {kind, holder_->session_path, holder_->lock_path, waited, holder_, std::nullopt});
+    notify_midway(*manager_, key_of(location),
+                  {kind, holder_->session_path, holder_->lock_path, waited, holder_, std::nullopt});
   }
   return next_report_;
 }
@@ -412,7 +417,7 @@ QueueLook Acquisition::look_up_from_queue(const SessionLocation& location) noexc
     if (manager_->observer && (!next_report_ || now >= *next_report_)) {
       (void)describe_holder(location);  // what cannot be described now is told when the wait is over
       in_the_way_.reset();
-      (void)report_waiting();
+      (void)report_waiting(location);
     }
     if (has_looked_up_) {
       const auto current = is_current(location, session_, locate_options(false));
@@ -432,6 +437,9 @@ Result<WakeUp> Acquisition::wait(Finding finding, const SessionLocation& locatio
   }
   std::optional<Deadline::Clock::time_point> report;
   if (!deadline_.is_single_try()) {
+    if (is_notifying(key_of(location))) {
+      return tl::unexpected(wait_inside_observer(location.lock.path()));
+    }
     if (!std::exchange(has_waited_, true)) {
       ++this_process_tally().waits;
     }
@@ -440,14 +448,15 @@ Result<WakeUp> Acquisition::wait(Finding finding, const SessionLocation& locatio
       return WakeUp::look_again;
     }
     if (const auto why = waiter_.take_degradation()) {
-      notify(*manager_, {EventKind::degraded,
-                         location.session.path(),
-                         location.lock.path(),
-                         {},
-                         std::nullopt,
-                         Error{*why, "watch lock", location.lock.path(), std::nullopt, "the wait has to poll"}});
+      notify_midway(*manager_, key_of(location),
+                    {EventKind::degraded,
+                     location.session.path(),
+                     location.lock.path(),
+                     {},
+                     std::nullopt,
+                     Error{*why, "watch lock", location.lock.path(), std::nullopt, "the wait has to poll"}});
     }
-    report = report_waiting();
+    report = report_waiting(location);
   }
   const WakeUp reason = waiter_.wait(report);
   if (reason == WakeUp::deadline || reason == WakeUp::cancelled) {

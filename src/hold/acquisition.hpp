@@ -65,7 +65,7 @@ class Acquisition {
   [[nodiscard]] Result<WakeUp> wait(Finding finding, const SessionLocation& location);
   [[nodiscard]] WatchPlan make_plan() const;
   /// Tells the observer what the wait is for; says when to tell it again.
-  [[nodiscard]] std::optional<Deadline::Clock::time_point> report_waiting();
+  [[nodiscard]] std::optional<Deadline::Clock::time_point> report_waiting(const SessionLocation& location);
   [[nodiscard]] QueueLook look_up_from_queue(const SessionLocation& location) noexcept;
   [[nodiscard]] Error give_up(WakeUp reason);
   [[nodiscard]] Result<void> describe_holder(const SessionLocation& location);

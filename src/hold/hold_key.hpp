@@ -22,6 +22,7 @@ struct HoldKey {
 struct HoldKeyView {
   FileIdentity directory;
   std::string_view name;
+  friend bool operator==(const HoldKeyView&, const HoldKeyView&) = default;
   friend bool operator==(const HoldKeyView& view, const HoldKey& key) noexcept {
     return view.name == key.name && view.directory == key.directory;
   }

@@ -9,6 +9,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "hold/events.hpp"
 #include "system/cancellation.hpp"
 #include "system/per_process.hpp"
 
@@ -165,7 +166,8 @@ Admission HoldTable::queue_for(const HoldKeyView& key, const AcquireOptions& opt
   if (deadline.is_single_try()) {
     return {.kind = Admission::Kind::busy};
   }
-  if (deadline.is_unlimited() && entry.hold && entry.hold->thread() == this_thread()) {
+  const bool is_own = deadline.is_unlimited() && entry.hold && entry.hold->thread() == this_thread();
+  if (is_own || is_notifying(key)) {
     return {.kind = Admission::Kind::would_block_itself};
   }
   Ticket ticket{options};

@@ -88,8 +88,8 @@ void Watchdog::Watch::look_at(const std::shared_ptr<Hold>& hold) {
   }
   if (held_for > watched.report_at) {
     watched.report_at = held_for * 2;
-    notify(*options_,
-           {EventKind::overrun, hold->session_path(), hold->lock_path(), held_for, std::nullopt, std::nullopt});
+    notify_midway(*options_, key_of(hold->location()),
+                  {EventKind::overrun, hold->session_path(), hold->lock_path(), held_for, std::nullopt, std::nullopt});
   }
   if (options_->overrun == OverrunAction::release) {
     (void)hold->try_release();

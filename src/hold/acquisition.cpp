@@ -414,6 +414,7 @@ QueueLook Acquisition::look_up_from_queue(const SessionLocation& location) noexc
   const auto now = Deadline::Clock::now();
   QueueLook look{.again = now + k_queue_look_interval};
   try {
+    retry_failed_releases();  // it may be one of those that this thread waits for
     if (manager_->observer && (!next_report_ || now >= *next_report_)) {
       (void)describe_holder(location);  // what cannot be described now is told when the wait is over
       in_the_way_.reset();

@@ -477,6 +477,23 @@ TEST_CASE("a lock that age makes stale is taken when the time has come, not at t
   });
 }
 
+TEST_CASE("a thread in the queue gets the lock although its release failed at first") {
+  // Protects: `retry_failed_releases` in `Acquisition::look_up_from_queue`.
+  const Session session;
+  const Events events;
+  LockManager manager(events.options());
+  std::optional<SessionLock> got;
+  std::thread thread;
+  {
+    const Script script(failing(sys::Call::unlinkat, EIO));
+    { const auto lock = held(try_lock(session.path)); }
+    thread = std::thread([&] { got = held(manager.acquire(session.path)); });
+    events.wait_for(EventKind::contended);
+  }
+  thread.join();
+  CHECK(got->verify().has_value());
+}
+
 TEST_CASE("a thread in the queue is told whom it waits for") {
   const Session session;
   Events events;

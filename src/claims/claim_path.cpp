@@ -1,6 +1,12 @@
 #include "claims/claim_path.hpp"
 
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "protocol/temporary_name.hpp"
 #include "system/deadline.hpp"
+#include "system/file_status.hpp"
 #include "verdict/failure.hpp"
 
 namespace sessionlock {
@@ -21,6 +27,25 @@ Result<Place> place_of(const std::filesystem::path& path) {
     return tl::unexpected(std::move(directory).error());
   }
   return Place{std::move(*directory), name};
+}
+
+void remove_files_left_behind(const std::filesystem::path& path) {
+  const auto place = place_of(path);
+  if (!place) {
+    return;
+  }
+  std::vector<std::string> names;
+  (void)for_each_name(*place->directory, [&](std::string_view name) {
+    if (lock_name_of_temporary(name) == place->name) {
+      names.emplace_back(name);
+    }
+  });
+  const auto now = names.empty() ? std::nullopt : file_system_clock(place->directory->fd.get());
+  for (auto& name : names) {
+    if (now) {
+      (void)remove_if_left_behind({place->directory, std::move(name)}, *now);
+    }
+  }
 }
 
 Result<void> retry_while_busy(const std::string& operation, const std::filesystem::path& path,

@@ -19,6 +19,10 @@ namespace sessionlock {
 /// Errors: `Errc::invalid_argument` for a path that names no file; those of opening the directory.
 [[nodiscard]] Result<Place> place_of(const std::filesystem::path& path);
 
+/// Removes the unfinished files that killed publishers of this file left in its directory. What cannot be removed
+/// stays.
+void remove_files_left_behind(const std::filesystem::path& path);
+
 /// What an attempt came to: it is over, or another process was faster or had the file locked.
 enum class Retry { done, again };
 /// Repeats an attempt until it is done, for 5 s at most. Errors: `Errc::timed_out`; the attempt's own.

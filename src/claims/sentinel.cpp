@@ -1,10 +1,8 @@
 #include <sessionlock/sentinel.hpp>
 
-#include <array>
 #include <cerrno>
 #include <charconv>
 #include <cstdint>
-#include <limits>
 #include <utility>
 
 #include <fmt/core.h>
@@ -33,13 +31,31 @@ Publication sentinel_publication(const std::string& id, const std::string& text)
   return {k_mode, id, false, [&text](const FileIdentity*) { return text; }};
 }
 
+/// What cannot be a sentinel is somebody's, at any age: a slip must not cost it.
+Result<void> check_kind(const PinnedFile& file, const std::string& operation, const std::filesystem::path& path) {
+  if (!file.content) {
+    return failure(file.content.error(), operation, path);
+  }
+  if (file.content->too_long || !is_sentinel_text(file.content->text)) {
+    return failure(Errc::not_a_lock_file, operation, path,
+                   "there is something else than a sentinel in it; name another file, or move this one away");
+  }
+  return {};
+}
+
 /// Puts a new file in the place of the one that is there, under that one's `flock`: a process that is about to remove
 /// the old file because it has expired needs the same `flock`, and compares, so it cannot remove the new one.
 ///
 ///   1. A reads an expired file.  2. B replaces it here.  3. A locks the old inode, sees that the path names another.
 Result<Retry> replace(const Place& place, PinnedFile& old, const Publication& publication) {
-  const auto ended = take_over(
-      place, old, []() -> Result<bool> { return true; }, publication);
+  const auto may_go = [&]() -> Result<bool> {
+    auto checked = check_kind(old, "set sentinel", place.path());
+    return checked ? Result<bool>(true) : tl::unexpected(std::move(checked).error());
+  };
+  if (auto checked = may_go(); !checked) {
+    return tl::unexpected(std::move(checked).error());
+  }
+  const auto ended = take_over(place, old, may_go, publication);
   if (!ended) {
     return tl::unexpected(ended.error());
   }
@@ -67,11 +83,7 @@ Result<Retry> set_once(const std::filesystem::path& path, const std::string& tex
   if (!old) {
     return tl::unexpected(std::move(old).error());
   }
-  if (!old->has_value()) {
-    return Retry::again;
-  }
-  return (*old)->content ? replace(*place, **old, publication)
-                         : failure((*old)->content.error(), "read sentinel", path);
+  return old->has_value() ? replace(*place, **old, publication) : Retry::again;
 }
 
 /// What is there, with the place it was found at; none if there is nothing.
@@ -102,7 +114,13 @@ bool is_active(const PinnedFile& file) {
          sentinel_is_active(file.content->text, file.modified, sys::wall_clock());
 }
 
-/// Whether a sentinel stands; removes one that does not. None: it was replaced meanwhile, look again.
+bool has_ended(const PinnedFile& file, const Place& place) {
+  return file.content && !file.content->too_long &&
+         sentinel_has_ended(file.content->text, file.modified, sys::wall_clock(),
+                            file_system_clock(place.directory->fd.get()));
+}
+
+/// Whether a sentinel stands; removes one that has ended. None: it was replaced meanwhile, look again.
 Result<std::optional<bool>> look_once(const std::filesystem::path& path) {
   auto found = find(path);
   if (!found) {
@@ -111,6 +129,7 @@ Result<std::optional<bool>> look_once(const std::filesystem::path& path) {
   if (!found->has_value()) {
     return false;
   }
+  const Place& place = (*found)->place;
   PinnedFile& file = (*found)->file;
   if (!file.content) {
     return failure(file.content.error(), "read sentinel", path);
@@ -118,7 +137,10 @@ Result<std::optional<bool>> look_once(const std::filesystem::path& path) {
   if (is_active(file)) {
     return true;
   }
-  const auto ended = reclaim((*found)->place, file, [&]() -> Result<bool> { return file.content && !is_active(file); });
+  if (!has_ended(file, place)) {
+    return false;
+  }
+  const auto ended = reclaim(place, file, [&]() -> Result<bool> { return has_ended(file, place); });
   // It is absent also where it cannot be removed: a read-only directory must not keep a daemon from starting.
   return ended && *ended == Reclaim::replaced ? std::nullopt : std::optional(false);
 }
@@ -132,10 +154,14 @@ Result<Retry> clear_once(const std::filesystem::path& path) {
     return Retry::done;
   }
   PinnedFile& file = (*found)->file;
-  if (!file.content && file.file == FileIdentity{}) {  // not even looked at: it cannot be told from a later one
-    return failure(file.content.error(), "open sentinel", path);
+  const auto may_go = [&]() -> Result<bool> {
+    auto checked = check_kind(file, "clear sentinel", path);
+    return checked ? Result<bool>(true) : tl::unexpected(std::move(checked).error());
+  };
+  if (auto checked = may_go(); !checked) {
+    return tl::unexpected(std::move(checked).error());
   }
-  const auto ended = reclaim((*found)->place, file, []() -> Result<bool> { return true; });
+  const auto ended = reclaim((*found)->place, file, may_go);
   if (!ended) {
     return tl::unexpected(ended.error());
   }
@@ -143,6 +169,12 @@ Result<Retry> clear_once(const std::filesystem::path& path) {
 }
 
 }  // namespace
+
+bool is_sentinel_text(std::string_view text) {
+  constexpr std::size_t k_bytes_max = 32;
+  constexpr std::string_view k_digits_and_blanks("0123456789 \t\r\n\0", 15);
+  return text.size() <= k_bytes_max && text.find_first_not_of(k_digits_and_blanks) == std::string_view::npos;
+}
 
 std::optional<WallTime> parse_sentinel(std::string_view text) {
   if (!text.empty() && text.back() == '\n') {
@@ -166,6 +198,12 @@ bool sentinel_is_active(std::string_view text, WallTime modified, WallTime now) 
   return left <= k_sentinel_ttl_max && left - meant_for <= meant_for;
 }
 
+bool sentinel_has_ended(std::string_view text, WallTime modified, WallTime now,
+                        std::optional<WallTime> file_system_now) {
+  return is_sentinel_text(text) && !sentinel_is_active(text, modified, now) && file_system_now &&
+         !sentinel_is_active(text, modified, *file_system_now);
+}
+
 Sentinel::Sentinel(std::filesystem::path path) : path_(std::move(path)) {}
 
 Result<void> Sentinel::set(milliseconds ttl) const {
@@ -175,9 +213,11 @@ Result<void> Sentinel::set(milliseconds ttl) const {
   if (ttl > k_sentinel_ttl_max) {
     return failure(Errc::invalid_argument, "set sentinel", path_, "it would stand for more than a year");
   }
-  return retry_while_busy("set sentinel", path_, [&] {
+  auto done = retry_while_busy("set sentinel", path_, [&] {
     return set_once(path_, fmt::format("{}\n", (sys::wall_clock() + ttl).time_since_epoch().count()));
   });
+  remove_files_left_behind(path_);
+  return done;
 }
 
 Result<bool> Sentinel::active() const {
@@ -191,7 +231,9 @@ Result<bool> Sentinel::active() const {
 }
 
 Result<void> Sentinel::clear() const {
-  return retry_while_busy("clear sentinel", path_, [&] { return clear_once(path_); });
+  auto done = retry_while_busy("clear sentinel", path_, [&] { return clear_once(path_); });
+  remove_files_left_behind(path_);
+  return done;
 }
 
 }  // namespace sessionlock

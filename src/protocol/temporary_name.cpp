@@ -1,13 +1,19 @@
 #include "protocol/temporary_name.hpp"
 
+#include <cerrno>
+#include <chrono>
+
 #include <fmt/core.h>
 
+#include "protocol/lock_file.hpp"
 #include "system/system.hpp"
 
 namespace sessionlock {
 namespace {
 
 constexpr std::string_view k_suffix = ".tmp";
+/// Far longer than any publication takes.
+constexpr std::chrono::minutes k_age_left_behind{10};
 
 }  // namespace
 
@@ -25,6 +31,25 @@ std::string_view lock_name_of_temporary(std::string_view name) {
   const bool is_one =
       digits.front() == '.' && digits.substr(1).find_first_not_of("0123456789abcdef") == std::string_view::npos;
   return is_one ? name.substr(1, name.size() - 1 - k_tail) : std::string_view{};
+}
+
+Result<void> remove_if_left_behind(const Place& unfinished, WallTime now) {
+  const auto pinned = pin_file(unfinished);
+  if (!pinned) {
+    return pinned.error().code == Errc::not_a_lock_file ? Result<void>{} : tl::unexpected(pinned.error());
+  }
+  if (!pinned->has_value()) {
+    return {};
+  }
+  const PinnedFile& file = **pinned;
+  if (!file.content) {
+    return failure(file.content.error(), "read temporary file", unfinished);
+  }
+  if (age_of(file.modified, now) <= k_age_left_behind || query_witness(file).query == WitnessQuery::write_locked) {
+    return {};
+  }
+  const auto unlinked = sys::unlinkat(unfinished.directory->fd.get(), unfinished.name.c_str());
+  return unlinked.ok() || unlinked.error == ENOENT ? Result<void>{} : failure(unlinked.code(), "unlinkat", unfinished);
 }
 
 TemporaryName::~TemporaryName() {

@@ -6,7 +6,10 @@
 #include <string>
 #include <string_view>
 
+#include <sessionlock/error.hpp>
+
 #include "protocol/directory.hpp"
+#include "text/timestamp.hpp"
 
 namespace sessionlock {
 
@@ -20,6 +23,11 @@ namespace sessionlock {
 [[nodiscard]] inline bool is_temporary_name(std::string_view name) {
   return !lock_name_of_temporary(name).empty();
 }
+
+/// Removes an unfinished file that its maker left behind: one that was last written more than ten minutes ago, and
+/// whose witness no process holds. Its name was made for one publication and is never used again, so it is removed by
+/// its name. Anything else is left alone. `now`: by the clock of the file's file system. Errors: those of the calls.
+[[nodiscard]] Result<void> remove_if_left_behind(const Place& unfinished, WallTime now);
 
 /// A file under a temporary name, which is removed at the end of the scope unless the file has got another name by
 /// then. No other process uses such a name, so it is removed without a look.

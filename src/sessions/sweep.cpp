@@ -27,7 +27,6 @@ namespace {
 /// A lock that others keep replacing between look and act is reported as it was last seen.
 constexpr int k_looks_max = 4;
 constexpr std::size_t k_progress_interval = 64;
-constexpr std::chrono::minutes k_temporary_age{10};
 /// How long a file system's clock is remembered. What it says of ages is wrong by no more.
 constexpr std::chrono::seconds k_clock_age_max{1};
 
@@ -227,31 +226,9 @@ void Examiner::inspect(const Place& place, Findings& findings) {
   }
 }
 
-/// Its name was made for one publisher and is never used again, so it may go by its name.
 void Examiner::remove_temporary(const Place& place, Findings& findings) {
-  auto pinned = pin_file(place);
-  if (!pinned) {
-    if (pinned.error().code != Errc::not_a_lock_file) {
-      findings.errors.push_back(std::move(pinned).error());
-    }
-    return;
-  }
-  if (!pinned->has_value()) {
-    return;
-  }
-  const PinnedFile& file = **pinned;
-  if (!file.content) {
-    findings.errors.push_back({file.content.error(), "read temporary file", place.path(), std::nullopt, {}});
-    return;
-  }
-  const WallTime now = clock_of(*place.directory);
-  const auto age = time_between(now, file.modified);
-  if (age <= k_temporary_age || query_witness(file).query == WitnessQuery::write_locked) {
-    return;
-  }
-  const auto unlinked = sys::unlinkat(place.directory->fd.get(), place.name.c_str());
-  if (!unlinked.ok() && unlinked.error != ENOENT) {
-    findings.errors.push_back({unlinked.code(), "unlinkat", place.path(), std::nullopt, {}});
+  if (auto removed = remove_if_left_behind(place, clock_of(*place.directory)); !removed) {
+    findings.errors.push_back(std::move(removed).error());
   }
 }
 

@@ -92,6 +92,10 @@ std::chrono::milliseconds time_between(WallTime one, WallTime other) {
                                                              : std::chrono::milliseconds{difference};
 }
 
+std::chrono::milliseconds age_of(WallTime time, WallTime now) {
+  return time < now ? time_between(time, now) : std::chrono::milliseconds{0};
+}
+
 std::optional<WallTime> parse_rfc3339(std::string_view text) {
   Reader reader{text};
   int year{};

@@ -16,6 +16,10 @@ using WallTime = std::chrono::sys_time<std::chrono::milliseconds>;
 /// How far two times are apart, whichever is later. Saturates: a file's time can be anything at all.
 [[nodiscard]] std::chrono::milliseconds time_between(WallTime one, WallTime other);
 
+/// How long ago a time was; 0 for one that lies ahead, since a clock that is set back, or a file system whose clock is
+/// ahead, must not make old what is new. Saturates.
+[[nodiscard]] std::chrono::milliseconds age_of(WallTime time, WallTime now);
+
 /// Reads an RFC 3339 date-time: any offset, any number of fraction digits (cut to milliseconds), `T`/`Z` in either
 /// case, a leap second as the last second of its minute. Returns none for anything else.
 [[nodiscard]] std::optional<WallTime> parse_rfc3339(std::string_view text);

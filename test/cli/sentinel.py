@@ -28,10 +28,18 @@ class Sentinel(command.Case):
         self.assertStatus(self.run_command("sentinel", "clear", self.marker), 0)
 
     def test_one_that_is_expired_corrupt_or_empty_is_removed(self):
-        for text in ["1000", "soon", ""]:
+        for text in ["1000", "12 34\n", ""]:
             self.marker.write_text(text)
             self.assertEqual(self.active(), 1)
             self.assertFalse(self.marker.exists())
+
+    def test_a_file_that_is_no_sentinel_does_not_stand_and_is_left_alone(self):
+        for text in ["soon", '{"a":1}\n', "1" * 33]:
+            self.marker.write_text(text)
+            self.assertEqual(self.active(), 1)
+            for action in (["set", "--ttl", "5s"], ["clear"]):
+                self.assertComplaint(self.run_command("sentinel", *action, self.marker), IO_ERROR, str(self.marker), "something else")
+            self.assertEqual(self.marker.read_text(), text)
 
     def test_a_time_to_live_of_zero_clears(self):
         self.run_command("sentinel", "set", "--ttl", "1h", self.marker)

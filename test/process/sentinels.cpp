@@ -3,7 +3,10 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <csignal>
 #include <filesystem>
+#include <functional>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -78,14 +81,104 @@ TEST_CASE("a corrupt, empty or expired sentinel is absent and removed") {
   const TemporaryDirectory directory;
   const Sentinel sentinel(directory / "stopping");
   for (const std::string& text :
-       {std::string(), std::string("\n"), std::string("soon"), std::string("-5"), std::string("1e99"),
-        expiring_in(1h) + " ", expiring_in(1h) + "\n\n", "+" + expiring_in(1h), expiring_in(1h) + ".5",
-        std::string("99999999999999999999"), std::string("9223372036854775807"), expiring_in(-1ms), std::string("0"),
-        std::string(100'000, '1'), std::string("\0\0", 2), expiring_in(24h * 400)}) {
-    CAPTURE(text.substr(0, 40));
+       {std::string(), std::string("\n"), expiring_in(1h) + " ", expiring_in(1h) + "\n\n",
+        " " + expiring_in(1h) + "\r\n", "1 " + expiring_in(1h), std::string("99999999999999999999"),
+        std::string("9223372036854775807"), expiring_in(-1min), std::string("0"), std::string(32, '1'),
+        std::string("\0\0", 2), expiring_in(24h * 400)}) {
+    CAPTURE(text);
     write_text(sentinel.path(), text);
     CHECK_FALSE(sentinel.active().value());
     CHECK_FALSE(std::filesystem::exists(sentinel.path()));
+  }
+}
+
+TEST_CASE("what is no sentinel is absent, and is neither removed nor replaced at any age") {
+  const TemporaryDirectory directory;
+  const Sentinel sentinel(directory / "Cargo.lock");
+  for (const std::string& text :
+       {std::string("soon"), std::string("-5"), std::string("1e99"), "+" + expiring_in(1h), expiring_in(-1h) + ".5",
+        std::string(33, '1'), std::string(33, ' '), std::string(100'000, '1'), std::string("{\"a\":1}\n")}) {
+    CAPTURE(text.substr(0, 40));
+    write_text(sentinel.path(), text);
+    make_older(sentinel.path(), 24h * 365);
+    CHECK_FALSE(sentinel.active().value());
+    for (const auto& refused : {sentinel.set(1h), sentinel.clear(), sentinel.set(0ms)}) {
+      REQUIRE_FALSE(refused);
+      CHECK(refused.error().code == Errc::not_a_lock_file);
+      CHECK(refused.error().path == sentinel.path());
+    }
+    CHECK(read_text(sentinel.path()) == text);
+    CHECK(names_in(directory.path()).size() == 1);
+  }
+}
+
+TEST_CASE("a sentinel that becomes something else while it is removed or replaced stays") {
+  const TemporaryDirectory directory;
+  const Sentinel sentinel(directory / "stopping");
+  const auto check_spared = [&](const std::function<bool()>& action) {
+    write_text(sentinel.path(), expiring_in(-1h));
+    bool written = false;
+    const Script script(outermost([&](const sys::CallInfo& info) {
+      if (info.call == sys::Call::flock && !std::exchange(written, true)) {
+        write_text(sentinel.path(), "no sentinel");
+      }
+      return 0;
+    }));
+    CHECK(action());
+    CHECK(written);
+    CHECK(read_text(sentinel.path()) == "no sentinel");
+    CHECK(names_in(directory.path()).size() == 1);
+  };
+  check_spared([&] { return !sentinel.active().value(); });
+  check_spared([&] { return sentinel.clear().error().code == Errc::not_a_lock_file; });
+  check_spared([&] { return sentinel.set(1h).error().code == Errc::not_a_lock_file; });
+}
+
+TEST_CASE("an expired sentinel stays where its file system's clock cannot be asked") {
+  const TemporaryDirectory directory;
+  const Sentinel sentinel(directory / "stopping");
+  write_text(sentinel.path(), expiring_in(-1h));
+  {
+    const Script no_clock(
+        [](const sys::CallInfo& info) { return is_call_on(info, sys::Call::openat, ".") ? EROFS : 0; });
+    CHECK_FALSE(sentinel.active().value());
+  }
+  CHECK(read_text(sentinel.path()) != "");
+  CHECK_FALSE(sentinel.active().value());
+  CHECK_FALSE(std::filesystem::exists(sentinel.path()));
+}
+
+TEST_CASE("what a killed set left is removed by the next set or clear, and nothing else is") {
+  const std::string id(32, 'a');
+  for (const bool sets : {true, false}) {
+    const TemporaryDirectory directory;
+    const Sentinel sentinel(directory / "stopping");
+    REQUIRE(sentinel.set(1h));
+    auto child = ChildProcess::run([&](Channel&) {
+      const Script killed([](const sys::CallInfo& info) {
+        if (info.call == sys::Call::renameat) {
+          ::raise(SIGKILL);
+        }
+        return 0;
+      });
+      return sentinel.set(2h) ? 0 : 1;
+    });
+    CHECK(child.wait().killed_by(SIGKILL));
+    REQUIRE(names_in(directory.path()).size() == 2);
+    REQUIRE(sentinel.set(1h));
+    CHECK(names_in(directory.path()).size() == 2);  // it may belong to a set that goes on
+    for (const auto& entry : std::filesystem::directory_iterator(directory.path())) {
+      if (entry.path().filename() != "stopping") {
+        make_older(entry.path(), 11min);
+      }
+    }
+    for (const std::string& other :
+         {".another." + id + ".tmp", ".stopping." + id + ".tm", std::string(".stopping.x.tmp")}) {
+      write_text(directory / other, "");
+      make_older(directory / other, 11min);
+    }
+    REQUIRE((sets ? sentinel.set(1h) : sentinel.clear()));
+    CHECK(names_in(directory.path()).size() == (sets ? 4 : 3));
   }
 }
 
@@ -127,6 +220,15 @@ TEST_CASE("a clock that is set back lets a sentinel stand for twice its time at 
   CHECK_FALSE(sentinel_is_active(at(24h + 30s), k_now + 24h, k_now));
   // Written after it had expired.
   CHECK_FALSE(sentinel_is_active(at(1h), k_now + 2h, k_now));
+}
+
+TEST_CASE("a sentinel has ended once both this machine's and its file system's clock say so") {
+  CHECK(sentinel_has_ended(at(0ms), k_now - 30s, k_now, k_now));
+  CHECK_FALSE(sentinel_has_ended(at(1ms), k_now - 30s, k_now, k_now + 1h));
+  CHECK_FALSE(sentinel_has_ended(at(0ms), k_now - 30s, k_now, k_now - 1ms));
+  CHECK_FALSE(sentinel_has_ended(at(0ms), k_now - 30s, k_now, std::nullopt));
+  CHECK(sentinel_has_ended("", k_now, k_now, k_now));
+  CHECK_FALSE(sentinel_has_ended("soon", k_now, k_now, k_now));
 }
 
 TEST_CASE("whoever finds a sentinel expired never removes one that was set meanwhile") {

@@ -111,6 +111,14 @@ TEST_CASE("every beginning of a time is no time") {
   }
 }
 
+TEST_CASE("a time that lies ahead has no age") {
+  CHECK(sessionlock::age_of(at(1000), at(3500)) == std::chrono::milliseconds{2500});
+  CHECK(sessionlock::age_of(at(1000), at(1000)) == std::chrono::milliseconds{0});
+  CHECK(sessionlock::age_of(at(3500), at(1000)) == std::chrono::milliseconds{0});
+  CHECK(sessionlock::age_of(WallTime::min(), WallTime::max()) == std::chrono::milliseconds::max());
+  CHECK(sessionlock::age_of(WallTime::max(), WallTime::min()) == std::chrono::milliseconds{0});
+}
+
 TEST_CASE("a time is written in UTC with milliseconds") {
   CHECK(format_rfc3339(at(k_example_ms)) == "2026-11-20T03:31:48.712Z");
   CHECK(format_rfc3339(at(0)) == "1970-01-01T00:00:00.000Z");

@@ -35,11 +35,16 @@ struct PidRecord {
   /// Of a JSON form, the whole object's other members, as text: `"port": 4711, "startedAt": "…"`.
   std::string extra_fields{};
   PidFileFormat format{PidFileFormat::plain};
+  /// Where there is no pid: the process that digits name which stand in its place, such as `{"pid": "41237"}`. It keeps
+  /// the file from being taken over, and is never signalled.
+  std::optional<pid_t> digits_pid{};
 
   friend bool operator==(const PidRecord&, const PidRecord&) = default;
 };
 
-/// Reads any of the forms and never fails: what is malformed is absent.
+/// Reads any of the forms and never fails: what is malformed is absent. The pid of a text form is the first word of the
+/// first line that is not blank. Blanks, carriage returns and NULs around it, and further lines, are ignored, because
+/// other programs write them.
 [[nodiscard]] SESSIONLOCK_API PidRecord parse_pid_record(std::string_view text);
 /// Writes a record in its format. `pid` must be present; a missing token is `unknown` in the colon form and left out in
 /// the others.
@@ -68,17 +73,35 @@ struct PidFilePolicy {
   std::chrono::milliseconds malformed_grace{std::chrono::seconds{30}};
 };
 
+/// What decided a PID file's state.
+enum class PidFileReason {
+  no_file,        ///< missing: there is none.
+  verified,       ///< alive: pid and token are those of a running process.
+  unverified,     ///< alive, or stale by policy: some process has the pid; no tokens could be compared.
+  pid_gone,       ///< stale: no process has the pid.
+  recycled,       ///< stale: the pid belongs to a process that started at another time.
+  corrupt_token,  ///< invalid: a process has the pid, and the token is none.
+  empty,          ///< invalid: nothing is in it, or nothing but blanks and NULs.
+  torn,           ///< invalid: it is the beginning of a JSON form.
+  no_pid,         ///< invalid: it names no usable process.
+  no_pid_file,    ///< invalid: it holds something else than a PID file, and is left alone at any age.
+  undecided       ///< unknown: nothing proves either way.
+};
+/// "no-file", "verified", … Lifetime: static storage.
+[[nodiscard]] SESSIONLOCK_API std::string_view to_string(PidFileReason reason);
+
 /// What was found at a PID file's path.
 struct SESSIONLOCK_API PidFileInspection {
   std::filesystem::path path{};
   PidFileState state{PidFileState::missing};
+  PidFileReason reason{PidFileReason::no_file};
   PidRecord record{};
-  /// `stale` because the pid now belongs to another process, not because it is gone.
-  bool recycled{false};
-  /// `alive` on liveness alone: no tokens could be compared.
-  bool unverified{false};
+  /// Of a file that is empty, torn or names no process: how old it has to be before a claim takes it over, as the
+  /// policy says, and how long that takes from now; 0: it is taken over now.
+  std::optional<std::chrono::milliseconds> grace{};
+  std::optional<std::chrono::milliseconds> due{};
 
-  /// One English sentence.
+  /// One English sentence, or two.
   [[nodiscard]] std::string explanation() const;
 };
 

@@ -7,7 +7,9 @@
 #include <fcntl.h>
 
 #include "claims/claim_path.hpp"
+#include "claims/pid_inspector.hpp"
 #include "claims/pid_record.hpp"
+#include "claims/pid_verdict.hpp"
 #include "protocol/inode_guard.hpp"
 #include "protocol/lock_file.hpp"
 #include "protocol/publication.hpp"
@@ -29,47 +31,6 @@ std::optional<std::string> token_of(const ProcessIdentity& identity) {
   return identity.start_time_ticks ? std::optional(std::to_string(*identity.start_time_ticks)) : std::nullopt;
 }
 
-/// What a pinned file means now.
-PidFileInspection judge(const FileContent& content, const std::filesystem::path& path, const PidFilePolicy& policy) {
-  PidRecord record = parse_pid_record(content.text);
-  Liveness liveness = Liveness::unknown;
-  std::optional<std::string> token;
-  if (record.pid) {
-    // The token first: one that cannot be read because its process is just ending is then a dead process's.
-    token = process_start_token(*record.pid);
-    liveness = process_liveness(*record.pid);
-  }
-  PidFileInspection found = judge_pid_record(std::move(record), liveness, token, policy);
-  found.path = path;
-  return found;
-}
-
-/// Whether the file names nobody for so long that it is no claim in progress.
-bool is_abandoned(const PinnedInode& pinned, const Place& place, const PidFileInspection& found, milliseconds grace) {
-  if (found.state != PidFileState::invalid || found.record.pid) {
-    return false;
-  }
-  const WallTime now = file_system_clock(place.directory->fd.get()).value_or(sys::wall_clock());
-  const auto age = time_between(now, pinned.modified);
-  return age > std::max(grace, milliseconds{0});
-}
-
-tl::unexpected<Error> unreadable(const PinnedFile& pinned, const std::filesystem::path& path) {
-  return failure(pinned.content.error(), "read PID file", path);
-}
-
-/// Reads what is at a place, or says what keeps it from being read.
-Result<std::optional<PinnedFile>> pin_readable(const Place& place) {
-  auto pinned = pin_file(place);
-  if (pinned && *pinned && !(*pinned)->content) {
-    return unreadable(**pinned, place.path());
-  }
-  if (pinned && *pinned && (*pinned)->content->too_long) {
-    return failure(Errc::not_a_lock_file, "read PID file", place.path(), "it is longer than any PID file");
-  }
-  return pinned;
-}
-
 /// Whether the record is this running process's. Without a token the pid may have been another's before; where such
 /// records are trusted that is its own as well.
 bool names(const PidRecord& record, const ProcessIdentity& process, const PidFilePolicy& policy) {
@@ -85,13 +46,19 @@ class Claim {
   Claim(const std::filesystem::path& path, const PidFileOptions& options)
       : path_(path), options_(options), deadline_(Deadline(options.timeout).end()) {}
 
-  /// None: somebody was faster, or was in the way for a moment; try again.
+  /// What an attempt came to. With neither a file nor an owner: try again.
   struct Step {
     std::optional<PublishedFile> published{};
+    /// The owner that stays.
     std::optional<PidFileInspection> running{};
+    /// Something is in the way that may go in a moment: sleep before the next attempt.
     bool pause{false};
+    /// A claim in progress that is waited for.
+    std::optional<PidFileInspection> pending{};
   };
   Result<Step> step(const Place& place, const PidRecord& record);
+  /// The error of a claim that has waited for as long as it may.
+  [[nodiscard]] tl::unexpected<Error> timed_out(const Step& last) const;
 
   [[nodiscard]] Clock::time_point deadline() const { return deadline_; }
 
@@ -118,7 +85,7 @@ Result<Claim::Step> Claim::step(const Place& place, const PidRecord& record) {
     step.published = std::move(attempt->file);
     return step;
   }
-  auto pinned = attempt->outcome == PublishOutcome::contended ? pin_readable(place) : std::nullopt;
+  auto pinned = attempt->outcome == PublishOutcome::contended ? pin_pid_file(place) : std::nullopt;
   if (!pinned) {
     return tl::unexpected(std::move(pinned).error());
   }
@@ -126,30 +93,34 @@ Result<Claim::Step> Claim::step(const Place& place, const PidRecord& record) {
 }
 
 Result<Claim::Step> Claim::judge_contender(const Place& place, PinnedFile& pinned) {
-  PidFileInspection found;
-  bool abandoned = false;
-  const auto removable = [&]() -> Result<bool> {
-    if (!pinned.content) {
-      return unreadable(pinned, place.path());  // it was read again under its lock
-    }
-    found = judge(*pinned.content, place.path(), options_.policy);
-    abandoned = is_abandoned(pinned, place, found, options_.policy.malformed_grace);
-    return found.state == PidFileState::stale || abandoned;
-  };
-  const auto goes = removable();
-  if (!goes) {
-    return tl::unexpected(goes.error());
+  auto found = inspect_pinned(pinned, place, options_.policy);
+  if (!found) {
+    return tl::unexpected(std::move(found).error());
   }
-  if (*goes) {
-    const auto ended = reclaim(place, pinned, removable);
+  Step step;
+  if (is_removable(*found)) {
+    const auto ended = reclaim(place, pinned, [&]() -> Result<bool> {
+      const auto again = inspect_pinned(pinned, place, options_.policy);
+      return again ? Result<bool>(is_removable(*again)) : tl::unexpected(again.error());
+    });
     if (!ended) {
       return tl::unexpected(ended.error());
     }
-    // Busy: somebody else is removing it, who may be stopped. Spared: it says something else by now.
-    return Step{{}, {}, *ended == Reclaim::busy || *ended == Reclaim::spared};
+    // Busy: another process is removing it, and may be stopped. Spared: it says something else by now.
+    step.pause = *ended == Reclaim::busy || *ended == Reclaim::spared;
+    return step;
   }
-  const bool in_progress = found.state == PidFileState::invalid && !found.record.pid;
-  return in_progress ? Step{{}, {}, true} : Step{{}, std::move(found), false};
+  if (found->reason == PidFileReason::no_pid_file) {
+    return no_pid_file("claim", path_);
+  }
+  step.pause = found->due.has_value();
+  (step.pause ? step.pending : step.running) = std::move(*found);
+  return step;
+}
+
+tl::unexpected<Error> Claim::timed_out(const Step& last) const {
+  return failure(Errc::timed_out, "claim", path_,
+                 last.pending ? last.pending->explanation() : "another process has the file locked");
 }
 
 /// Removes what describes a former owner.
@@ -266,7 +237,7 @@ Result<PidClaim> PidFile::claim(const std::filesystem::path& path, const PidFile
     }
     if (step->pause) {
       if (Clock::now() >= claim.deadline()) {
-        return failure(Errc::timed_out, "claim", path, "a claim in progress does not come to an end");
+        return claim.timed_out(*step);
       }
       pause_briefly(attempt, claim.deadline());
     }
@@ -320,11 +291,11 @@ Result<PidFileInspection> inspect_pid_file(const std::filesystem::path& path, co
     return place.error().code == std::errc::no_such_file_or_directory ? Result<PidFileInspection>(std::move(missing))
                                                                       : tl::unexpected(place.error());
   }
-  const auto pinned = pin_readable(*place);
+  const auto pinned = pin_pid_file(*place);
   if (!pinned) {
     return tl::unexpected(pinned.error());
   }
-  return pinned->has_value() ? judge(*(*pinned)->content, path, policy) : std::move(missing);
+  return pinned->has_value() ? inspect_pinned(**pinned, *place, policy) : std::move(missing);
 }
 
 Result<PidFileRemoval> remove_pid_file(const std::filesystem::path& path, RemoveWhose whose,
@@ -337,7 +308,7 @@ Result<PidFileRemoval> remove_pid_file(const std::filesystem::path& path, Remove
       return place.error().code == std::errc::no_such_file_or_directory ? Result<Retry>(Retry::done)
                                                                         : tl::unexpected(place.error());
     }
-    auto pinned = pin_readable(*place);
+    auto pinned = pin_pid_file(*place);
     if (!pinned) {
       return tl::unexpected(pinned.error());
     }
@@ -347,23 +318,25 @@ Result<PidFileRemoval> remove_pid_file(const std::filesystem::path& path, Remove
       return Retry::done;
     }
     PinnedFile& file = **pinned;
-    const auto removable = [&]() -> Result<bool> {
-      if (!file.content) {
-        return unreadable(file, path);
+    const auto may_go = [&]() -> Result<bool> {
+      auto found = inspect_pinned(file, *place, policy);
+      if (!found) {
+        return tl::unexpected(std::move(found).error());
       }
-      result.found = judge(*file.content, path, policy);
-      const bool dead =
-          result.found.state == PidFileState::stale || is_abandoned(file, *place, result.found, policy.malformed_grace);
-      return names(result.found.record, own, policy) || (whose == RemoveWhose::own_or_stale && dead);
+      result.found = std::move(*found);
+      return names(result.found.record, own, policy) ||
+             (whose == RemoveWhose::own_or_stale && is_removable(result.found));
     };
-    const auto goes = removable();
+    const auto goes = may_go();
     if (!goes) {
       return tl::unexpected(goes.error());
     }
     if (!*goes) {
-      return failure(Errc::locked, "remove PID file", path, result.found.explanation());
+      return result.found.reason == PidFileReason::no_pid_file
+                 ? no_pid_file("remove PID file", path)
+                 : failure(Errc::locked, "remove PID file", path, result.found.explanation());
     }
-    const auto ended = reclaim(*place, file, removable);
+    const auto ended = reclaim(*place, file, may_go);
     if (!ended) {
       return tl::unexpected(ended.error());
     }

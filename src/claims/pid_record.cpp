@@ -9,10 +9,12 @@
 #include <fmt/core.h>
 
 #include <sessionlock/lock_record.hpp>
-#include <sessionlock/pid_file.hpp>
+#include <sessionlock/pid_record.hpp>
 
 #include "claims/pid_record.hpp"
 #include "process/portable/ps_start_token.hpp"
+#include "record/lock_text.hpp"
+#include "text/json_grammar.hpp"
 
 namespace sessionlock {
 namespace {
@@ -24,11 +26,14 @@ constexpr std::string_view k_pid = "pid";
 constexpr std::string_view k_start_token = "startToken";
 constexpr std::string_view k_unknown = "unknown";
 constexpr std::string_view k_json_space = " \t\n\r";
+/// Other programs pad, end lines as on other systems, or write the NUL of a string as well.
+constexpr std::string_view k_blanks(" \t\n\r\0", 5);
+constexpr std::string_view k_after_pid(": \t\r\0", 5);
 
-std::string_view trim(std::string_view text) {
-  const auto start = text.find_first_not_of(k_json_space);
+std::string_view trim(std::string_view text, std::string_view blanks = k_json_space) {
+  const auto start = text.find_first_not_of(blanks);
   return start == std::string_view::npos ? std::string_view{}
-                                         : text.substr(start, text.find_last_not_of(k_json_space) - start + 1);
+                                         : text.substr(start, text.find_last_not_of(blanks) - start + 1);
 }
 
 /// The text of a JSON string; none for any other value.
@@ -98,12 +103,9 @@ std::optional<Integer> plain_number(std::string_view text) {
   return value;
 }
 
-bool is_ticks(std::string_view token) {
-  return plain_number<std::uint64_t>(token).has_value();
-}
 /// The two kinds of tokens that this library makes.
 bool is_token(std::string_view token) {
-  return is_ticks(token) || parse_lstart(token) == token;
+  return is_tick_token(token) || parse_lstart(token) == token;
 }
 
 void set_token(PidRecord& record, std::string_view token) {
@@ -121,7 +123,6 @@ PidRecord parse_json(std::string_view text) {
   if (!record.pid) {
     return record;
   }
-  text = trim(text);
   for (const Member& member : members_of(text.substr(1, text.size() - 2))) {
     if (member.name == k_start_token) {  // of duplicates the last one counts
       record.start_token.reset();
@@ -139,28 +140,65 @@ PidRecord parse_json(std::string_view text) {
   return record;
 }
 
+/// The first line that is not blank, without the blanks at its ends.
+std::string_view first_line(std::string_view text) {
+  const auto start = text.find_first_not_of(k_blanks);
+  if (start == std::string_view::npos) {
+    return {};
+  }
+  text.remove_prefix(start);
+  return trim(text.substr(0, text.find('\n')), k_blanks);
+}
+
 PidRecord parse_text(std::string_view text) {
   PidRecord record;
-  if (text.ends_with('\n')) {
-    text.remove_suffix(text.ends_with("\r\n") ? 2 : 1);
-  }
-  const auto separator = text.find_first_of(": ");
-  const auto pid = plain_number<std::int32_t>(text.substr(0, separator));
+  const std::string_view line = first_line(text);
+  const auto separator = line.find_first_of(k_after_pid);
+  const auto pid = plain_number<std::int32_t>(line.substr(0, separator));
   if (!pid || *pid < 1) {
     return record;
   }
   record.pid = *pid;
   if (separator != std::string_view::npos) {
-    record.format = text[separator] == ':' ? PidFileFormat::colon : PidFileFormat::space;
-    set_token(record, text.substr(separator + 1));
+    record.format = line[separator] == ':' ? PidFileFormat::colon : PidFileFormat::space;
+    set_token(record, trim(line.substr(separator + 1), k_blanks));
   }
   return record;
 }
 
 }  // namespace
 
+PidText read_pid_text(std::string_view text) {
+  const std::string_view inside = trim(text, k_blanks);
+  PidText read{PidTextForm::record, inside.starts_with('{') ? parse_json(inside) : parse_text(text)};
+  if (read.record.pid) {
+    return read;
+  }
+  const LockText rest = read_lock_text(text);
+  read.record.digits_pid = rest.digits_pid;
+  switch (rest.form) {
+    case LockForm::blank:
+      read.form = PidTextForm::blank;
+      break;
+    case LockForm::digits:
+      read.form = PidTextForm::no_pid;
+      break;
+    case LockForm::object:
+      read.form = is_json_value(inside) ? PidTextForm::no_pid : PidTextForm::torn;
+      break;
+    case LockForm::other:
+      read.form = PidTextForm::other;
+      break;
+  }
+  return read;
+}
+
 PidRecord parse_pid_record(std::string_view text) {
-  return trim(text).starts_with('{') ? parse_json(text) : parse_text(text);
+  return read_pid_text(text).record;
+}
+
+bool is_tick_token(std::string_view token) {
+  return plain_number<std::uint64_t>(token).has_value();
 }
 
 std::string format_pid_record(const PidRecord& record) {
@@ -199,41 +237,6 @@ bool are_extra_fields(std::string_view fields) {
                       [](const Member& member) { return member.name == k_pid || member.name == k_start_token; });
 }
 
-PidFileInspection judge_pid_record(PidRecord record, Liveness liveness, const std::optional<std::string>& token,
-                                   const PidFilePolicy& policy) {
-  PidFileInspection found;
-  const auto conclude = [&](PidFileState state) {
-    found.state = state;
-    found.record = std::move(record);
-    return found;
-  };
-  const auto unverified = [&](UnverifiedOwner owner) {
-    found.unverified = true;
-    found.recycled = owner == UnverifiedOwner::stale;
-    return conclude(owner == UnverifiedOwner::trust ? PidFileState::alive : PidFileState::stale);
-  };
-  if (!record.pid) {
-    return conclude(PidFileState::invalid);
-  }
-  if (liveness != Liveness::alive) {
-    return conclude(liveness == Liveness::dead ? PidFileState::stale : PidFileState::unknown);
-  }
-  if (record.corrupt_token) {
-    return conclude(PidFileState::invalid);
-  }
-  if (!record.start_token) {
-    return unverified(policy.without_token);
-  }
-  if (!token) {
-    return unverified(policy.unreadable_token);
-  }
-  if (is_ticks(*record.start_token) != is_ticks(*token)) {
-    return conclude(PidFileState::unknown);  // told by different clocks
-  }
-  found.recycled = *record.start_token != *token;
-  return conclude(found.recycled ? PidFileState::stale : PidFileState::alive);
-}
-
 std::optional<ProcessIdentity> recorded_process(const PidRecord& record) {
   if (!record.pid || record.corrupt_token) {
     return std::nullopt;
@@ -248,47 +251,6 @@ std::optional<ProcessIdentity> recorded_process(const PidRecord& record) {
     }
   }
   return identity;
-}
-
-std::string_view to_string(PidFileState state) {
-  switch (state) {
-    case PidFileState::missing:
-      return "missing";
-    case PidFileState::alive:
-      return "alive";
-    case PidFileState::stale:
-      return "stale";
-    case PidFileState::invalid:
-      return "invalid";
-    case PidFileState::unknown:
-      return "unknown";
-  }
-  return "unknown";
-}
-
-std::string PidFileInspection::explanation() const {
-  const std::string who = record.pid ? fmt::format("pid {}", *record.pid) : "nobody";
-  switch (state) {
-    case PidFileState::missing:
-      return "There is no PID file.";
-    case PidFileState::alive:
-      return unverified
-                 ? fmt::format("Running, as far as can be told: {} exists, but its start cannot be compared.", who)
-                 : fmt::format("Running: {} started when the file says.", who);
-    case PidFileState::stale:
-      if (unverified) {
-        return fmt::format("Stale by policy: {} exists, but nothing tells that it is the process that was meant.", who);
-      }
-      return recycled ? fmt::format("Stale: {} was reused by a process that started at another time.", who)
-                      : fmt::format("Stale: {} is dead.", who);
-    case PidFileState::invalid:
-      return record.pid ? fmt::format("Invalid: {} exists, but the file's start token is corrupt.", who)
-                        : "Invalid: the file names no process.";
-    case PidFileState::unknown:
-      break;
-  }
-  return fmt::format("Unknown: nothing that can be seen from here tells whether {} is the process that was meant.",
-                     who);
 }
 
 }  // namespace sessionlock

@@ -184,11 +184,38 @@ class Claim(Case):
         self.assertComplaint(result, LOCKED, "corrupt")
         self.assertEqual(result.stdout, "")
 
-    def test_a_claim_in_progress_is_waited_for_and_then_reported(self):
-        self.file.touch()
-        result = self.pidfile("claim", self.file, "--", "echo", "ran")
-        self.assertComplaint(result, LOCKED, "claim in progress")
-        self.assertEqual((result.stdout, self.file.read_text()), ("", ""))
+    def test_a_claim_in_progress_is_waited_for_and_then_reported_with_the_moment_when_it_will_be_taken_over(self):
+        for text, words in {"": "the file is empty", '{"pid": 4': "the file was cut off"}.items():
+            self.file.write_text(text)
+            result = self.pidfile("claim", self.file, "--", "echo", "ran")
+            self.assertComplaint(result, LOCKED, words, "claim in progress", "once it is 30s old, in 2")
+            self.assertEqual((result.stdout, self.file.read_text()), ("", text))
+            told = self.pidfile("status", self.file)
+            self.assertEqual(told.returncode, CANNOT_TELL)
+            self.assertIn(words, told.stdout)
+            self.assertIn("once it is 30s old, in 2", told.stdout)
+
+    def test_a_file_that_is_no_pid_file_is_named_and_left_alone(self):
+        text = '{"event": "start"}\n'
+        self.file.write_text(text)
+        self.make_old(self.file)
+        for arguments in (["claim", self.file, "--", "echo", "ran"], ["remove", self.file], ["remove", "--if-dead", self.file]):
+            result = self.pidfile(*arguments)
+            self.assertComplaint(result, IO_ERROR, str(self.file), "something else than a PID file")
+            self.assertEqual((result.stdout, self.file.read_text()), ("", text))
+        for action in ("status", "signal", "stop"):
+            self.assertEqual(self.pidfile(action, self.file).returncode, CANNOT_TELL)
+        self.assertEqual(self.file.read_text(), text)
+
+    def test_a_living_process_keeps_its_file_whatever_stands_around_its_pid(self):
+        process = self.idler()
+        for text in (f"{process.pid}\n/var/lib/data\n5432\n", f"{process.pid:10}\n", f"{process.pid}\0", f'{{"pid":"{process.pid}"}}\n'):
+            self.file.write_text(text)
+            self.make_old(self.file)
+            result = self.pidfile("claim", self.file, "--", "echo", "ran")
+            self.assertComplaint(result, LOCKED, f"already running (pid {process.pid})")
+            self.assertEqual((result.stdout, self.file.read_text()), ("", text))
+            self.assertEqual(self.pidfile("status", self.file).returncode, ALIVE)
 
     def test_dependent_files_are_removed_after_the_claim_and_only_by_who_claims(self):
         ports = [self.folder / name for name in ("a.port", "[b,c]", "not-there")]
@@ -383,10 +410,10 @@ for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
     signal.signal(number, lambda *what: got.append(what[0]))
 victims = [subprocess.Popen(["sleep", "1000"], process_group=0) for _ in range(8)]
 pid = victims[0].pid
-records = ["0", "-1", "1", "1:1", "2147483648", "9223372036854775808", "18446744073709551617", "7 ", "7:", "", "\n",
-           f"{pid} ", f"{pid}:", f"{pid} x", f"{pid}:-5", f"-{pid}", f"{pid}\0", f"{pid}\n{pid}",
+records = ["0", "-1", "1", "1:1", "2147483648", "9223372036854775808", "18446744073709551617", "7:", "", "\n",
+           f"{pid}:", f"{pid} x", f"{pid}:-5", f"-{pid}", f"x\n{pid}", f"{pid}.0", f"{pid} {pid} {pid}",
            '{"pid": 0}', '{"pid": -1}', '{"pid": 1}', '{"pid": 2147483648}', '{"pid": 9223372036854775808}',
-           '{"pid": "7 "}', '{"pid": 1e400}', '{"pid": %s, "startToken": "x"}' % pid, '{"pid": %s, "startToken": 1.5}' % pid,
+           '{"pid": "7 "}', '{"pid": "%s"}' % pid, '{"pid": 1e400}', '{"pid": %s, "startToken": "x"}' % pid, '{"pid": %s, "startToken": 1.5}' % pid,
            "7" * 65537, "[" * 5000, "\xff\xfe"]
 results = []
 for record in records:

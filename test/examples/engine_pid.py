@@ -71,7 +71,7 @@ stranger.kill()
 
     def test_a_corrupt_identity_fails_closed(self):
         stranger = self.idler()
-        for identity in (" ", " x", " -1", " 1.5", " 12 3"):
+        for identity in (":", " x", " -1", " 1.5", " 12 3"):
             self.file.write_text(f"{stranger.pid}{identity}")
             self.assertEqual(self.engine_status(), CANNOT_TELL)
             self.assertStatus(self.run_command("stop", "unverified"), CANNOT_TELL)

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <csignal>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -354,7 +355,7 @@ TEST_CASE("a claim for a process whose start is not known has no token") {
   CHECK(read_text(path) == "{\"pid\": " + std::to_string(::getpid()) + "}\n");
   const auto found = inspect_pid_file(path);
   CHECK(found->state == PidFileState::alive);
-  CHECK(found->unverified);
+  CHECK(found->reason == PidFileReason::unverified);
 }
 
 TEST_CASE("without random numbers there is no claim") {
@@ -528,13 +529,147 @@ TEST_CASE("a file is removed if it is one's own or a dead owner's, never a live 
 TEST_CASE("a file that names nobody is removed once it is no claim in progress, and not as one's own") {
   const TemporaryDirectory directory;
   const auto path = directory / "serve.pid";
-  write_text(path, "garbage");
+  for (const std::string& text : {std::string(), std::string("\n"), std::string(10, '\0'), std::string("{\"pid\": ")}) {
+    write_text(path, text);
+    CHECK(remove_pid_file(path, RemoveWhose::own_or_stale).error().code == Errc::locked);
+    make_older(path, 1h);
+    CHECK(remove_pid_file(path, RemoveWhose::own).error().code == Errc::locked);
+    CHECK(std::filesystem::exists(path));
+    CHECK(remove_pid_file(path, RemoveWhose::own_or_stale)->removed);
+    CHECK_FALSE(std::filesystem::exists(path));
+  }
+}
+
+TEST_CASE("a file whose time lies ahead is no old one, whoever asks") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  write_text(path, "");
+  make_older(path, -1h);
+  PidFileOptions at_once = colon();
+  at_once.timeout = 0ms;
+  CHECK(PidFile::claim(path, at_once).error().code == Errc::timed_out);
   CHECK(remove_pid_file(path, RemoveWhose::own_or_stale).error().code == Errc::locked);
-  make_older(path, 1h);
-  CHECK(remove_pid_file(path, RemoveWhose::own).error().code == Errc::locked);
   CHECK(std::filesystem::exists(path));
-  CHECK(remove_pid_file(path, RemoveWhose::own_or_stale)->removed);
-  CHECK_FALSE(std::filesystem::exists(path));
+}
+
+TEST_CASE("an empty or torn file is explained as such, with the moment when it will be taken over") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  PidFileOptions at_once = colon();
+  at_once.timeout = 0ms;
+  for (const auto& [text, words] : std::vector<std::pair<std::string, std::string>>{
+           {"", "the file is empty"}, {"{\"pid\": 41", "the file was cut off"}, {"0\n", "names no process"}}) {
+    write_text(path, text);
+    make_older(path, 5s);
+    const std::string& expected = words;
+    CAPTURE(expected);
+    const auto claim = PidFile::claim(path, at_once);
+    REQUIRE_FALSE(claim);
+    for (const std::string& told : {claim.error().message(), inspect_pid_file(path)->explanation(),
+                                    remove_pid_file(path, RemoveWhose::own_or_stale).error().message()}) {
+      CAPTURE(told);
+      CHECK(told.find(expected) != std::string::npos);
+      CHECK(told.find("once it is 30s old, in 2") != std::string::npos);
+    }
+  }
+}
+
+TEST_CASE("what is no PID file is refused at once and left alone at any age") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  for (const std::string& text :
+       {std::string("garbage"), std::string("{\"event\": \"start\"}\n"), std::string("[package]\nname = \"a\"\n"),
+        std::string("[1, 2]"), std::string("2026-11-20 03:31:48 started\n"), std::string(300, 'p')}) {
+    CAPTURE(text);
+    write_text(path, text);
+    make_older(path, 24h * 365);
+    PidFileOptions patient = colon();
+    patient.timeout = k_patience;  // it is not waited for
+    for (const auto& error : {PidFile::claim(path, patient).error(), remove_pid_file(path, RemoveWhose::own).error(),
+                              remove_pid_file(path, RemoveWhose::own_or_stale).error()}) {
+      CHECK(error.code == Errc::not_a_lock_file);
+      CHECK(error.path == path);
+      CHECK(error.detail.find("something else than a PID file") != std::string::npos);
+    }
+    const auto found = inspect_pid_file(path);
+    CHECK(found->state == PidFileState::invalid);
+    CHECK(found->reason == PidFileReason::no_pid_file);
+    CHECK(read_text(path) == text);
+  }
+}
+
+TEST_CASE("a file that becomes something else while it is taken over or removed stays") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  const auto check_spared = [&](const std::function<std::error_code()>& action) {
+    write_text(path, std::to_string(dead_pid()) + "\n");
+    bool written = false;
+    const Script script(outermost([&](const sys::CallInfo& info) {
+      if (info.call == sys::Call::flock && !std::exchange(written, true)) {
+        write_text(path, "{\"event\": 1}\n");
+      }
+      return 0;
+    }));
+    CHECK(action() == Errc::not_a_lock_file);
+    CHECK(written);
+    CHECK(read_text(path) == "{\"event\": 1}\n");
+  };
+  check_spared([&] { return code_of(PidFile::claim(path, colon())); });
+  check_spared([&] { return code_of(remove_pid_file(path, RemoveWhose::own_or_stale)); });
+}
+
+TEST_CASE("what begins with a living pid is never taken over, whatever stands around it") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  auto owner = idle_process();
+  const std::string pid = std::to_string(owner.pid());
+  const std::string dead = std::to_string(dead_pid());
+  const auto texts_of = [](const std::string& number) {
+    return std::vector<std::string>{number + "\n/var/lib/data\n1795846513\n5432\n",
+                                    "          " + number + "\n",
+                                    number + " \r\n",
+                                    number + std::string(1, '\0'),
+                                    "\n\n" + number + "\nsendmail -bd\n",
+                                    "{\"pid\":" + number + "}" + std::string(3, '\0')};
+  };
+  for (const std::string& text : texts_of(pid)) {
+    CAPTURE(text);
+    write_text(path, text);
+    make_older(path, 1h);
+    const auto claim = PidFile::claim(path, colon());
+    REQUIRE(claim);
+    REQUIRE(claim->running);
+    CHECK(claim->running->record.pid == owner.pid());
+    CHECK(inspect_pid_file(path)->state == PidFileState::alive);
+    CHECK(remove_pid_file(path, RemoveWhose::own_or_stale).error().code == Errc::locked);
+    CHECK(read_text(path) == text);
+  }
+  for (const std::string& text : texts_of(dead)) {
+    CAPTURE(text);
+    write_text(path, text);
+    CHECK(PidFile::claim(path, colon())->file);
+  }
+}
+
+TEST_CASE(
+    "a living process that the file names by digits in the place of a pid keeps it, and is not signalled for it") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  auto owner = idle_process();
+  for (const std::string& text : {"{\"pid\":\"" + std::to_string(owner.pid()) + "\"}\n",
+                                  "{\"pid\":\"" + std::to_string(owner.pid()) + "\",\"port"}) {
+    CAPTURE(text);
+    write_text(path, text);
+    make_older(path, 1h);
+    const auto claim = PidFile::claim(path, colon());
+    REQUIRE(claim);
+    REQUIRE(claim->running);
+    CHECK(claim->running->record.digits_pid == owner.pid());
+    CHECK_FALSE(recorded_process(claim->running->record));
+    CHECK(read_text(path) == text);
+  }
+  owner.kill();
+  CHECK(PidFile::claim(path, colon())->file);
 }
 
 TEST_CASE("a file that tells only our pid is our own where such files are trusted") {
@@ -542,11 +677,11 @@ TEST_CASE("a file that tells only our pid is our own where such files are truste
   const auto path = directory / "serve.pid";
   PidFilePolicy upgrade;
   upgrade.without_token = UnverifiedOwner::stale;
-  for (const char* token : {"", ":unknown", " "}) {
+  for (const char* token : {"", ":unknown", ":", " "}) {
     CAPTURE(token);
     write_text(path, std::to_string(::getpid()) + token);
     CHECK(remove_pid_file(path, RemoveWhose::own, upgrade).error().code == Errc::locked);
-    const bool is_corrupt = token == std::string_view(" ");
+    const bool is_corrupt = token == std::string_view(":");
     CHECK(remove_pid_file(path, RemoveWhose::own).has_value() != is_corrupt);
   }
 }
@@ -563,7 +698,7 @@ TEST_CASE("hostile records are never signalled, by whatever name it is asked for
   });
   for (const std::string& text :
        {std::string("0"), std::string("-1"), std::string("1"), std::string("2147483648"),
-        std::string("9223372036854775808"), std::string("7 "), pid + " ", pid + ":", pid + " x", pid + ":-5",
+        std::string("9223372036854775808"), pid + ":", pid + " x", pid + ":-5", "{\"pid\": \"" + pid + "\"}",
         "{\"pid\": " + pid + ", \"startToken\": \"x\"}", std::string("{\"pid\": 0}"), std::string("{\"pid\": -1}"),
         std::string("{\"pid\": 1}"), std::string("{\"pid\": \"7 \"}"), std::string("{\"pid\": 1e400}"),
         std::string(65536, '7'), std::string(3, '\0'), std::string("\xff\xfe")}) {

@@ -58,7 +58,8 @@ int report_running(const PidFileInspection& owner, bool ok_if_running) {
     print_error("not started: " + owner.explanation());
     return k_locked;
   }
-  print_error(fmt::format("already running (pid {})", owner.record.pid.value_or(0)));
+  const auto pid = owner.record.pid ? owner.record.pid : owner.record.digits_pid;
+  print_error(fmt::format("already running (pid {})", pid.value_or(0)));
   return ok_if_running ? k_done : k_locked;
 }
 
@@ -144,8 +145,8 @@ int status(const PidFileArguments& arguments) {
   json.member("state", std::optional(std::string(to_string(found->state))));
   json.member("pid", found->record.pid ? std::optional<std::int64_t>(*found->record.pid) : std::nullopt);
   json.member("startToken", found->record.start_token);
-  json.member("recycled", found->recycled);
-  json.member("unverified", found->unverified);
+  json.member("recycled", found->reason == PidFileReason::recycled);
+  json.member("unverified", found->reason == PidFileReason::unverified);
   json.member("explanation", std::optional(found->explanation()));
   json.end_object();
   print(json.finish());

@@ -1,6 +1,4 @@
-#include <iterator>
 #include <optional>
-#include <set>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -9,7 +7,7 @@
 
 #include <doctest/doctest.h>
 
-#include <sessionlock/pid_file.hpp>
+#include <sessionlock/pid_record.hpp>
 
 #include "claims/pid_record.hpp"
 
@@ -22,11 +20,6 @@ PidRecord record_of(pid_t pid, std::optional<std::string> token = {}) {
   record.pid = pid;
   record.start_token = std::move(token);
   return record;
-}
-
-PidFileState state_of(const PidRecord& record, Liveness liveness, const std::optional<std::string>& token,
-                      const PidFilePolicy& policy = {}) {
-  return judge_pid_record(record, liveness, token, policy).state;
 }
 
 }  // namespace
@@ -63,8 +56,6 @@ TEST_CASE("records that name no usable process have no pid") {
                            "-1",
                            "2147483648",
                            "9223372036854775808",
-                           " 7",
-                           "7\n\n",
                            "+7",
                            "007",
                            "7.0",
@@ -86,8 +77,62 @@ TEST_CASE("records that name no usable process have no pid") {
   }
 }
 
+TEST_CASE("the pid is the first word of the first line that is not blank") {
+  const std::string nuls(3, '\0');
+  for (const std::string& text :
+       {std::string("     41237\n"), std::string("41237 \n"), std::string("41237\t"), std::string("\n \r\n41237\n"),
+        std::string("41237\n\n"), std::string("41237\r\n/var/lib/data\r\n5432\r\n"),
+        std::string("41237\n/var/lib/data\n1795846513\n5432\n"), "41237" + nuls, "41237\n" + nuls, nuls + "41237",
+        std::string("41237\0/usr/sbin/daemon\n", 24)}) {
+    CAPTURE(text);
+    const PidRecord record = parse_pid_record(text);
+    CHECK(record.pid == 41237);
+    CHECK_FALSE(record.start_token);
+    CHECK(record.corrupt_token == (text.find("/usr") != std::string::npos));
+  }
+  CHECK(parse_pid_record("  41237:123456 \nmore\n").start_token == "123456");
+  CHECK(parse_pid_record("41237  123456\r\nmore").start_token == "123456");
+  CHECK(parse_pid_record("\n {\"pid\": 7, \"startToken\": \"5\"}\n" + nuls).start_token == "5");
+}
+
+TEST_CASE("digits in the place of a pid are told apart from a pid") {
+  for (const char* text : {"{\"pid\": \"7\"}", "{\"pid\":\"7\",\"port\":1}\n", "007", "{\"pid\": \"7\", \"po"}) {
+    CAPTURE(text);
+    const PidRecord record = parse_pid_record(text);
+    CHECK_FALSE(record.pid);
+    CHECK(record.digits_pid == 7);
+    CHECK_FALSE(recorded_process(record));
+  }
+  CHECK_FALSE(parse_pid_record("7").digits_pid);
+  CHECK_FALSE(parse_pid_record("{\"pid\": \"7 \"}").digits_pid);
+}
+
+TEST_CASE("what a text can be is told from what it cannot") {
+  const auto form_of = [](std::string_view text) { return read_pid_text(text).form; };
+  for (const char* text : {"7", "7:5", "7 x", "{\"pid\": 7}", " 7\nwords"}) {
+    CAPTURE(text);
+    CHECK(form_of(text) == PidTextForm::record);
+  }
+  for (const std::string& text : {std::string(), std::string(" \n\r\n"), std::string(4096, '\0')}) {
+    CHECK(form_of(text) == PidTextForm::blank);
+  }
+  for (const char* text : {"{", "{\"p", "{\"pid\": ", "{\"pid\": 4123", "{\"pid\": 41237, \"startToken\": \"1"}) {
+    CAPTURE(text);
+    CHECK(form_of(text) == PidTextForm::torn);
+  }
+  for (const char* text : {"0", "99999999999", "{}", "{\"pid\": 0}", "{\"pid\": \"x\"}", "{\"pid\": null, \"a\": 1}"}) {
+    CAPTURE(text);
+    CHECK(form_of(text) == PidTextForm::no_pid);
+  }
+  for (const char* text : {"garbage", "-7", "7.5", "[7]", "[[package]]\nname = \"a\"\n", "{\"event\":\"start\"}\n",
+                           "{\"pid\": 7}\n{\"pid\": 8}\n", "2026-11-20 started", "\"7\""}) {
+    CAPTURE(text);
+    CHECK(form_of(text) == PidTextForm::other);
+  }
+}
+
 TEST_CASE("a corrupt second token is not ours, never no token") {
-  for (const char* text : {"7 ", "7:", "7 x", "7:x", "7:-1", "7:12 3", "7:012", "7 18446744073709551616", "7:1.5",
+  for (const char* text : {"7:", "7 x", "7:x", "7:-1", "7:12 3", "7:012", "7 18446744073709551616", "7:1.5",
                            "{\"pid\": 7, \"startToken\": \"x\"}", "{\"pid\": 7, \"startToken\": 1.5}",
                            "{\"pid\": 7, \"startToken\": \"\"}", "{\"pid\": 7, \"startToken\": [1]}",
                            "{\"pid\": 7, \"startToken\": \"5\", \"startToken\": true}"}) {
@@ -96,8 +141,6 @@ TEST_CASE("a corrupt second token is not ours, never no token") {
     CHECK(record.corrupt_token);
     CHECK_FALSE(record.start_token);
     CHECK_FALSE(recorded_process(record));
-    CHECK(state_of(record, Liveness::alive, "5") == PidFileState::invalid);
-    CHECK(state_of(record, Liveness::dead, {}) == PidFileState::stale);
   }
 }
 
@@ -108,7 +151,6 @@ TEST_CASE("a token that is told to be unknown, or null, is none") {
     const PidRecord record = parse_pid_record(text);
     CHECK_FALSE(record.corrupt_token);
     CHECK_FALSE(record.start_token);
-    CHECK(state_of(record, Liveness::alive, "5") == PidFileState::alive);
   }
 }
 
@@ -149,67 +191,8 @@ TEST_CASE("a recorded process is one of this boot, with the token as its start t
   CHECK_FALSE(recorded_process(parse_pid_record("41237 Fri Nov 20 03:31:48 2026")));
 }
 
-TEST_CASE("no record names nobody; dead is stale; an equal token is alive; another one is a reused pid") {
-  CHECK(state_of({}, Liveness::unknown, {}) == PidFileState::invalid);
-  CHECK(state_of(record_of(7, "5"), Liveness::dead, {}) == PidFileState::stale);
-  CHECK_FALSE(judge_pid_record(record_of(7, "5"), Liveness::dead, {}, {}).recycled);
-  CHECK(state_of(record_of(7, "5"), Liveness::alive, "5") == PidFileState::alive);
-  const auto reused = judge_pid_record(record_of(7, "5"), Liveness::alive, "6", {});
-  CHECK(reused.state == PidFileState::stale);
-  CHECK(reused.recycled);
-  CHECK(state_of(record_of(7, "5"), Liveness::unknown, "5") == PidFileState::unknown);
-}
-
-TEST_CASE("the explanation tells dead from reused") {
-  CHECK(judge_pid_record(record_of(7, "5"), Liveness::dead, {}, {}).explanation() == "Stale: pid 7 is dead.");
-  CHECK(judge_pid_record(record_of(7, "5"), Liveness::alive, "6", {}).explanation() ==
-        "Stale: pid 7 was reused by a process that started at another time.");
-}
-
-TEST_CASE("without a stored token liveness alone decides, unless the policy is to respawn") {
-  const auto trusted = judge_pid_record(record_of(7), Liveness::alive, "5", {});
-  CHECK(trusted.state == PidFileState::alive);
-  CHECK(trusted.unverified);
-  PidFilePolicy respawn;
-  respawn.without_token = UnverifiedOwner::stale;
-  CHECK(state_of(record_of(7), Liveness::alive, "5", respawn) == PidFileState::stale);
-  CHECK(state_of(record_of(7, "5"), Liveness::alive, "5", respawn) == PidFileState::alive);
-}
-
-TEST_CASE("a token that cannot be read now is the caller's policy, alive by default") {
-  CHECK(state_of(record_of(7, "5"), Liveness::alive, {}) == PidFileState::alive);
-  PidFilePolicy policy;
-  policy.unreadable_token = UnverifiedOwner::stale;
-  CHECK(state_of(record_of(7, "5"), Liveness::alive, {}, policy) == PidFileState::stale);
-}
-
-TEST_CASE("tokens of different providers cannot be compared") {
-  CHECK(state_of(record_of(7, "Fri Nov 20 03:31:48 2026"), Liveness::alive, "5") == PidFileState::unknown);
-}
-
 TEST_CASE("without a token the form with a space is the plain one") {
   PidRecord record = record_of(41237);
   record.format = PidFileFormat::space;
   CHECK(format_pid_record(record) == "41237\n");
-}
-
-TEST_CASE("each state has a word, and an explanation of its own") {
-  constexpr std::pair<PidFileState, std::string_view> k_words[] = {{PidFileState::missing, "missing"},
-                                                                   {PidFileState::alive, "alive"},
-                                                                   {PidFileState::stale, "stale"},
-                                                                   {PidFileState::invalid, "invalid"},
-                                                                   {PidFileState::unknown, "unknown"}};
-  std::set<std::string> explanations;
-  for (const auto& [state, word] : k_words) {
-    CHECK(to_string(state) == word);
-    PidFileInspection found;
-    found.state = state;
-    found.record = record_of(7);
-    explanations.insert(found.explanation());
-  }
-  CHECK(explanations.size() == std::size(k_words));
-  PidFileInspection odd;
-  odd.state = static_cast<PidFileState>(77);
-  CHECK(to_string(odd.state) == "unknown");
-  CHECK(odd.explanation().starts_with("Unknown: nothing that can be seen from here tells whether nobody "));
 }

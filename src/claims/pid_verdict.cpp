@@ -1,0 +1,198 @@
+#include "claims/pid_verdict.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include <fmt/core.h>
+
+#include "text/duration_text.hpp"
+
+namespace sessionlock {
+namespace {
+
+using std::chrono::milliseconds;
+
+struct Verdict {
+  PidFileState state{};
+  PidFileReason reason{};
+};
+
+Verdict unverified(UnverifiedOwner owner) {
+  return {owner == UnverifiedOwner::trust ? PidFileState::alive : PidFileState::stale, PidFileReason::unverified};
+}
+
+Verdict judge_record(const PidRecord& record, const PidFileEvidence& evidence, const PidFilePolicy& policy) {
+  if (evidence.liveness == Liveness::dead) {
+    return {PidFileState::stale, PidFileReason::pid_gone};
+  }
+  if (evidence.liveness == Liveness::unknown) {
+    return {PidFileState::unknown, PidFileReason::undecided};
+  }
+  if (record.corrupt_token) {
+    return {PidFileState::invalid, PidFileReason::corrupt_token};
+  }
+  if (!record.start_token) {
+    return unverified(policy.without_token);
+  }
+  if (!evidence.token) {
+    return unverified(policy.unreadable_token);
+  }
+  if (is_tick_token(*record.start_token) != is_tick_token(*evidence.token)) {
+    return {PidFileState::unknown, PidFileReason::undecided};  // counted by different clocks
+  }
+  return *record.start_token == *evidence.token ? Verdict{PidFileState::alive, PidFileReason::verified}
+                                                : Verdict{PidFileState::stale, PidFileReason::recycled};
+}
+
+Verdict judge(const PidText& text, const PidFileEvidence& evidence, const PidFilePolicy& policy) {
+  switch (text.form) {
+    case PidTextForm::record:
+      return judge_record(text.record, evidence, policy);
+    case PidTextForm::other:
+      return {PidFileState::invalid, PidFileReason::no_pid_file};
+    case PidTextForm::blank:
+      return {PidFileState::invalid, PidFileReason::empty};
+    case PidTextForm::torn:
+    case PidTextForm::no_pid:
+      break;
+  }
+  if (text.record.digits_pid && evidence.liveness != Liveness::dead) {
+    return evidence.liveness == Liveness::alive ? Verdict{PidFileState::alive, PidFileReason::unverified}
+                                                : Verdict{PidFileState::unknown, PidFileReason::undecided};
+  }
+  return {PidFileState::invalid, text.form == PidTextForm::torn ? PidFileReason::torn : PidFileReason::no_pid};
+}
+
+/// How long a file that names no process has to be left alone yet.
+milliseconds time_until_older(milliseconds age, milliseconds grace) {
+  return age > grace ? milliseconds{0} : grace == milliseconds::max() ? grace : grace - age + milliseconds{1};
+}
+
+/// Whose process is meant, where the text tells.
+std::string process_words(const PidRecord& record) {
+  const auto pid = record.pid ? record.pid : record.digits_pid;
+  return pid ? fmt::format("pid {}", *pid) : "nobody";
+}
+
+/// When a file that names no process is taken over.
+std::string due_words(const PidFileInspection& found) {
+  if (!found.due || !found.grace) {
+    return "";
+  }
+  if (*found.due == milliseconds::max()) {
+    return " It may be a claim in progress, and is never taken over.";
+  }
+  const std::string age = format_limit(*found.grace);
+  return *found.due == milliseconds{0}
+             ? fmt::format(" A claim takes it over, because it is more than {} old.", age)
+             : fmt::format(" It may be a claim in progress, and is taken over once it is {} old, in {}.", age,
+                           format_age(*found.due));
+}
+
+std::string invalid_words(const PidFileInspection& found) {
+  switch (found.reason) {
+    case PidFileReason::corrupt_token:
+      return fmt::format("Invalid: {} exists, but the file's start token is corrupt.", process_words(found.record));
+    case PidFileReason::empty:
+      return "Invalid: the file is empty." + due_words(found);
+    case PidFileReason::torn:
+      return "Invalid: the file was cut off before it names a process." + due_words(found);
+    case PidFileReason::no_pid_file:
+      return "Invalid: the file holds something else than a PID file. It is left alone at any age.";
+    default:
+      return "Invalid: the file names no process." + due_words(found);
+  }
+}
+
+}  // namespace
+
+PidFileInspection judge_pid_file(PidText text, const PidFileEvidence& evidence, const PidFilePolicy& policy) {
+  const Verdict verdict = judge(text, evidence, policy);
+  PidFileInspection found;
+  found.state = verdict.state;
+  found.reason = verdict.reason;
+  found.record = std::move(text.record);
+  if (found.state == PidFileState::invalid && !found.record.pid && found.reason != PidFileReason::no_pid_file) {
+    found.grace = std::max(policy.malformed_grace, milliseconds{0});
+    found.due = time_until_older(evidence.file_age, *found.grace);
+  }
+  return found;
+}
+
+bool is_removable(const PidFileInspection& found) {
+  return found.state == PidFileState::stale || found.due == milliseconds{0};
+}
+
+std::string_view to_string(PidFileState state) {
+  switch (state) {
+    case PidFileState::missing:
+      return "missing";
+    case PidFileState::alive:
+      return "alive";
+    case PidFileState::stale:
+      return "stale";
+    case PidFileState::invalid:
+      return "invalid";
+    case PidFileState::unknown:
+      return "unknown";
+  }
+  return "unknown";
+}
+
+std::string_view to_string(PidFileReason reason) {
+  switch (reason) {
+    case PidFileReason::no_file:
+      return "no-file";
+    case PidFileReason::verified:
+      return "verified";
+    case PidFileReason::unverified:
+      return "unverified";
+    case PidFileReason::pid_gone:
+      return "pid-gone";
+    case PidFileReason::recycled:
+      return "recycled";
+    case PidFileReason::corrupt_token:
+      return "corrupt-token";
+    case PidFileReason::empty:
+      return "empty";
+    case PidFileReason::torn:
+      return "torn";
+    case PidFileReason::no_pid:
+      return "no-pid";
+    case PidFileReason::no_pid_file:
+      return "no-pid-file";
+    case PidFileReason::undecided:
+      return "undecided";
+  }
+  return "undecided";
+}
+
+std::string PidFileInspection::explanation() const {
+  const std::string process = process_words(record);
+  switch (state) {
+    case PidFileState::missing:
+      return "There is no PID file.";
+    case PidFileState::alive:
+      return reason == PidFileReason::verified
+                 ? fmt::format("Running: {} started when the file says.", process)
+                 : fmt::format("Running, as far as can be told: {} exists, but its start cannot be compared.", process);
+    case PidFileState::stale:
+      switch (reason) {
+        case PidFileReason::recycled:
+          return fmt::format("Stale: {} was reused by a process that started at another time.", process);
+        case PidFileReason::unverified:
+          return fmt::format("Stale by policy: {} exists, but nothing tells that it is the process that was meant.",
+                             process);
+        default:
+          return fmt::format("Stale: {} is dead.", process);
+      }
+    case PidFileState::invalid:
+      return invalid_words(*this);
+    case PidFileState::unknown:
+      break;
+  }
+  return fmt::format("Unknown: nothing that can be seen from here tells whether {} is the process that was meant.",
+                     process);
+}
+
+}  // namespace sessionlock

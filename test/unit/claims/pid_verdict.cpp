@@ -1,0 +1,188 @@
+#include <chrono>
+#include <iterator>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <utility>
+
+#include <doctest/doctest.h>
+
+#include "claims/pid_verdict.hpp"
+
+using namespace sessionlock;
+using namespace std::chrono_literals;
+using std::chrono::milliseconds;
+
+namespace {
+
+PidText record_of(pid_t pid, std::optional<std::string> token = {}) {
+  PidText text{PidTextForm::record, {}};
+  text.record.pid = pid;
+  text.record.start_token = std::move(token);
+  return text;
+}
+
+PidFileInspection judge(const PidText& text, Liveness liveness, std::optional<std::string> token = {},
+                        const PidFilePolicy& policy = {}) {
+  return judge_pid_file(text, {.liveness = liveness, .token = std::move(token)}, policy);
+}
+
+PidFileInspection judge_nobody(PidTextForm form, milliseconds age, const PidFilePolicy& policy = {}) {
+  return judge_pid_file({form, {}}, {.file_age = age}, policy);
+}
+
+}  // namespace
+
+TEST_CASE("a dead process is stale, an equal token alive, another token a reused pid") {
+  const auto dead = judge(record_of(7, "5"), Liveness::dead);
+  CHECK(dead.state == PidFileState::stale);
+  CHECK(dead.reason == PidFileReason::pid_gone);
+  const auto running = judge(record_of(7, "5"), Liveness::alive, "5");
+  CHECK(running.state == PidFileState::alive);
+  CHECK(running.reason == PidFileReason::verified);
+  const auto reused = judge(record_of(7, "5"), Liveness::alive, "6");
+  CHECK(reused.state == PidFileState::stale);
+  CHECK(reused.reason == PidFileReason::recycled);
+  CHECK(judge(record_of(7, "5"), Liveness::unknown, "5").state == PidFileState::unknown);
+}
+
+TEST_CASE("a corrupt token of a living process is invalid, and never removable") {
+  PidText text = record_of(7);
+  text.record.corrupt_token = true;
+  const auto found = judge(text, Liveness::alive, "5");
+  CHECK(found.state == PidFileState::invalid);
+  CHECK(found.reason == PidFileReason::corrupt_token);
+  CHECK_FALSE(found.due);
+  CHECK_FALSE(is_removable(found));
+  CHECK(judge(text, Liveness::dead).state == PidFileState::stale);
+}
+
+TEST_CASE("the explanation tells dead from reused") {
+  CHECK(judge(record_of(7, "5"), Liveness::dead).explanation() == "Stale: pid 7 is dead.");
+  CHECK(judge(record_of(7, "5"), Liveness::alive, "6").explanation() ==
+        "Stale: pid 7 was reused by a process that started at another time.");
+}
+
+TEST_CASE("without a stored token liveness alone decides, unless the policy is to respawn") {
+  const auto trusted = judge(record_of(7), Liveness::alive, "5");
+  CHECK(trusted.state == PidFileState::alive);
+  CHECK(trusted.reason == PidFileReason::unverified);
+  PidFilePolicy respawn;
+  respawn.without_token = UnverifiedOwner::stale;
+  const auto replaced = judge(record_of(7), Liveness::alive, "5", respawn);
+  CHECK(replaced.state == PidFileState::stale);
+  CHECK(replaced.reason == PidFileReason::unverified);
+  CHECK(judge(record_of(7, "5"), Liveness::alive, "5", respawn).state == PidFileState::alive);
+}
+
+TEST_CASE("a token that cannot be read now is the caller's policy, alive by default") {
+  CHECK(judge(record_of(7, "5"), Liveness::alive).state == PidFileState::alive);
+  PidFilePolicy policy;
+  policy.unreadable_token = UnverifiedOwner::stale;
+  CHECK(judge(record_of(7, "5"), Liveness::alive, {}, policy).state == PidFileState::stale);
+}
+
+TEST_CASE("tokens of different providers cannot be compared") {
+  CHECK(judge(record_of(7, "Fri Nov 20 03:31:48 2026"), Liveness::alive, "5").state == PidFileState::unknown);
+}
+
+TEST_CASE("a file that names nobody is taken over once it is older than the grace, and says when") {
+  PidFilePolicy policy;
+  policy.malformed_grace = 30s;
+  for (const auto form : {PidTextForm::blank, PidTextForm::torn, PidTextForm::no_pid}) {
+    const auto young = judge_nobody(form, 12s, policy);
+    CHECK(young.state == PidFileState::invalid);
+    CHECK(young.grace == 30s);
+    CHECK(young.due == 18s + 1ms);
+    CHECK_FALSE(is_removable(young));
+    CHECK(young.explanation().find("once it is 30s old, in 18s.") != std::string::npos);
+    CHECK_FALSE(is_removable(judge_nobody(form, 30s, policy)));
+    const auto old = judge_nobody(form, 30s + 1ms, policy);
+    CHECK(old.due == 0ms);
+    CHECK(is_removable(old));
+    CHECK(old.explanation().find("more than 30s old") != std::string::npos);
+  }
+  policy.malformed_grace = milliseconds::max();
+  const auto never = judge_nobody(PidTextForm::blank, 24h * 365, policy);
+  CHECK(never.due == milliseconds::max());
+  CHECK(never.explanation() == "Invalid: the file is empty. It may be a claim in progress, and is never taken over.");
+  policy.malformed_grace = -1ms;
+  CHECK_FALSE(is_removable(judge_nobody(PidTextForm::blank, 0ms, policy)));
+  CHECK(is_removable(judge_nobody(PidTextForm::blank, 1ms, policy)));
+}
+
+TEST_CASE("what names nobody is explained as what it is") {
+  CHECK(judge_nobody(PidTextForm::blank, 1s).explanation().starts_with("Invalid: the file is empty. "));
+  CHECK(judge_nobody(PidTextForm::torn, 1s).explanation().starts_with("Invalid: the file was cut off "));
+  CHECK(judge_nobody(PidTextForm::no_pid, 1s).explanation().starts_with("Invalid: the file names no process. "));
+}
+
+TEST_CASE("something else than a PID file is never removable") {
+  const auto found = judge_nobody(PidTextForm::other, 24h * 365);
+  CHECK(found.state == PidFileState::invalid);
+  CHECK(found.reason == PidFileReason::no_pid_file);
+  CHECK_FALSE(found.due);
+  CHECK_FALSE(is_removable(found));
+}
+
+TEST_CASE("digits in the place of a pid keep the file while such a process exists, at any age") {
+  for (const auto form : {PidTextForm::no_pid, PidTextForm::torn}) {
+    PidText text{form, {}};
+    text.record.digits_pid = 7;
+    const auto judge_at = [&](Liveness liveness, milliseconds age) {
+      return judge_pid_file(text, {.liveness = liveness, .token = "5", .file_age = age}, {});
+    };
+    const auto running = judge_at(Liveness::alive, 24h * 365);
+    CHECK(running.state == PidFileState::alive);
+    CHECK(running.reason == PidFileReason::unverified);
+    CHECK(running.explanation().find("pid 7 exists") != std::string::npos);
+    CHECK_FALSE(is_removable(judge_at(Liveness::unknown, 24h * 365)));
+    CHECK(judge_at(Liveness::dead, 29s).state == PidFileState::invalid);
+    CHECK_FALSE(is_removable(judge_at(Liveness::dead, 29s)));
+    CHECK(is_removable(judge_at(Liveness::dead, 31s)));
+  }
+}
+
+TEST_CASE("each state and each reason has a word, and each verdict an explanation of its own") {
+  constexpr std::pair<PidFileState, std::string_view> k_states[] = {{PidFileState::missing, "missing"},
+                                                                    {PidFileState::alive, "alive"},
+                                                                    {PidFileState::stale, "stale"},
+                                                                    {PidFileState::invalid, "invalid"},
+                                                                    {PidFileState::unknown, "unknown"}};
+  for (const auto& [state, word] : k_states) {
+    CHECK(to_string(state) == word);
+  }
+  CHECK(to_string(static_cast<PidFileState>(77)) == "unknown");
+  using State = PidFileState;
+  using Reason = PidFileReason;
+  constexpr std::tuple<State, Reason, std::string_view> k_verdicts[] = {
+      {State::missing, Reason::no_file, "no-file"},
+      {State::alive, Reason::verified, "verified"},
+      {State::alive, Reason::unverified, "unverified"},
+      {State::stale, Reason::unverified, "unverified"},
+      {State::stale, Reason::pid_gone, "pid-gone"},
+      {State::stale, Reason::recycled, "recycled"},
+      {State::invalid, Reason::corrupt_token, "corrupt-token"},
+      {State::invalid, Reason::empty, "empty"},
+      {State::invalid, Reason::torn, "torn"},
+      {State::invalid, Reason::no_pid, "no-pid"},
+      {State::invalid, Reason::no_pid_file, "no-pid-file"},
+      {State::unknown, Reason::undecided, "undecided"}};
+  std::set<std::string> explanations;
+  for (const auto& [state, reason, word] : k_verdicts) {
+    CHECK(to_string(reason) == word);
+    PidFileInspection found;
+    found.state = state;
+    found.reason = reason;
+    found.record = record_of(7).record;
+    explanations.insert(found.explanation());
+    CHECK(found.explanation().ends_with('.'));
+  }
+  CHECK(explanations.size() == std::size(k_verdicts));
+  CHECK(to_string(static_cast<PidFileReason>(77)) == "undecided");
+  PidFileInspection odd;
+  odd.state = static_cast<PidFileState>(77);
+  CHECK(odd.explanation().starts_with("Unknown: nothing that can be seen from here tells whether nobody "));
+}

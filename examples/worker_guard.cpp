@@ -1,7 +1,7 @@
 // A worker that runs at most once.   worker_guard DIR start|status|clean
 //
-// DIR/worker.pid is JSON: {"pid", "startToken", "port", "startedAt"}. Whoever reads it can tell a worker that runs from
-// one that is dead, and from another process that was given its pid.
+// DIR/worker.pid is JSON: {"pid", "startToken", …, "port", "startedAt"}. Whoever reads it can tell a worker that runs
+// from one that is dead, and from another process that was given its pid, also in another container.
 
 #include <csignal>
 #include <ctime>

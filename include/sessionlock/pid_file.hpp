@@ -4,9 +4,10 @@
 /// PID files: long-lived claims that one process, or one child of it, is *the* daemon, worker or engine.
 ///
 /// A PID file is published, inspected and removed by the same protocol as a lock (`docs/protocol.md`): complete at
-/// first sight, judged on the pinned inode, unlinked only under that inode's `flock` after comparing. What differs is
-/// who decides: there is no witness to rely on in files that other programs write, so the record's pid and start token
-/// are the evidence, and where those do not suffice the caller's policy is.
+/// first sight, judged on the pinned inode, unlinked only under that inode's `flock` after comparing. Whoever publishes
+/// one holds its witness, a kernel lock: while any process has that, the file counts as running, whatever namespaces
+/// say. Files that other programs write have none; there the record's pid and start token are the evidence, and where
+/// those do not suffice the caller's policy is.
 
 #include <chrono>
 #include <filesystem>
@@ -63,6 +64,10 @@ class SESSIONLOCK_API PidFile {
   /// Sets the file's modification time to now. Errors: `Errc::lost`.
   [[nodiscard]] Result<void> touch();
   [[nodiscard]] bool owns() const noexcept;
+  /// The descriptor that carries the claim's witness; -1 once the claim has ended.
+  /// As long as any process has it open the claim counts as running: a program that is to share the claim inherits it,
+  /// or is sent it (unix(7), `SCM_RIGHTS`). It is close-on-exec. Lifetime: this object's; do not close it.
+  [[nodiscard]] int witness_descriptor() const noexcept;
   [[nodiscard]] const std::filesystem::path& path() const;
   [[nodiscard]] const PidRecord& record() const;
 

@@ -4,6 +4,7 @@
 /// What a PID file says, and what that means.
 
 #include <chrono>
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -18,7 +19,7 @@ namespace sessionlock {
 
 /// How a PID file is written. Every form is readable by every reader.
 enum class PidFileFormat {
-  json,   ///< `{"pid": 41237, "startToken": "123456", …}` and the caller's own fields
+  json,   ///< `{"pid": 41237, "startToken": "123456", "bootId": …}` and the caller's own fields
   colon,  ///< `41237:123456`, or `41237:unknown`
   space,  ///< `41237 123456`
   plain   ///< `41237`
@@ -38,6 +39,12 @@ struct PidRecord {
   /// Where there is no pid: the process that digits name which stand in its place, such as `{"pid": "41237"}`. It keeps
   /// the file from being taken over, and is never signalled.
   std::optional<pid_t> digits_pid{};
+  /// Of a JSON form, as in a lock record (`docs/file-format.md`): the boot and the namespaces that number pid and
+  /// token, and the inode that the claim's witness is on. None in the other forms, and where other programs write.
+  std::optional<std::string> boot_id{};
+  std::optional<std::uint64_t> pid_namespace{};
+  std::optional<std::uint64_t> time_namespace{};
+  std::optional<std::string> witness{};
 
   friend bool operator==(const PidRecord&, const PidRecord&) = default;
 };
@@ -49,9 +56,10 @@ struct PidRecord {
 /// Writes a record in its format. `pid` must be present; a missing token is `unknown` in the colon form and left out in
 /// the others.
 [[nodiscard]] SESSIONLOCK_API std::string format_pid_record(const PidRecord& record);
-/// The process that a record names, for `signal_process` and `stop_process`, as one of this boot and these namespaces:
-/// the forms have no place for others. None if there is no usable pid, or if the token is corrupt or of another kind
-/// than this system's: such a record must not lead to a signal, verified or not.
+/// The process that a record names, for `signal_process` and `stop_process`. Where the record does not say otherwise it
+/// is one of this boot and these namespaces. None if there is no usable pid, if the record is of another boot or PID
+/// namespace, or if the token is corrupt or of another kind than this system's: such a record must not lead to a
+/// signal, verified or not.
 [[nodiscard]] SESSIONLOCK_API std::optional<ProcessIdentity> recorded_process(const PidRecord& record);
 
 enum class PidFileState { missing, alive, stale, invalid, unknown };
@@ -75,17 +83,21 @@ struct PidFilePolicy {
 
 /// What decided a PID file's state.
 enum class PidFileReason {
-  no_file,        ///< missing: there is none.
-  verified,       ///< alive: pid and token are those of a running process.
-  unverified,     ///< alive, or stale by policy: some process has the pid; no tokens could be compared.
-  pid_gone,       ///< stale: no process has the pid.
-  recycled,       ///< stale: the pid belongs to a process that started at another time.
-  corrupt_token,  ///< invalid: a process has the pid, and the token is none.
-  empty,          ///< invalid: nothing is in it, or nothing but blanks and NULs.
-  torn,           ///< invalid: it is the beginning of a JSON form.
-  no_pid,         ///< invalid: it names no usable process.
-  no_pid_file,    ///< invalid: it holds something else than a PID file, and is left alone at any age.
-  undecided       ///< unknown: nothing proves either way.
+  no_file,            ///< missing: there is none.
+  witness_held,       ///< alive: some process holds the kernel lock that came with the file.
+  witness_inherited,  ///< alive: the same, but the recorded process has ended: one that shares its claim goes on.
+  verified,           ///< alive: pid and token are those of a running process.
+  unverified,         ///< alive, or stale by policy: some process has the pid; no tokens could be compared.
+  pid_gone,           ///< stale: no process has the pid.
+  recycled,           ///< stale: the pid belongs to a process that started at another time.
+  corrupt_token,      ///< invalid: a process has the pid, and the token is none.
+  empty,              ///< invalid: nothing is in it, or nothing but blanks and NULs.
+  torn,               ///< invalid: it is the beginning of a JSON form.
+  no_pid,             ///< invalid: it names no usable process.
+  no_pid_file,        ///< invalid: it holds something else than a PID file, and is left alone at any age.
+  orphaned,           ///< stale: of another namespace or boot, and no process holds the kernel lock that came with it.
+  previous_boot,      ///< stale: written before this machine booted, on a file system of its own.
+  undecided           ///< unknown: nothing proves either way.
 };
 /// "no-file", "verified", … Lifetime: static storage.
 [[nodiscard]] SESSIONLOCK_API std::string_view to_string(PidFileReason reason);

@@ -7,9 +7,11 @@
 #include <fcntl.h>
 
 #include "claims/claim_path.hpp"
+#include "claims/own_claims.hpp"
 #include "claims/pid_inspector.hpp"
 #include "claims/pid_record.hpp"
 #include "claims/pid_verdict.hpp"
+#include "process/this_process.hpp"
 #include "protocol/inode_guard.hpp"
 #include "protocol/lock_file.hpp"
 #include "protocol/publication.hpp"
@@ -40,6 +42,32 @@ bool names(const PidRecord& record, const ProcessIdentity& process, const PidFil
   return record.start_token ? record.start_token == token_of(process) : policy.without_token == UnverifiedOwner::trust;
 }
 
+/// What a claim for a process says; the JSON form also where its pid and token are numbered.
+PidRecord record_of(const ProcessIdentity& owner, const PidFileOptions& options) {
+  PidRecord record;
+  record.pid = owner.pid;
+  record.start_token = token_of(owner);
+  record.format = options.format;
+  if (options.format == PidFileFormat::json) {
+    record.extra_fields = options.extra_fields;
+    const bool knows_time_namespace = owner.time_namespace != 0 || this_observer().time_namespaces_absent;
+    if (!owner.boot_id.empty() && owner.pid_namespace != 0 && knows_time_namespace) {
+      record.boot_id = owner.boot_id;
+      record.pid_namespace = owner.pid_namespace;
+      record.time_namespace = owner.time_namespace;
+    }
+  }
+  return record;
+}
+
+/// The same, naming the inode that the witness was taken on, where there is a place for it.
+PidRecord with_witness(PidRecord record, const FileIdentity* witness) {
+  if (witness != nullptr && record.format == PidFileFormat::json) {
+    record.witness = format_witness(*witness);
+  }
+  return record;
+}
+
 /// One claim from call to answer.
 class Claim {
  public:
@@ -53,7 +81,7 @@ class Claim {
     std::optional<PidFileInspection> running{};
     /// Something is in the way that may go in a moment: sleep before the next attempt.
     bool pause{false};
-    /// A claim in progress that is waited for.
+    /// What is waited for: a claim in progress, or one whose process has ended and whose wrapper is about to remove it.
     std::optional<PidFileInspection> pending{};
   };
   Result<Step> step(const Place& place, const PidRecord& record);
@@ -75,8 +103,9 @@ Result<Claim::Step> Claim::step(const Place& place, const PidRecord& record) {
   if (!id) {
     return tl::unexpected(random_failure(id.error(), path_));
   }
-  auto attempt =
-      publish_file(place, {options_.mode, *id, false, [&](const FileIdentity*) { return format_pid_record(record); }});
+  auto attempt = publish_file(place, {options_.mode, *id, true, [&](const FileIdentity* witness) {
+                                        return format_pid_record(with_witness(record, witness));
+                                      }});
   if (!attempt) {
     return tl::unexpected(std::move(attempt).error());
   }
@@ -113,7 +142,7 @@ Result<Claim::Step> Claim::judge_contender(const Place& place, PinnedFile& pinne
   if (found->reason == PidFileReason::no_pid_file) {
     return no_pid_file("claim", path_);
   }
-  step.pause = found->due.has_value();
+  step.pause = found->due.has_value() || found->reason == PidFileReason::witness_inherited;
   (step.pause ? step.pending : step.running) = std::move(*found);
   return step;
 }
@@ -137,10 +166,19 @@ Result<void> invalidate(const std::vector<std::filesystem::path>& paths) {
 }  // namespace
 
 struct PidFile::State {
+  State(std::filesystem::path claimed, Place where, PublishedFile published, const PidRecord& says)
+      : path(std::move(claimed)),
+        place(std::move(where)),
+        file(std::move(published)),
+        record(with_witness(says, file.has_witness ? &file.file : nullptr)),
+        own(std::in_place, file.file) {}
+
   std::filesystem::path path;
   Place place;
+  /// Its descriptor carries the witness, until the claim ends.
   PublishedFile file;
   PidRecord record;
+  std::optional<OwnClaim> own;
   bool keep{false};
   std::uint64_t generation{sys::process_generation()};
   bool ended{false};
@@ -150,6 +188,12 @@ struct PidFile::State {
   /// Runs with the inode locked, and named by the path.
   Result<Retry> guarded(const std::function<Result<void>()>& action);
   Result<Retry> release_once();
+  /// Gives the witness up: what is at the path is nobody's, or another's.
+  void end() {
+    ended = true;
+    own.reset();
+    file.fd.reset();
+  }
 };
 
 Result<Retry> PidFile::State::guarded(const std::function<Result<void>()>& action) {
@@ -213,7 +257,7 @@ Result<PidClaim> PidFile::claim(const std::filesystem::path& path, const PidFile
   if (owner.pid < 1) {
     return failure(Errc::invalid_argument, "claim", path, "the owner has no pid");
   }
-  const PidRecord record{owner.pid, token_of(owner), false, options.extra_fields, options.format};
+  const PidRecord record = record_of(owner, options);
   Claim claim(path, options);
   for (int attempt = 0; attempt < k_claim_attempts_max; ++attempt) {
     auto place = place_of(path);
@@ -225,7 +269,7 @@ Result<PidClaim> PidFile::claim(const std::filesystem::path& path, const PidFile
       return tl::unexpected(std::move(step).error());
     }
     if (step->published) {
-      PidFile file(std::make_unique<State>(State{path, std::move(*place), std::move(*step->published), record}));
+      PidFile file(std::make_unique<State>(path, std::move(*place), std::move(*step->published), record));
       if (auto done = invalidate(options.invalidate); !done) {
         return tl::unexpected(std::move(done).error());  // and the file goes again
       }
@@ -237,7 +281,9 @@ Result<PidClaim> PidFile::claim(const std::filesystem::path& path, const PidFile
     }
     if (step->pause) {
       if (Clock::now() >= claim.deadline()) {
-        return claim.timed_out(*step);
+        return step->pending && step->pending->state == PidFileState::alive
+                   ? Result<PidClaim>(PidClaim{std::nullopt, std::move(step->pending)})
+                   : claim.timed_out(*step);
       }
       pause_briefly(attempt, claim.deadline());
     }
@@ -253,7 +299,9 @@ Result<void> PidFile::release() {
     return state_->lost();
   }
   auto released = retry_while_busy("release PID file", state_->path, [this] { return state_->release_once(); });
-  state_->ended = released || released.error().code == Errc::lost;
+  if (released || released.error().code == Errc::lost) {
+    state_->end();
+  }
   return released;
 }
 
@@ -267,6 +315,10 @@ Result<void> PidFile::touch() {
       return touched.ok() ? Result<void>{} : failure(touched.code(), "futimens", state_->path);
     });
   });
+}
+
+int PidFile::witness_descriptor() const noexcept {
+  return owns() ? state_->file.fd.get() : -1;
 }
 
 bool PidFile::owns() const noexcept {
@@ -302,6 +354,7 @@ Result<PidFileRemoval> remove_pid_file(const std::filesystem::path& path, Remove
                                        const PidFilePolicy& policy, const std::optional<ProcessIdentity>& self) {
   const ProcessIdentity own = self ? *self : this_process();
   PidFileRemoval result;
+  const auto locked = [&] { return failure(Errc::locked, "remove PID file", path, result.found.explanation()); };
   const auto attempt = [&]() -> Result<Retry> {
     const auto place = place_of(path);
     if (!place) {
@@ -331,10 +384,11 @@ Result<PidFileRemoval> remove_pid_file(const std::filesystem::path& path, Remove
     if (!goes) {
       return tl::unexpected(goes.error());
     }
+    if (!*goes && whose == RemoveWhose::own_or_stale && result.found.reason == PidFileReason::witness_inherited) {
+      return Retry::again;  // who holds the witness still may be about to remove the file, or to end
+    }
     if (!*goes) {
-      return result.found.reason == PidFileReason::no_pid_file
-                 ? no_pid_file("remove PID file", path)
-                 : failure(Errc::locked, "remove PID file", path, result.found.explanation());
+      return result.found.reason == PidFileReason::no_pid_file ? no_pid_file("remove PID file", path) : locked();
     }
     const auto ended = reclaim(*place, file, may_go);
     if (!ended) {
@@ -344,7 +398,8 @@ Result<PidFileRemoval> remove_pid_file(const std::filesystem::path& path, Remove
     return result.removed ? Retry::done : Retry::again;
   };
   if (auto done = retry_while_busy("remove PID file", path, attempt); !done) {
-    return tl::unexpected(std::move(done).error());
+    const bool was_held = done.error().code == Errc::timed_out && result.found.state == PidFileState::alive;
+    return was_held ? locked() : tl::unexpected(std::move(done).error());
   }
   return result;
 }

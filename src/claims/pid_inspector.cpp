@@ -1,19 +1,64 @@
 #include "claims/pid_inspector.hpp"
 
+#include <chrono>
 #include <utility>
 
 #include <sessionlock/process_identity.hpp>
 
+#include "claims/own_claims.hpp"
 #include "claims/pid_record.hpp"
 #include "claims/pid_verdict.hpp"
+#include "process/this_process.hpp"
 #include "system/file_status.hpp"
+#include "verdict/classify.hpp"
 
 namespace sessionlock {
 namespace {
 
-PidFileEvidence gather(const PidText& text, const PinnedFile& pinned, const Place& place) {
+/// The members of a PID record that lock records have as well, for the rules that both share.
+LockRecord shared_fields(const PidRecord& record) {
+  LockRecord lock;
+  lock.pid = record.pid;
+  lock.boot_id = record.boot_id;
+  lock.pid_namespace = record.pid_namespace;
+  lock.time_namespace = record.time_namespace;
+  lock.witness = record.witness;
+  return lock;
+}
+
+/// Where the record was written, beside where this process is. One without boot and namespaces, as text forms and other
+/// programs have it, is compared as if it were written here.
+void ask_where_it_was_written(PidFileEvidence& evidence, const LockRecord& lock, const PinnedFile& pinned,
+                              const Place& place, const Observer& observer) {
+  if (!lock.boot_id && !lock.pid_namespace && !lock.time_namespace && !lock.witness) {
+    return;
+  }
+  Evidence relation;
+  relate(relation, lock, observer);
+  evidence.token_is_comparable = relation.comparison == Comparison::own;
+  const bool same_numbers = relation.same_boot && lock.pid_namespace && observer.pid_namespace != 0 &&
+                            *lock.pid_namespace == observer.pid_namespace;
+  evidence.pid_is_comparable = evidence.token_is_comparable || same_numbers;
+  if (relation.other_boot && lock.witness && place.directory->traits->local) {
+    const auto boot = boot_time_seconds();
+    evidence.is_from_previous_boot = boot && pinned.modified < WallTime{std::chrono::seconds{*boot}};
+  }
+}
+
+Result<PidFileEvidence> gather(const PidText& text, const PinnedFile& pinned, const Place& place) {
+  const LockRecord lock = shared_fields(text.record);
+  const Observer& observer = this_observer();
+  const WitnessAnswer answer = query_witness(pinned);
+  if (answer.failure && lock.witness) {
+    return failure(answer.failure, "fcntl(F_OFD_GETLK)", place);
+  }
+  const WitnessState witness = judge_witness(lock, answer.query, pinned.file, observer, place.directory->traits->local);
   PidFileEvidence evidence;
-  if (const auto pid = text.record.pid ? text.record.pid : text.record.digits_pid) {
+  evidence.is_held = is_own_claim(pinned.file) || witness == WitnessState::held;
+  evidence.witness_is_free = witness == WitnessState::free;
+  ask_where_it_was_written(evidence, lock, pinned, place, observer);
+  const auto pid = text.record.pid ? text.record.pid : text.record.digits_pid;
+  if (pid && evidence.pid_is_comparable) {
     // The token first: one that cannot be read because its process is just ending is then a dead process's.
     evidence.token = process_start_token(*pid);
     evidence.liveness = process_liveness(*pid);
@@ -43,8 +88,11 @@ Result<PidFileInspection> inspect_pinned(const PinnedFile& pinned, const Place& 
     return failure(pinned.content.error(), "read PID file", place);
   }
   PidText text = pinned.content->too_long ? PidText{PidTextForm::other, {}} : read_pid_text(pinned.content->text);
-  const PidFileEvidence evidence = gather(text, pinned, place);
-  PidFileInspection found = judge_pid_file(std::move(text), evidence, policy);
+  const auto evidence = gather(text, pinned, place);
+  if (!evidence) {
+    return tl::unexpected(evidence.error());
+  }
+  PidFileInspection found = judge_pid_file(std::move(text), *evidence, policy);
   found.path = place.path();
   return found;
 }

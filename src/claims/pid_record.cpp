@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <charconv>
 #include <cstdint>
@@ -24,6 +25,11 @@ namespace {
 
 constexpr std::string_view k_pid = "pid";
 constexpr std::string_view k_start_token = "startToken";
+constexpr std::string_view k_boot_id = "bootId";
+constexpr std::string_view k_pid_namespace = "pidNamespace";
+constexpr std::string_view k_time_namespace = "timeNamespace";
+constexpr std::string_view k_witness = "witness";
+constexpr std::array k_own_fields{k_pid, k_start_token, k_boot_id, k_pid_namespace, k_time_namespace, k_witness};
 constexpr std::string_view k_unknown = "unknown";
 constexpr std::string_view k_json_space = " \t\n\r";
 /// Other programs pad, end lines as on other systems, or write the NUL of a string as well.
@@ -116,13 +122,29 @@ void set_token(PidRecord& record, std::string_view token) {
   }
 }
 
+/// The members that a JSON form shares with lock records; one that is malformed is an application's own.
+void take_shared_fields(PidRecord& record, LockRecord& lock) {
+  record.pid = lock.pid;
+  record.boot_id = std::move(lock.boot_id);
+  record.pid_namespace = lock.pid_namespace;
+  record.time_namespace = lock.time_namespace;
+  record.witness = std::move(lock.witness);
+}
+
+/// Whether a member is one of those that the record has already.
+bool is_taken(const PidRecord& record, std::string_view name) {
+  return name == k_pid || (name == k_boot_id && record.boot_id) || (name == k_pid_namespace && record.pid_namespace) ||
+         (name == k_time_namespace && record.time_namespace) || (name == k_witness && record.witness);
+}
+
 PidRecord parse_json(std::string_view text) {
   PidRecord record;
   record.format = PidFileFormat::json;
-  record.pid = parse_lock_record(text).pid;
-  if (!record.pid) {
+  LockRecord lock = parse_lock_record(text);
+  if (!lock.pid) {
     return record;
   }
+  take_shared_fields(record, lock);
   for (const Member& member : members_of(text.substr(1, text.size() - 2))) {
     if (member.name == k_start_token) {  // of duplicates the last one counts
       record.start_token.reset();
@@ -132,7 +154,7 @@ PidRecord parse_json(std::string_view text) {
       if (member.value != "null") {
         set_token(record, token ? std::string_view(*token) : member.value);
       }
-    } else if (member.name != k_pid) {
+    } else if (!is_taken(record, member.name)) {
       record.extra_fields += record.extra_fields.empty() ? "" : ", ";
       record.extra_fields += member.text;
     }
@@ -201,6 +223,36 @@ bool is_tick_token(std::string_view token) {
   return plain_number<std::uint64_t>(token).has_value();
 }
 
+namespace {
+
+std::string format_json(const PidRecord& record) {
+  std::string text = fmt::format("{{\"{}\": {}", k_pid, record.pid.value_or(0));
+  const auto add = [&](std::string_view name, const std::string& json) {
+    text += fmt::format(", \"{}\": {}", name, json);
+  };
+  if (record.start_token) {
+    add(k_start_token, json_of(*record.start_token));
+  }
+  if (record.boot_id) {
+    add(k_boot_id, json_of(*record.boot_id));
+  }
+  if (record.pid_namespace) {
+    add(k_pid_namespace, std::to_string(*record.pid_namespace));
+  }
+  if (record.time_namespace) {
+    add(k_time_namespace, std::to_string(*record.time_namespace));
+  }
+  if (record.witness) {
+    add(k_witness, json_of(*record.witness));
+  }
+  if (!record.extra_fields.empty()) {
+    text += ", " + record.extra_fields;
+  }
+  return text + "}\n";
+}
+
+}  // namespace
+
 std::string format_pid_record(const PidRecord& record) {
   const std::string pid = fmt::format("{}", record.pid.value_or(0));
   switch (record.format) {
@@ -213,14 +265,7 @@ std::string format_pid_record(const PidRecord& record) {
     case PidFileFormat::json:
       break;
   }
-  std::string text = fmt::format("{{\"pid\": {}", pid);
-  if (record.start_token) {
-    text += fmt::format(", \"startToken\": {}", json_of(*record.start_token));
-  }
-  if (!record.extra_fields.empty()) {
-    text += ", " + record.extra_fields;
-  }
-  return text + "}\n";
+  return format_json(record);
 }
 
 bool are_extra_fields(std::string_view fields) {
@@ -233,8 +278,9 @@ bool are_extra_fields(std::string_view fields) {
     return false;
   }
   const auto members = members_of(fields);
-  return std::none_of(members.begin(), members.end(),
-                      [](const Member& member) { return member.name == k_pid || member.name == k_start_token; });
+  return std::none_of(members.begin(), members.end(), [](const Member& member) {
+    return std::find(k_own_fields.begin(), k_own_fields.end(), member.name) != k_own_fields.end();
+  });
 }
 
 std::optional<ProcessIdentity> recorded_process(const PidRecord& record) {
@@ -242,7 +288,12 @@ std::optional<ProcessIdentity> recorded_process(const PidRecord& record) {
     return std::nullopt;
   }
   ProcessIdentity identity = this_process();
+  if ((record.boot_id && *record.boot_id != identity.boot_id) ||
+      (record.pid_namespace && *record.pid_namespace != identity.pid_namespace)) {
+    return std::nullopt;
+  }
   identity.pid = *record.pid;
+  identity.time_namespace = record.time_namespace.value_or(identity.time_namespace);
   identity.start_time_ticks.reset();
   if (record.start_token) {
     identity.start_time_ticks = plain_number<std::uint64_t>(*record.start_token);

@@ -21,7 +21,19 @@ Verdict unverified(UnverifiedOwner owner) {
   return {owner == UnverifiedOwner::trust ? PidFileState::alive : PidFileState::stale, PidFileReason::unverified};
 }
 
+/// What is known of a process that cannot be asked about from here.
+Verdict judge_elsewhere(const PidFileEvidence& evidence) {
+  if (evidence.witness_is_free) {
+    return {PidFileState::stale, PidFileReason::orphaned};
+  }
+  return evidence.is_from_previous_boot ? Verdict{PidFileState::stale, PidFileReason::previous_boot}
+                                        : Verdict{PidFileState::unknown, PidFileReason::undecided};
+}
+
 Verdict judge_record(const PidRecord& record, const PidFileEvidence& evidence, const PidFilePolicy& policy) {
+  if (!evidence.pid_is_comparable) {
+    return judge_elsewhere(evidence);
+  }
   if (evidence.liveness == Liveness::dead) {
     return {PidFileState::stale, PidFileReason::pid_gone};
   }
@@ -34,7 +46,7 @@ Verdict judge_record(const PidRecord& record, const PidFileEvidence& evidence, c
   if (!record.start_token) {
     return unverified(policy.without_token);
   }
-  if (!evidence.token) {
+  if (!evidence.token || !evidence.token_is_comparable) {
     return unverified(policy.unreadable_token);
   }
   if (is_tick_token(*record.start_token) != is_tick_token(*evidence.token)) {
@@ -44,7 +56,7 @@ Verdict judge_record(const PidRecord& record, const PidFileEvidence& evidence, c
                                                 : Verdict{PidFileState::stale, PidFileReason::recycled};
 }
 
-Verdict judge(const PidText& text, const PidFileEvidence& evidence, const PidFilePolicy& policy) {
+Verdict judge_unheld(const PidText& text, const PidFileEvidence& evidence, const PidFilePolicy& policy) {
   switch (text.form) {
     case PidTextForm::record:
       return judge_record(text.record, evidence, policy);
@@ -61,6 +73,16 @@ Verdict judge(const PidText& text, const PidFileEvidence& evidence, const PidFil
                                                 : Verdict{PidFileState::unknown, PidFileReason::undecided};
   }
   return {PidFileState::invalid, text.form == PidTextForm::torn ? PidFileReason::torn : PidFileReason::no_pid};
+}
+
+/// A held witness means running, whatever the text and the namespaces say; they only tell who.
+Verdict judge(const PidText& text, const PidFileEvidence& evidence, const PidFilePolicy& policy) {
+  const Verdict verdict = judge_unheld(text, evidence, policy);
+  if (!evidence.is_held || verdict.state == PidFileState::alive) {
+    return verdict;
+  }
+  const bool has_ended = verdict.reason == PidFileReason::pid_gone || verdict.reason == PidFileReason::recycled;
+  return {PidFileState::alive, has_ended ? PidFileReason::witness_inherited : PidFileReason::witness_held};
 }
 
 /// How long a file that names no process has to be left alone yet.
@@ -89,6 +111,42 @@ std::string due_words(const PidFileInspection& found) {
                            format_age(*found.due));
 }
 
+std::string running_words(const PidFileInspection& found) {
+  const std::string process = process_words(found.record);
+  switch (found.reason) {
+    case PidFileReason::witness_held:
+      return found.record.pid
+                 ? fmt::format("Running: {}, or a program that shares its claim, holds the file's kernel lock.",
+                               process)
+                 : "Running: a process holds the kernel lock that came with the file, which names nobody now.";
+    case PidFileReason::witness_inherited:
+      return fmt::format("Running: {} has ended, but a program that shares its claim holds the file's kernel lock.",
+                         process);
+    case PidFileReason::verified:
+      return fmt::format("Running: {} started when the file says.", process);
+    default:
+      return fmt::format("Running, as far as can be told: {} exists, but its start cannot be compared.", process);
+  }
+}
+
+std::string stale_words(const PidFileInspection& found) {
+  const std::string process = process_words(found.record);
+  switch (found.reason) {
+    case PidFileReason::recycled:
+      return fmt::format("Stale: {} was reused by a process that started at another time.", process);
+    case PidFileReason::unverified:
+      return fmt::format("Stale by policy: {} exists, but nothing tells that it is the process that was meant.",
+                         process);
+    case PidFileReason::orphaned:
+      return fmt::format(
+          "Stale: {} was of another namespace or boot, and nobody holds the file's kernel lock any more.", process);
+    case PidFileReason::previous_boot:
+      return fmt::format("Stale: the file was written for {} before this machine was booted.", process);
+    default:
+      return fmt::format("Stale: {} is dead.", process);
+  }
+}
+
 std::string invalid_words(const PidFileInspection& found) {
   switch (found.reason) {
     case PidFileReason::corrupt_token:
@@ -112,7 +170,8 @@ PidFileInspection judge_pid_file(PidText text, const PidFileEvidence& evidence, 
   found.state = verdict.state;
   found.reason = verdict.reason;
   found.record = std::move(text.record);
-  if (found.state == PidFileState::invalid && !found.record.pid && found.reason != PidFileReason::no_pid_file) {
+  const bool names_nobody = found.state == PidFileState::invalid && !found.record.pid;
+  if (names_nobody && found.reason != PidFileReason::no_pid_file) {
     found.grace = std::max(policy.malformed_grace, milliseconds{0});
     found.due = time_until_older(evidence.file_age, *found.grace);
   }
@@ -143,6 +202,10 @@ std::string_view to_string(PidFileReason reason) {
   switch (reason) {
     case PidFileReason::no_file:
       return "no-file";
+    case PidFileReason::witness_held:
+      return "witness-held";
+    case PidFileReason::witness_inherited:
+      return "witness-inherited";
     case PidFileReason::verified:
       return "verified";
     case PidFileReason::unverified:
@@ -161,6 +224,10 @@ std::string_view to_string(PidFileReason reason) {
       return "no-pid";
     case PidFileReason::no_pid_file:
       return "no-pid-file";
+    case PidFileReason::orphaned:
+      return "orphaned";
+    case PidFileReason::previous_boot:
+      return "previous-boot";
     case PidFileReason::undecided:
       return "undecided";
   }
@@ -173,19 +240,9 @@ std::string PidFileInspection::explanation() const {
     case PidFileState::missing:
       return "There is no PID file.";
     case PidFileState::alive:
-      return reason == PidFileReason::verified
-                 ? fmt::format("Running: {} started when the file says.", process)
-                 : fmt::format("Running, as far as can be told: {} exists, but its start cannot be compared.", process);
+      return running_words(*this);
     case PidFileState::stale:
-      switch (reason) {
-        case PidFileReason::recycled:
-          return fmt::format("Stale: {} was reused by a process that started at another time.", process);
-        case PidFileReason::unverified:
-          return fmt::format("Stale by policy: {} exists, but nothing tells that it is the process that was meant.",
-                             process);
-        default:
-          return fmt::format("Stale: {} is dead.", process);
-      }
+      return stale_words(*this);
     case PidFileState::invalid:
       return invalid_words(*this);
     case PidFileState::unknown:

@@ -15,6 +15,17 @@ namespace sessionlock {
 
 /// What was seen at a PID file's path. Default-constructed: nothing is known.
 struct PidFileEvidence {
+  /// The file is a claim of this process, or some process holds its witness.
+  bool is_held{false};
+  /// The record declares a witness on this very file, and nobody holds it.
+  bool witness_is_free{false};
+  /// The recorded pid is numbered as this process numbers pids; without that nothing is asked about it.
+  bool pid_is_comparable{true};
+  /// And its token is told by the same clock.
+  bool token_is_comparable{true};
+  /// The record is of another boot, declares a witness, and its file is older than this boot; on a file system that
+  /// belongs to this kernel alone.
+  bool is_from_previous_boot{false};
   /// Of the process that the record, or its digits, name.
   Liveness liveness{Liveness::unknown};
   /// The start token of the process that has the recorded pid now; none where it cannot be read.

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <utility>
 
+#include <fcntl.h>
 #include <fmt/core.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -132,13 +133,53 @@ void forget_handlers() noexcept {
   }
 }
 
-/// Waits for the parent's word. Returns false if the parent ended instead.
+/// A message of one byte, with room for one descriptor.
+struct DescriptorMessage {
+  char word{'!'};
+  struct ::iovec bytes {
+    &word, 1
+  };
+  alignas(::cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+  ::msghdr header{};
+
+  DescriptorMessage() noexcept {
+    header.msg_iov = &bytes;
+    header.msg_iovlen = 1;
+    header.msg_control = control.data();
+    header.msg_controllen = control.size();
+  }
+};
+
+/// Sends a descriptor along with the word to start (unix(7), SCM_RIGHTS); the word alone where it cannot be sent.
+void send_start(int line, int shared) noexcept {
+  DescriptorMessage message;
+  ::cmsghdr* const rights = CMSG_FIRSTHDR(&message.header);
+  rights->cmsg_level = SOL_SOCKET;
+  rights->cmsg_type = SCM_RIGHTS;
+  rights->cmsg_len = CMSG_LEN(sizeof shared);
+  std::memcpy(CMSG_DATA(rights), &shared, sizeof shared);
+  // MSG_NOSIGNAL: that the child may be gone must not end this process. Its exit status will show it.
+  if (shared < 0 || ::sendmsg(line, &message.header, MSG_NOSIGNAL) != 1) {
+    static_cast<void>(!::send(line, &message.word, 1, MSG_NOSIGNAL));
+  }
+}
+
+/// Waits for the parent's word, and keeps the descriptor that comes with it, out of the way of standard input, output
+/// and error. Returns false if the parent ended instead.
 bool wait_for_start(int line) noexcept {
-  char word{};
+  DescriptorMessage message;
   ssize_t received = -1;
   do {
-    received = ::read(line, &word, 1);
+    received = ::recvmsg(line, &message.header, 0);
   } while (received < 0 && errno == EINTR);
+  if (const ::cmsghdr* const rights = CMSG_FIRSTHDR(&message.header); received == 1 && rights != nullptr) {
+    int shared = -1;
+    std::memcpy(&shared, CMSG_DATA(rights), sizeof shared);
+    if (shared <= STDERR_FILENO) {
+      static_cast<void>(::fcntl(shared, F_DUPFD, STDERR_FILENO + 1));
+      ::close(shared);
+    }
+  }
   return received == 1;
 }
 
@@ -248,10 +289,8 @@ SuspendedChild::~SuspendedChild() {
   end();
 }
 
-std::error_code SuspendedChild::start() {
-  const char word = '!';
-  // Fails if the child is gone already, which its exit status will show. MSG_NOSIGNAL: that must not end this process.
-  static_cast<void>(!::send(line_.get(), &word, 1, MSG_NOSIGNAL));
+std::error_code SuspendedChild::start(int shared) {
+  send_start(line_.get(), shared);
   int reason = 0;
   ssize_t received = -1;
   do {

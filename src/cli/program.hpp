@@ -49,9 +49,9 @@ class SuspendedChild {
   SuspendedChild& operator=(const SuspendedChild&) = delete;
 
   [[nodiscard]] pid_t pid() const { return pid_; }
-  /// Makes it execute the program. Returns why the program cannot be executed; the child has ended then. Otherwise the
-  /// caller waits for it.
-  [[nodiscard]] std::error_code start();
+  /// Makes it execute the program, which inherits `shared`, a descriptor of this process, unless it is -1, and nothing
+  /// else. Returns why the program cannot be executed; the child has ended then. Otherwise the caller waits for it.
+  [[nodiscard]] std::error_code start(int shared);
   /// Kills a child that was not started; returns when it is gone.
   void end() noexcept;
 

@@ -92,12 +92,18 @@ class Claim(Case):
         self.assertEqual((result.returncode, result.stderr), (0, ""))
         record, names = result.stdout.splitlines()
         pid, start = names.split()
-        self.assertEqual(json.loads(record), {"pid": int(pid), "startToken": start})
+        record = json.loads(record)
+        self.assertEqual((record.pop("pid"), record.pop("startToken")), (int(pid), start))
+        self.assertEqual(record.pop("bootId"), pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        self.assertEqual(record.pop("pidNamespace"), os.stat("/proc/self/ns/pid").st_ino)
+        self.assertEqual(record.pop("timeNamespace"), os.stat("/proc/self/ns/time").st_ino)
+        self.assertRegex(record.pop("witness"), r"^ofd2?:\d+:\d+$")
+        self.assertEqual(record, {})
         self.assertEqual(list(self.folder.iterdir()), [])
 
     def test_every_form_is_written_and_mode_0644(self):
         forms = {
-            "json": r'\{"pid": (\d+), "startToken": "\d+"\}\n',
+            "json": r'\{"pid": (\d+), "startToken": "\d+", "bootId": ".*\}\n',
             "colon": r"(\d+):\d+\n",
             "space": r"(\d+) \d+\n",
             "plain": r"(\d+)\n",
@@ -248,14 +254,21 @@ class Claim(Case):
             self.assertEqual(self.file.exists(), script == "mv n d.pid")
             self.file.unlink(missing_ok=True)
 
-    def test_the_command_inherits_no_descriptor_and_no_signal_setting(self):
+    def test_the_command_inherits_no_descriptor_but_the_witness_and_no_signal_setting(self):
         result = self.pidfile("claim", self.file, "--", "cat", "/proc/self/status", restore_signals=True)
         masks = dict(line.split(":\t") for line in result.stdout.splitlines() if line.startswith("Sig"))
         for mask in ("SigBlk", "SigCgt"):
             self.assertEqual(int(masks[mask], 16), 0, mask)
         self.assertEqual(int(masks["SigIgn"], 16) & (2**31 - 1), 0)
         result = self.pidfile("claim", self.file, "--", "ls", "/proc/self/fd")
-        self.assertEqual(result.stdout.split(), ["0", "1", "2", "3"])  # 3 is the folder that is listed
+        self.assertEqual(len(result.stdout.split()), 5)  # one is the folder that is listed
+        for closed in ("", "<&-", ">&-", "2>&-", "<&- 2>&-"):
+            claim = " ".join(self.command("pidfile", "claim", "d.pid", "--", "sh", "-c"))
+            script = "for fd in /proc/$$/fd/*; do [ $fd -ef d.pid ] && echo ${fd##*/} >>witness; done; true"
+            subprocess.run(["sh", "-c", f"{claim} '{script}' {closed}"], cwd=self.folder, env=self.environment)
+            (witness,) = (self.folder / "witness").read_text().split()
+            self.assertGreater(int(witness), 2, closed)
+            (self.folder / "witness").unlink()
         result = self.pidfile("claim", self.file, "--", "nohup", *self.command("pidfile", "claim", "b.pid", "--", "grep", "SigIgn", "/proc/self/status"))
         self.assertTrue(int(result.stdout.split()[1], 16) & 1, "SIGHUP is ignored no more")
 
@@ -312,6 +325,110 @@ class ClaimAndSignals(Case):
             wait_until("the child is gone", lambda: not command.is_running(held))
             self.assertEqual([path.name for path in self.folder.iterdir()], ["d.pid"])
             self.assertEqual(self.file.read_text(), "")
+
+
+class SharedClaim(Case):
+    """As long as COMMAND or what it started may run, the claim stands, also when the wrapper is killed."""
+
+    def orphaned(self):
+        """A claim whose wrapper and program are gone, and whose program's child goes on; returns that child's pid."""
+        wrapper = self.claimed(program=("sh", "-c", "sleep 1000 & echo $! >heir.new; mv heir.new heir; wait"))
+        heir = self.folder / "heir"
+        wait_until("the program has started another", heir.exists)
+        program = self.program_of(wrapper)
+        wrapper.kill()
+        wrapper.wait()
+        os.kill(program, signal.SIGKILL)
+        wait_until("the program is gone", lambda: not command.is_running(program))
+        pid = int(heir.read_text())
+        self.addCleanup(lambda: command.is_running(pid) and os.kill(pid, signal.SIGKILL))
+        return program, pid
+
+    def test_a_claim_is_refused_while_what_the_command_started_runs_and_says_why(self):
+        program, heir = self.orphaned()
+        result = self.pidfile("claim", self.file, "--", "echo", "ran")
+        self.assertComplaint(result, LOCKED, f"pid {program} has ended", "shares its claim")
+        self.assertEqual(result.stdout, "")
+        self.assertEqual(self.state()["state"], "alive")
+        os.kill(heir, signal.SIGKILL)
+        wait_until("it is gone", lambda: not command.is_running(heir))
+        self.assertEqual(self.pidfile("claim", self.file, "--", "echo", "ran").stdout, "ran\n")
+
+    def test_stop_says_that_the_file_of_such_a_claim_stays(self):
+        program, heir = self.orphaned()
+        result = self.pidfile("stop", self.file)
+        self.assertEqual(result.returncode, MISSING)
+        self.assertIn(f"the file stays: Running: pid {program} has ended", result.stderr)
+        self.assertTrue(self.file.exists() and command.is_running(heir))
+
+    def test_a_stopped_wrapper_that_goes_on_in_time_removes_the_file_itself(self):
+        wrapper = self.claimed()
+        program = self.program_of(wrapper)
+        wrapper.send_signal(signal.SIGSTOP)
+        stopping = self.start("pidfile", "stop", self.file)
+        wait_until("the program is gone", lambda: not command.is_running(program))
+        time.sleep(0.3)  # for a stop that does not wait to say so
+        wrapper.send_signal(signal.SIGCONT)
+        self.assertEqual(self.finish(stopping), (0, "", ""))
+        self.assertFalse(self.file.exists())
+
+
+class Namespaces(Case):
+    """One directory that several containers share."""
+
+    def enter(self, *kind):
+        way = ["unshare", *kind, "--fork", "--kill-child"]
+        if subprocess.run([*way, "true"], capture_output=True).returncode != 0:
+            self.skip_aloud("namespaces of one's own are not allowed here")
+        return way
+
+    def claim_in(self, way, *program):
+        return subprocess.run([*way, *self.command("pidfile", "claim", self.file, "--", *program)], capture_output=True,
+                              text=True, cwd=self.folder, env=self.environment, timeout=command.PATIENCE)
+
+    def test_two_claims_from_two_pid_namespaces_start_one_daemon(self):
+        way = self.enter("--pid", "--mount-proc")
+        first = subprocess.Popen([*way, *self.command("pidfile", "claim", self.file, "--", "cat")], stdin=subprocess.PIPE,
+                                 stdout=subprocess.DEVNULL, cwd=self.folder, env=self.environment)
+        self.addCleanup(self.end_plainly, first)
+        wait_until("it has claimed", self.file.exists)
+        for other in (way, []):
+            result = self.claim_in(other, "echo", "ran")
+            self.assertComplaint(result, LOCKED, "already running (pid 2)")
+            self.assertEqual(result.stdout, "")
+        self.assertEqual(self.state()["state"], "alive")
+        for action in ("signal", "stop"):  # pid 2 is another process here
+            self.assertEqual(self.pidfile(action, self.file).returncode, CANNOT_TELL)
+        first.stdin.close()
+        self.assertEqual(first.wait(command.PATIENCE), 0)
+        self.assertFalse(self.file.exists())
+
+    @staticmethod
+    def end_plainly(process):
+        process.stdin.close()
+        process.kill()
+        process.wait()
+
+    def test_two_claims_from_two_time_namespaces_start_one_daemon(self):
+        way = self.enter("--time", "--boottime", "86400")
+        self.claimed()
+        self.assertComplaint(self.claim_in(way, "echo", "ran"), LOCKED, "already running")
+        state = subprocess.run([*way, *self.command("pidfile", "status", self.file)], capture_output=True, text=True)
+        self.assertEqual(state.returncode, ALIVE, state.stdout)
+
+    def test_a_container_that_was_killed_leaves_a_file_that_the_next_one_takes_over(self):
+        way = self.enter("--pid", "--mount-proc")
+        for _ in range(2):  # with the same pids each time
+            first = subprocess.Popen([*way, *self.command("pidfile", "claim", self.file, "--", "cat")], stdin=subprocess.PIPE,
+                                     stdout=subprocess.DEVNULL, cwd=self.folder, env=self.environment)
+            self.addCleanup(self.end_plainly, first)
+            before = self.file.read_text() if self.file.exists() else ""
+            wait_until("it has claimed", lambda: self.file.exists() and self.file.read_text() != before)
+            first.kill()
+            first.wait()
+            wait_until("its processes are gone", lambda: self.state()["state"] == "stale")
+            self.assertIn("of another namespace", self.state()["explanation"])
+        self.assertEqual(self.claim_in(way, "echo", "ran").stdout, "ran\n")
 
 
 class Status(Case):
@@ -493,6 +610,9 @@ class Stop(Case):
             wrapper = self.claimed(claim)
             wrapper.send_signal(signal.SIGSTOP)  # else it would remove the file itself
             self.assertStatus(self.pidfile("stop", *stop, self.file), 0)
+            self.assertEqual(self.pidfile("status", self.file).returncode, ALIVE)  # its wrapper shares the claim
+            wrapper.kill()
+            wrapper.wait()
             self.assertEqual(self.pidfile("status", self.file).returncode, STALE)
             self.file.unlink()
 

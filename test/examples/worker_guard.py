@@ -26,7 +26,7 @@ class WorkerGuard(example.Case):
     def test_the_record_says_who_since_when_and_where_and_can_be_read_by_all(self):
         worker = self.running("start")
         record = self.record()
-        self.assertEqual(list(record), ["pid", "startToken", "port", "startedAt"])
+        self.assertEqual(list(record), ["pid", "startToken", "bootId", "pidNamespace", "timeNamespace", "witness", "port", "startedAt"])
         self.assertEqual((record["pid"], record["startToken"]), (worker.pid, str(command.start_time(worker.pid))))
         self.assertEqual(stat.S_IMODE(self.file.stat().st_mode), 0o644 & ~os.umask(os.umask(0)))
         socket.create_connection(("127.0.0.1", record["port"]), command.PATIENCE).close()

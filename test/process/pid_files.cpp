@@ -68,11 +68,16 @@ TEST_CASE("a claim is a complete file of mode 0644 with this process's pid and s
   REQUIRE(claim->file);
   CHECK_FALSE(claim->running);
   CHECK(claim->file->owns());
-  CHECK(read_text(path) == "{\"pid\": " + std::to_string(::getpid()) + ", \"startToken\": \"" +
-                               process_start_token(::getpid()).value() + "\", " + options.extra_fields + "}\n");
   struct stat status {};
   REQUIRE(::stat(path.c_str(), &status) == 0);
   CHECK((status.st_mode & 07777) == 0644);
+  const ProcessIdentity own = this_process();
+  CHECK(read_text(path) == "{\"pid\": " + std::to_string(::getpid()) + ", \"startToken\": \"" +
+                               process_start_token(::getpid()).value() + "\", \"bootId\": \"" + own.boot_id +
+                               "\", \"pidNamespace\": " + std::to_string(own.pid_namespace) +
+                               ", \"timeNamespace\": " + std::to_string(own.time_namespace) +
+                               ", \"witness\": \"ofd:" + std::to_string(status.st_dev) + ":" +
+                               std::to_string(status.st_ino) + "\", " + options.extra_fields + "}\n");
   CHECK(inspect_pid_file(path)->state == PidFileState::alive);
   CHECK(claim->file->release().has_value());
   CHECK_FALSE(std::filesystem::exists(path));
@@ -352,7 +357,7 @@ TEST_CASE("a claim for a process whose start is not known has no token") {
   options.owner->start_time_ticks.reset();
   const auto claim = PidFile::claim(path, options);
   REQUIRE(claim);
-  CHECK(read_text(path) == "{\"pid\": " + std::to_string(::getpid()) + "}\n");
+  CHECK(read_text(path).starts_with("{\"pid\": " + std::to_string(::getpid()) + ", \"bootId\": "));
   const auto found = inspect_pid_file(path);
   CHECK(found->state == PidFileState::alive);
   CHECK(found->reason == PidFileReason::unverified);
@@ -501,8 +506,11 @@ TEST_CASE("a claim for a child that is held back until it stands names the child
   CHECK(claim->file->record().pid == child.pid());
   child.tell("go");
   CHECK(child.wait().exited_with(0));
-  CHECK(inspect_pid_file(path)->state == PidFileState::stale);
+  const auto left = inspect_pid_file(path);
+  CHECK(left->state == PidFileState::alive);  // by its claimer, who shares the claim
+  CHECK(left->reason == PidFileReason::witness_inherited);
   CHECK(claim->file->release().has_value());
+  CHECK(inspect_pid_file(path)->state == PidFileState::missing);
 }
 
 TEST_CASE("a file is removed if it is one's own or a dead owner's, never a live other's") {

@@ -54,13 +54,12 @@ struct PidFileArguments {
 };
 
 int report_running(const PidFileInspection& owner, bool ok_if_running) {
-  if (owner.state != PidFileState::alive) {
-    print_error("not started: " + owner.explanation());
-    return k_locked;
-  }
   const auto pid = owner.record.pid ? owner.record.pid : owner.record.digits_pid;
-  print_error(fmt::format("already running (pid {})", pid.value_or(0)));
-  return ok_if_running ? k_done : k_locked;
+  const bool is_running = owner.state == PidFileState::alive;
+  print_error(is_running && pid && owner.reason != PidFileReason::witness_inherited
+                  ? fmt::format("already running (pid {})", *pid)
+                  : "not started: " + owner.explanation());
+  return is_running && ok_if_running ? k_done : k_locked;
 }
 
 /// Removes the file after COMMAND has ended. Where it is not the one that was claimed it may still be COMMAND's, which
@@ -107,7 +106,7 @@ int claim(const PidFileArguments& arguments, const std::vector<std::string>& pro
     return report_running(*claimed->running, arguments.ok_if_running);
   }
   PidFile& file = *claimed->file;
-  if (const std::error_code reason = held.start()) {
+  if (const std::error_code reason = held.start(file.witness_descriptor())) {
     return clean_up(file, *owner, program_failure(reason, program.front()));
   }
   const int status = wait_forwarding_signals(held.pid(), signals);
@@ -213,9 +212,16 @@ int stop(const PidFileArguments& arguments) {
     if (!is_over || arguments.keep || found.record.extra_fields.find(k_kept) != std::string::npos) {
       return status;
     }
-    // A file that names a living process now is a successor's.
+    // A file that names a living process now is a successor's. Whoever shares the claim of one that has ended, such as
+    // the `claim` that started it, has a few seconds to end as well.
     const auto removed = remove_pid_file(arguments.file, RemoveWhose::own_or_stale);
-    return removed || removed.error().code == Errc::locked ? status : fail(removed.error());
+    if (!removed && removed.error().code != Errc::locked) {
+      return fail(removed.error());
+    }
+    if (!removed) {
+      print_error("the file stays: " + removed.error().detail);
+    }
+    return status;
   });
 }
 

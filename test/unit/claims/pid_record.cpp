@@ -159,6 +159,31 @@ TEST_CASE("a JSON token may be a number, and keys may be escaped") {
   CHECK(parse_pid_record("{\"pid\": 7, \"start\\u0054oken\": \"5\"}").start_token == "5");
 }
 
+TEST_CASE("a JSON form says where its pid is numbered, and on which file its witness is") {
+  PidRecord record = record_of(41237, "123456");
+  record.format = PidFileFormat::json;
+  record.boot_id = "3f2b6c1e-7d0a-4e57-9a35-1d4c8f0b2a66";
+  record.pid_namespace = 4026531836;
+  record.time_namespace = 0;
+  record.witness = "ofd:2049:1573042";
+  record.extra_fields = "\"port\": 4711";
+  const std::string text = format_pid_record(record);
+  CHECK(text ==
+        "{\"pid\": 41237, \"startToken\": \"123456\", \"bootId\": \"3f2b6c1e-7d0a-4e57-9a35-1d4c8f0b2a66\", "
+        "\"pidNamespace\": 4026531836, \"timeNamespace\": 0, \"witness\": \"ofd:2049:1573042\", \"port\": 4711}\n");
+  CHECK(parse_pid_record(text) == record);
+  record.format = PidFileFormat::colon;
+  CHECK(format_pid_record(record) == "41237:123456\n");
+}
+
+TEST_CASE("an application's own member of such a name is kept verbatim") {
+  const PidRecord record = parse_pid_record("{\"pid\": 7, \"witness\": {\"name\": \"Ann\"}, \"pidNamespace\": \"a\"}");
+  CHECK(record.pid == 7);
+  CHECK_FALSE(record.witness);
+  CHECK_FALSE(record.pid_namespace);
+  CHECK(record.extra_fields == "\"witness\": {\"name\": \"Ann\"}, \"pidNamespace\": \"a\"");
+}
+
 TEST_CASE("fields of a JSON form that are not known are kept verbatim") {
   const std::string fields = R"("port": 4711.0, "startedAt": "a, \"b\": {", "deep": {"pid": 1, "x": [1, {"y": "]"}]})";
   const PidRecord record = parse_pid_record("{\"pid\":7 , " + fields + ", \"startToken\":\"5\"}");
@@ -173,8 +198,9 @@ TEST_CASE("extra fields that would change what the record says are refused") {
     CAPTURE(fields);
     CHECK(are_extra_fields(fields));
   }
-  for (const char* fields : {"port", "\"port\": ", "\"port\": 1,", "\"port\": 1}", "\"pid\": 7",
-                             "\"startToken\": \"1\"", "\"p\\u0069d\": 7", "\"a\": 1}, {\"b\": 2", "1"}) {
+  for (const char* fields :
+       {"port", "\"port\": ", "\"port\": 1,", "\"port\": 1}", "\"pid\": 7", "\"startToken\": \"1\"",
+        "\"bootId\": \"a\"", "\"witness\": 1", "\"p\\u0069d\": 7", "\"a\": 1}, {\"b\": 2", "1"}) {
     CAPTURE(fields);
     CHECK_FALSE(are_extra_fields(fields));
   }
@@ -187,6 +213,12 @@ TEST_CASE("a recorded process is one of this boot, with the token as its start t
   CHECK(process->start_time_ticks == 123456);
   CHECK(process->boot_id == this_process().boot_id);
   CHECK_FALSE(recorded_process(parse_pid_record("41237"))->start_time_ticks);
+  const std::string own_boot = "{\"pid\": 7, \"bootId\": \"" + this_process().boot_id + "\"";
+  const std::string own_pids = ", \"pidNamespace\": " + std::to_string(this_process().pid_namespace);
+  CHECK(recorded_process(parse_pid_record(own_boot + own_pids + ", \"timeNamespace\": 6}"))->time_namespace == 6);
+  // Another process than the one that has this pid here.
+  CHECK_FALSE(recorded_process(parse_pid_record(own_boot + ", \"pidNamespace\": 5}")));
+  CHECK_FALSE(recorded_process(parse_pid_record("{\"pid\": 7, \"bootId\": \"another\"" + own_pids + "}")));
   // Not comparable here: it must not become a record without identity, which some may signal.
   CHECK_FALSE(recorded_process(parse_pid_record("41237 Fri Nov 20 03:31:48 2026")));
 }

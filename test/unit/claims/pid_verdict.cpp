@@ -145,6 +145,55 @@ TEST_CASE("digits in the place of a pid keep the file while such a process exist
   }
 }
 
+TEST_CASE("a held witness means running, whatever else is known, and never lets a claim take the file over") {
+  for (const auto form :
+       {PidTextForm::record, PidTextForm::blank, PidTextForm::torn, PidTextForm::no_pid, PidTextForm::other}) {
+    for (const auto liveness : {Liveness::alive, Liveness::dead, Liveness::unknown}) {
+      for (const bool comparable : {true, false}) {
+        const PidText text = form == PidTextForm::record ? record_of(7, "5") : PidText{form, {}};
+        const auto found = judge_pid_file(text,
+                                          {.is_held = true,
+                                           .pid_is_comparable = comparable,
+                                           .is_from_previous_boot = !comparable,
+                                           .liveness = liveness,
+                                           .token = "6",
+                                           .file_age = 24h},
+                                          {});
+        CHECK(found.state == PidFileState::alive);
+        CHECK_FALSE(is_removable(found));
+        CHECK_FALSE(found.due);
+        const bool has_ended = form == PidTextForm::record && comparable && liveness != Liveness::unknown;
+        CHECK(found.reason == (has_ended ? PidFileReason::witness_inherited : PidFileReason::witness_held));
+      }
+    }
+  }
+  CHECK(judge_pid_file(record_of(7, "5"), {.is_held = true, .liveness = Liveness::alive, .token = "5"}, {}).reason ==
+        PidFileReason::verified);
+  CHECK(judge_pid_file(record_of(7), {.is_held = true, .liveness = Liveness::alive, .token = "5"}, {}).reason ==
+        PidFileReason::unverified);
+}
+
+TEST_CASE("a process that cannot be asked about is gone only if its witness is free, or its boot over") {
+  const auto judge_elsewhere = [](PidFileEvidence evidence) {
+    evidence.pid_is_comparable = false;
+    evidence.liveness = Liveness::dead;  // of whatever has the number here
+    return judge_pid_file(record_of(7, "5"), evidence, {});
+  };
+  CHECK(judge_elsewhere({}).state == PidFileState::unknown);
+  CHECK(judge_elsewhere({.witness_is_free = true}).reason == PidFileReason::orphaned);
+  CHECK(judge_elsewhere({.is_from_previous_boot = true}).reason == PidFileReason::previous_boot);
+  // Where it can be asked about, a free witness proves nothing: the owner may have closed its descriptors.
+  CHECK(judge_pid_file(record_of(7, "5"), {.witness_is_free = true, .liveness = Liveness::alive, .token = "5"}, {})
+            .state == PidFileState::alive);
+}
+
+TEST_CASE("a token that is told by another clock is as one that cannot be read") {
+  PidFileEvidence evidence{.token_is_comparable = false, .liveness = Liveness::alive, .token = "6"};
+  CHECK(judge_pid_file(record_of(7, "5"), evidence, {}).reason == PidFileReason::unverified);
+  evidence.liveness = Liveness::dead;
+  CHECK(judge_pid_file(record_of(7, "5"), evidence, {}).reason == PidFileReason::pid_gone);
+}
+
 TEST_CASE("each state and each reason has a word, and each verdict an explanation of its own") {
   constexpr std::pair<PidFileState, std::string_view> k_states[] = {{PidFileState::missing, "missing"},
                                                                     {PidFileState::alive, "alive"},
@@ -159,6 +208,8 @@ TEST_CASE("each state and each reason has a word, and each verdict an explanatio
   using Reason = PidFileReason;
   constexpr std::tuple<State, Reason, std::string_view> k_verdicts[] = {
       {State::missing, Reason::no_file, "no-file"},
+      {State::alive, Reason::witness_held, "witness-held"},
+      {State::alive, Reason::witness_inherited, "witness-inherited"},
       {State::alive, Reason::verified, "verified"},
       {State::alive, Reason::unverified, "unverified"},
       {State::stale, Reason::unverified, "unverified"},
@@ -169,6 +220,8 @@ TEST_CASE("each state and each reason has a word, and each verdict an explanatio
       {State::invalid, Reason::torn, "torn"},
       {State::invalid, Reason::no_pid, "no-pid"},
       {State::invalid, Reason::no_pid_file, "no-pid-file"},
+      {State::stale, Reason::orphaned, "orphaned"},
+      {State::stale, Reason::previous_boot, "previous-boot"},
       {State::unknown, Reason::undecided, "undecided"}};
   std::set<std::string> explanations;
   for (const auto& [state, reason, word] : k_verdicts) {

@@ -71,8 +71,8 @@ PidRecord with_witness(PidRecord record, const FileIdentity* witness) {
 /// One claim from call to answer.
 class Claim {
  public:
-  Claim(const std::filesystem::path& path, const PidFileOptions& options)
-      : path_(path), options_(options), deadline_(Deadline(options.timeout).end()) {}
+  Claim(const std::filesystem::path& path, const PidFileOptions& options, pid_t owner)
+      : path_(path), options_(options), owner_(owner), deadline_(Deadline(options.timeout).end()) {}
 
   /// What an attempt came to. With neither a file nor an owner: try again.
   struct Step {
@@ -95,6 +95,7 @@ class Claim {
 
   const std::filesystem::path& path_;
   const PidFileOptions& options_;
+  const pid_t owner_;
   const Clock::time_point deadline_;
 };
 
@@ -122,14 +123,14 @@ Result<Claim::Step> Claim::step(const Place& place, const PidRecord& record) {
 }
 
 Result<Claim::Step> Claim::judge_contender(const Place& place, PinnedFile& pinned) {
-  auto found = inspect_pinned(pinned, place, options_.policy);
+  auto found = inspect_pinned(pinned, place, options_.policy, owner_);
   if (!found) {
     return tl::unexpected(std::move(found).error());
   }
   Step step;
   if (is_removable(*found)) {
     const auto ended = reclaim(place, pinned, [&]() -> Result<bool> {
-      const auto again = inspect_pinned(pinned, place, options_.policy);
+      const auto again = inspect_pinned(pinned, place, options_.policy, owner_);
       return again ? Result<bool>(is_removable(*again)) : tl::unexpected(again.error());
     });
     if (!ended) {
@@ -258,7 +259,7 @@ Result<PidClaim> PidFile::claim(const std::filesystem::path& path, const PidFile
     return failure(Errc::invalid_argument, "claim", path, "the owner has no pid");
   }
   const PidRecord record = record_of(owner, options);
-  Claim claim(path, options);
+  Claim claim(path, options, owner.pid);
   for (int attempt = 0; attempt < k_claim_attempts_max; ++attempt) {
     auto place = place_of(path);
     if (!place) {

@@ -3,17 +3,22 @@
 #include <chrono>
 #include <utility>
 
+#include <unistd.h>
+
 #include <sessionlock/process_identity.hpp>
 
 #include "claims/own_claims.hpp"
 #include "claims/pid_record.hpp"
 #include "claims/pid_verdict.hpp"
+#include "process/process_probe.hpp"
 #include "process/this_process.hpp"
 #include "system/file_status.hpp"
 #include "verdict/classify.hpp"
 
 namespace sessionlock {
 namespace {
+
+using std::chrono::milliseconds;
 
 /// The members of a PID record that lock records have as well, for the rules that both share.
 LockRecord shared_fields(const PidRecord& record) {
@@ -45,7 +50,32 @@ void ask_where_it_was_written(PidFileEvidence& evidence, const LockRecord& lock,
   }
 }
 
-Result<PidFileEvidence> gather(const PidText& text, const PinnedFile& pinned, const Place& place) {
+milliseconds file_age(const PinnedFile& pinned, const Place& place) {
+  return age_of(pinned.modified, file_system_clock(place.directory->fd.get()).value_or(sys::wall_clock()));
+}
+
+/// Whether a file was last written before a process started. A time from before 2020 is what a machine writes whose
+/// clock is not set yet, and proves nothing.
+bool is_older_than(const PinnedFile& pinned, const Place& place, pid_t pid) {
+  constexpr WallTime k_plausible{std::chrono::seconds{1'577'836'800}};
+  constexpr milliseconds k_clock_slack{2000};
+  const auto started = process_start_time(pid);
+  return started && pinned.modified >= k_plausible && file_age(pinned, place) - k_clock_slack > process_age(*started);
+}
+
+/// Whether the pid says too little. After a restart a container numbers its processes as before, so a file that a
+/// former one left names pid 1, the claimer, its child or its parent more often than not:
+///   1. A, pid 3 of a container, writes its pid. 2. The container is killed, and started again. 3. B, the claimer, is
+///   its pid 3 now, or 2, and its child pid 3.
+void ask_who_has_the_pid(PidFileEvidence& evidence, pid_t pid, const PinnedFile& pinned, const Place& place,
+                         std::optional<pid_t> claimed_for) {
+  evidence.names_claimer = claimed_for && (pid == ::getpid() || pid == *claimed_for);
+  const bool is_likely = pid == 1 || pid == ::getppid() || pid == ::getpid();
+  evidence.is_older_than_process = is_likely && !evidence.names_claimer && is_older_than(pinned, place, pid);
+}
+
+Result<PidFileEvidence> gather(const PidText& text, const PinnedFile& pinned, const Place& place,
+                               std::optional<pid_t> claimed_for) {
   const LockRecord lock = shared_fields(text.record);
   const Observer& observer = this_observer();
   const WitnessAnswer answer = query_witness(pinned);
@@ -62,10 +92,10 @@ Result<PidFileEvidence> gather(const PidText& text, const PinnedFile& pinned, co
     // The token first: one that cannot be read because its process is just ending is then a dead process's.
     evidence.token = process_start_token(*pid);
     evidence.liveness = process_liveness(*pid);
+    ask_who_has_the_pid(evidence, *pid, pinned, place, claimed_for);
   }
   if (text.form != PidTextForm::record) {
-    evidence.file_age =
-        age_of(pinned.modified, file_system_clock(place.directory->fd.get()).value_or(sys::wall_clock()));
+    evidence.file_age = file_age(pinned, place);
   }
   return evidence;
 }
@@ -83,12 +113,13 @@ Result<std::optional<PinnedFile>> pin_pid_file(const Place& place) {
   return pinned;
 }
 
-Result<PidFileInspection> inspect_pinned(const PinnedFile& pinned, const Place& place, const PidFilePolicy& policy) {
+Result<PidFileInspection> inspect_pinned(const PinnedFile& pinned, const Place& place, const PidFilePolicy& policy,
+                                         std::optional<pid_t> claimed_for) {
   if (!pinned.content) {
     return failure(pinned.content.error(), "read PID file", place);
   }
   PidText text = pinned.content->too_long ? PidText{PidTextForm::other, {}} : read_pid_text(pinned.content->text);
-  const auto evidence = gather(text, pinned, place);
+  const auto evidence = gather(text, pinned, place, claimed_for);
   if (!evidence) {
     return tl::unexpected(evidence.error());
   }

@@ -43,8 +43,12 @@ Verdict judge_record(const PidRecord& record, const PidFileEvidence& evidence, c
   if (record.corrupt_token) {
     return {PidFileState::invalid, PidFileReason::corrupt_token};
   }
+  if (evidence.names_claimer && (!record.start_token || record.start_token == evidence.token)) {
+    return {PidFileState::stale, PidFileReason::claimers_pid};
+  }
   if (!record.start_token) {
-    return unverified(policy.without_token);
+    return evidence.is_older_than_process ? Verdict{PidFileState::stale, PidFileReason::older_than_process}
+                                          : unverified(policy.without_token);
   }
   if (!evidence.token || !evidence.token_is_comparable) {
     return unverified(policy.unreadable_token);
@@ -68,7 +72,8 @@ Verdict judge_unheld(const PidText& text, const PidFileEvidence& evidence, const
     case PidTextForm::no_pid:
       break;
   }
-  if (text.record.digits_pid && evidence.liveness != Liveness::dead) {
+  const bool may_be_meant = !evidence.names_claimer && !evidence.is_older_than_process;
+  if (text.record.digits_pid && evidence.liveness != Liveness::dead && may_be_meant) {
     return evidence.liveness == Liveness::alive ? Verdict{PidFileState::alive, PidFileReason::unverified}
                                                 : Verdict{PidFileState::unknown, PidFileReason::undecided};
   }
@@ -137,6 +142,11 @@ std::string stale_words(const PidFileInspection& found) {
     case PidFileReason::unverified:
       return fmt::format("Stale by policy: {} exists, but nothing tells that it is the process that was meant.",
                          process);
+    case PidFileReason::claimers_pid:
+      return fmt::format("Stale: {} is the process that claims the file; a former one of that number left it.",
+                         process);
+    case PidFileReason::older_than_process:
+      return fmt::format("Stale: the file is older than the process that has its pid, {}.", process);
     case PidFileReason::orphaned:
       return fmt::format(
           "Stale: {} was of another namespace or boot, and nobody holds the file's kernel lock any more.", process);
@@ -224,6 +234,10 @@ std::string_view to_string(PidFileReason reason) {
       return "no-pid";
     case PidFileReason::no_pid_file:
       return "no-pid-file";
+    case PidFileReason::claimers_pid:
+      return "claimers-pid";
+    case PidFileReason::older_than_process:
+      return "older-than-process";
     case PidFileReason::orphaned:
       return "orphaned";
     case PidFileReason::previous_boot:

@@ -26,6 +26,11 @@ struct PidFileEvidence {
   /// The record is of another boot, declares a witness, and its file is older than this boot; on a file system that
   /// belongs to this kernel alone.
   bool is_from_previous_boot{false};
+  /// The record, or its digits, name the process that claims the file, or the child that is held back for this claim.
+  bool names_claimer{false};
+  /// They name a process that may well have the pid of a former one, such as pid 1 of a container, and that started
+  /// after the file was last written.
+  bool is_older_than_process{false};
   /// Of the process that the record, or its digits, name.
   Liveness liveness{Liveness::unknown};
   /// The start token of the process that has the recorded pid now; none where it cannot be read.

@@ -431,6 +431,37 @@ class Namespaces(Case):
         self.assertEqual(self.claim_in(way, "echo", "ran").stdout, "ran\n")
 
 
+class Leftovers(Case):
+    def test_a_container_that_numbers_its_processes_as_before_takes_its_plain_file_over(self):
+        way = ["unshare", "--pid", "--mount-proc", "--fork", "--kill-child"]
+        if subprocess.run([*way, "true"], capture_output=True).returncode != 0:
+            self.skip_aloud("a PID namespace of one's own is not allowed here")
+        claim = " ".join(self.command("pidfile", "claim", "--format", "plain", "d.pid", "--"))
+
+        def boot(script):
+            return subprocess.run([*way, "sh", "-c", script], capture_output=True, text=True, cwd=self.folder,
+                                  env=self.environment, timeout=command.PATIENCE)
+        for first, then in ((f"{claim} sh -c 'kill -9 -1' & wait", f"true & {claim} echo ran & wait"),     # the claimer's pid again
+                            (f"{claim} sh -c 'kill -9 -1' & wait", f"{claim} echo ran & wait"),             # its child's
+                            ("echo 1 >d.pid; touch -d '-1 hour' d.pid", f"{claim} echo ran & wait"),         # its parent's, pid 1
+                            ("echo 1 >d.pid", f"exec {claim} echo ran"),                                    # pid 1 claims
+                            ("echo 2 >d.pid", f"exec {claim} echo ran")):                                   # and its child has that
+            boot(first)
+            self.assertTrue(self.file.exists(), first)
+            result = boot(then)
+            self.assertEqual((result.stdout, result.stderr), ("ran\n", ""), then)
+
+    def test_a_script_that_wrote_its_pid_and_becomes_the_claim_starts_it(self):
+        script = f"echo $$ >d.pid; exec {' '.join(self.command('pidfile', 'claim', 'd.pid', '--', 'echo', 'ran'))}"
+        result = subprocess.run(["sh", "-c", script], capture_output=True, text=True, cwd=self.folder, env=self.environment)
+        self.assertEqual((result.stdout, result.stderr), ("ran\n", ""))
+
+    def test_a_script_that_wrote_its_pid_and_goes_on_keeps_its_file(self):
+        script = f"echo $$ >d.pid; {' '.join(self.command('pidfile', 'claim', 'd.pid', '--', 'echo', 'ran'))}; echo $?"
+        result = subprocess.run(["sh", "-c", script], capture_output=True, text=True, cwd=self.folder, env=self.environment)
+        self.assertEqual(result.stdout, f"{LOCKED}\n")
+
+
 class Status(Case):
     def test_the_exit_status_is_that_of_init_scripts(self):
         process = self.idler()

@@ -220,6 +220,8 @@ TEST_CASE("each state and each reason has a word, and each verdict an explanatio
       {State::invalid, Reason::torn, "torn"},
       {State::invalid, Reason::no_pid, "no-pid"},
       {State::invalid, Reason::no_pid_file, "no-pid-file"},
+      {State::stale, Reason::claimers_pid, "claimers-pid"},
+      {State::stale, Reason::older_than_process, "older-than-process"},
       {State::stale, Reason::orphaned, "orphaned"},
       {State::stale, Reason::previous_boot, "previous-boot"},
       {State::unknown, Reason::undecided, "undecided"}};

@@ -42,12 +42,14 @@ class SESSIONLOCK_API LockManager {
   [[nodiscard]] Result<SessionLock> try_acquire(const std::filesystem::path& session,
                                                 const AcquireOptions& options = {});
 
-  /// Who holds a session and what an acquire would make of it. Changes nothing.
-  /// Errors: `Errc::not_a_lock_file` and those of reading it.
-  [[nodiscard]] Result<Inspection> inspect(const std::filesystem::path& session, const StalePolicy& policy = {}) const;
+  /// Which process holds a session, and what an acquire with these options would do. Changes nothing.
+  /// Errors: `Errc::not_a_lock_file` and those of reading it. What would make an acquire fail is no error:
+  /// `Inspection::obstacle`.
+  [[nodiscard]] Result<Inspection> inspect(const std::filesystem::path& session,
+                                           const AcquireOptions& options = {}) const;
 
-  /// Returns when the session is free or its lock could be taken away, without taking it.
-  /// Blocking and errors: as `acquire`.
+  /// Returns when the session is free or its lock could be taken over, without acquiring it.
+  /// Blocking and errors: as `acquire`; where an acquire would then fail (`Inspection::obstacle`), so does this.
   [[nodiscard]] Result<void> wait_until_free(const std::filesystem::path& session, const AcquireOptions& options = {});
 
   /// Writes under a hold of another process, an ancestor as a rule, that told its `lockId`. The handle's guarded writes

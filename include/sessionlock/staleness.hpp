@@ -108,16 +108,20 @@ struct SESSIONLOCK_API Inspection {
   std::optional<std::chrono::milliseconds> file_age{};
   /// The verdict's reason first, then the facts.
   std::vector<StaleReason> reasons{};
-  /// An acquire would take this lock away now.
+  /// An acquire would take this lock over now, unless an `obstacle` prevents it.
   bool removable{false};
   /// This call took it away.
   bool removed{false};
   /// Which evidence decided.
   Basis basis{Basis::no_file};
   /// Why the file could not be read, where `basis` is `unreadable`; `Errc::not_a_lock_file` where it is `not_a_lock`.
-  /// From `LockManager::inspect`, of a lock that is free
-  /// or removable: why an acquire would fail all the same, such as EROFS.
   std::error_code cause{};
+  /// Why an acquire would fail at once, whatever the owner does: no lock can be made here (EROFS), this one may not be
+  /// removed (EPERM), or the session has several names (`Errc::aliased_session`). None if nothing is known to prevent
+  /// it. Set by `LockManager::inspect` and, for a removable lock, by a sweep.
+  std::error_code obstacle{};
+  /// What the code of `obstacle` does not say; may be empty.
+  std::string obstacle_detail{};
 
   /// One English sentence: who holds the lock, and why it is or is not stale.
   [[nodiscard]] std::string explanation() const;

@@ -34,7 +34,8 @@ struct SweepReport {
   /// Those taken away, with the reason: an application may have to repair what their owners left undone.
   std::vector<Inspection> removed{};
   /// What could not be read or removed, and what is no lock file and was left in place; never ends the sweep. A lock
-  /// that is there and cannot be read is also in `locks`, as one that may be held.
+  /// that cannot be read is also in `locks`, as one that may be held, and so is one that could not be removed, with its
+  /// `Inspection::obstacle`.
   std::vector<Error> errors{};
 };
 

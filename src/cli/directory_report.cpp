@@ -1,6 +1,8 @@
 #include "cli/directory_report.hpp"
 
+#include <algorithm>
 #include <cerrno>
+#include <filesystem>
 #include <vector>
 
 #include <fmt/core.h>
@@ -22,6 +24,28 @@ void write_array(JsonWriter& json, std::string_view name, const std::vector<Insp
     write_json(json, inspection);
   }
   json.end_array();
+}
+
+template <class Iterator>
+std::size_t count_names(Iterator at, std::string_view suffix) {
+  std::error_code error;
+  std::size_t count = 0;
+  for (; !error && at != Iterator{}; at.increment(error)) {
+    const std::string name = at->path().filename().native();
+    count += name.ends_with(".lock") && !name.ends_with(suffix) ? 1U : 0U;
+  }
+  return count;
+}
+
+/// How many names look like locks of another suffix.
+std::size_t count_other_locks(const DirectoryArguments& arguments) {
+  namespace fs = std::filesystem;
+  constexpr auto k_options = fs::directory_options::skip_permission_denied;
+  std::error_code ignored;
+  const std::string& suffix = arguments.sweep.suffix;
+  return arguments.sweep.recursive
+             ? count_names(fs::recursive_directory_iterator(arguments.directory, k_options, ignored), suffix)
+             : count_names(fs::directory_iterator(arguments.directory, k_options, ignored), suffix);
 }
 
 }  // namespace
@@ -84,13 +108,30 @@ int fail_for(const SweepReport& report) {
 }
 
 std::string no_locks_words(const DirectoryArguments& arguments, const SweepReport& report) {
-  return fmt::format("No locks (*{}) in {}{}\n", printable_text(arguments.sweep.suffix),
-                     printable_text(arguments.directory), error_count_words(report));
+  const std::size_t others = count_other_locks(arguments);
+  const std::string hint = others == 0 ? ""
+                                       : fmt::format(" ({} in .lock; --suffix chooses which are looked at)",
+                                                     others == 1 ? "another name there ends"
+                                                                 : fmt::format("{} other names there end", others));
+  return fmt::format("No locks (*{}) in {}{}{}\n", printable_text(arguments.sweep.suffix),
+                     printable_text(arguments.directory), hint, error_count_words(arguments, report));
 }
 
-std::string error_count_words(const SweepReport& report) {
-  const std::size_t count = report.errors.size();
-  return count == 0 ? "" : fmt::format(", {} {} could not be judged", count, count == 1 ? "entry" : "entries");
+std::size_t obstacle_count(const SweepReport& report) {
+  return static_cast<std::size_t>(std::count_if(report.locks.begin(), report.locks.end(), [](const Inspection& lock) {
+    return lock.removable && lock.obstacle;
+  }));
+}
+
+std::string error_count_words(const DirectoryArguments& arguments, const SweepReport& report) {
+  const std::size_t unremoved = obstacle_count(report);
+  // A sweep that removes reports the lock that it could not remove among its errors as well.
+  const std::size_t unjudged = report.errors.size() - (arguments.sweep.remove ? unremoved : 0);
+  std::string words = unremoved == 0 ? "" : fmt::format(", {} could not be removed", unremoved);
+  if (unjudged > 0) {
+    words += fmt::format(", {} {} could not be judged", unjudged, unjudged == 1 ? "entry" : "entries");
+  }
+  return words;
 }
 
 std::string count_words(std::size_t count, std::string_view what) {

@@ -3,8 +3,10 @@
 /// \file
 /// What `list` and `clean` have in common: a directory of locks is gone through and reported.
 
+#include <cstddef>
 #include <filesystem>
 #include <string>
+#include <string_view>
 
 #include <sessionlock/error.hpp>
 #include <sessionlock/sweep.hpp>
@@ -34,11 +36,14 @@ void print_json(const DirectoryArguments& arguments, const SweepReport& report);
 /// Prints every error, and returns the exit status: that of the first, or 0.
 int fail_for(const SweepReport& report);
 
-/// The line for a directory in which nothing could be judged.
+/// The line for a directory without locks. Mentions `--suffix` where other names end in `.lock`.
 [[nodiscard]] std::string no_locks_words(const DirectoryArguments& arguments, const SweepReport& report);
 
-/// `, 2 entries could not be judged`; empty if all could.
-[[nodiscard]] std::string error_count_words(const SweepReport& report);
+/// How many locks an acquire would take over, but may not remove.
+[[nodiscard]] std::size_t obstacle_count(const SweepReport& report);
+
+/// `, 1 could not be removed, 2 entries could not be judged`; empty where nothing went wrong.
+[[nodiscard]] std::string error_count_words(const DirectoryArguments& arguments, const SweepReport& report);
 
 /// `1 lock`, `7 locks`.
 [[nodiscard]] std::string count_words(std::size_t count, std::string_view what);

@@ -72,11 +72,13 @@ void write_json(JsonWriter& json, const Inspection& inspection) {
     json.text(to_string(reason));
   }
   json.end_array();
-  json.member("removable", inspection.removable);
+  json.member("removable", inspection.removable && !inspection.obstacle);
   json.member("removed", inspection.removed);
   json.member("lockId", record.lock_id);
   json.member("label", record.label);
   json.member("host", record.host);
+  const std::string obstacle = obstacle_words(inspection);
+  json.member("obstacle", obstacle.empty() ? std::nullopt : std::optional{obstacle});
   json.member("explanation", inspection.explanation());
   json.end_object();
 }
@@ -100,6 +102,7 @@ void write_json(JsonWriter& json, const std::filesystem::path& session, const Er
   json.member("lockId", none);
   json.member("label", none);
   json.member("host", none);
+  json.member("obstacle", none);
   json.member("explanation", none);
   json.member("error", error.message());
   json.end_object();

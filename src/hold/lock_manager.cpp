@@ -14,6 +14,7 @@
 #include "hold/signal_cleanup.hpp"
 #include "hold/watchdog.hpp"
 #include "protocol/inspector.hpp"
+#include "protocol/obstacle.hpp"
 #include "protocol/session_location.hpp"
 #include "system/paths.hpp"
 #include "verdict/failure.hpp"
@@ -42,19 +43,64 @@ std::filesystem::path absolute_if_possible(const std::filesystem::path& path) {
   return none ? path : absolute;
 }
 
-/// Where the lock of a session would be whose directory, or that of its lock, does not exist.
-Inspection free_without_directory(const std::filesystem::path& session, const std::filesystem::path& lock_directory) {
+/// What there is to say about a session without acquiring it.
+struct View {
+  Inspection inspection{};
+  /// What an acquire would fail with, whatever the lock's owner does.
+  std::optional<Error> obstacle{};
+};
+
+/// Of a session whose directory, or that of its lock, does not exist.
+Result<View> view_without_directory(const std::filesystem::path& session, const std::filesystem::path& lock_directory) {
   std::error_code ignored;
   const auto absolute = absolute_if_possible(session);  // of a relative path it makes none
   const auto canonical = sys::weakly_canonical(absolute, ignored);
-  Inspection inspection;
+  View view;
+  Inspection& inspection = view.inspection;
   inspection.session_path = ignored ? absolute : canonical;
   inspection.lock_path =
       lock_directory.empty()
           ? inspection.session_path.parent_path() / lock_name_beside(inspection.session_path.filename().native())
           : absolute_if_possible(lock_directory) / lock_name_in_directory(inspection.session_path);
-  inspection.cause = obstacle_in(inspection.lock_path.parent_path());
-  return inspection;
+  if (auto checked = check_lock_name(inspection.lock_path); !checked) {
+    return tl::unexpected(std::move(checked).error());
+  }
+  const auto directory = inspection.lock_path.parent_path();
+  if (const std::error_code code = obstacle_in(directory)) {
+    view.obstacle = Error{code, "create directories", directory, {}, {}};
+  }
+  return view;
+}
+
+Result<View> view(const std::filesystem::path& session, LocateOptions naming, const StalePolicy& policy) {
+  auto location = locate(session, naming);
+  View view;
+  if (!location && location.error().code == Errc::aliased_session) {
+    // Inspecting an aliased session hurts no writer; acquiring it is what is refused.
+    view.obstacle = std::move(location).error();
+    naming.allow_hard_links = true;
+    location = locate(session, naming);
+  }
+  if (!location) {
+    if (location.error().code == std::errc::no_such_file_or_directory) {
+      return view_without_directory(session, naming.lock_directory);
+    }
+    return tl::unexpected(std::move(location).error());
+  }
+  auto pinned = pin(location->lock);
+  if (!pinned) {
+    return tl::unexpected(std::move(pinned).error());
+  }
+  view.inspection = pinned->has_value() ? judge(**pinned, location->lock, {policy, is_held_here, std::nullopt})
+                                        : free_lock(location->lock);
+  view.inspection.session_path = location->session.path();
+  if (!view.obstacle) {
+    view.obstacle = creation_obstacle(location->lock);  // an acquire makes its own lock before it looks for another
+  }
+  if (!view.obstacle && view.inspection.removable) {
+    view.obstacle = removal_obstacle(location->lock, **pinned);
+  }
+  return view;
 }
 
 }  // namespace
@@ -87,35 +133,36 @@ Result<SessionLock> LockManager::try_acquire(const std::filesystem::path& sessio
   return acquire(session, once);
 }
 
-Result<Inspection> LockManager::inspect(const std::filesystem::path& session, const StalePolicy& policy) const {
+Result<Inspection> LockManager::inspect(const std::filesystem::path& session, const AcquireOptions& options) const {
   if (session.empty()) {
     return failure(Errc::invalid_argument, "inspect", session, "the session path is empty");
   }
-  // Looking at an aliased session hurts nobody; acquiring it is what is refused.
-  auto location = locate(session, {options_->lock_directory, false, true});
-  if (!location) {
-    if (location.error().code == std::errc::no_such_file_or_directory) {
-      return free_without_directory(session, options_->lock_directory);
-    }
-    return tl::unexpected(std::move(location).error());
+  auto seen = view(session, {options_->lock_directory, false, options.allow_hard_links}, options.stale);
+  if (!seen) {
+    return tl::unexpected(std::move(seen).error());
   }
-  auto pinned = pin(location->lock);
-  if (!pinned) {
-    return tl::unexpected(std::move(pinned).error());
+  if (seen->obstacle) {
+    note_obstacle(seen->inspection, *seen->obstacle);
   }
-  Inspection inspection = pinned->has_value() ? judge(**pinned, location->lock, {policy, is_held_here, std::nullopt})
-                                              : free_lock(location->lock);
-  inspection.session_path = location->session.path();
-  if (inspection.state == LockState::free || inspection.removable) {
-    const sys::Outcome allowed = sys::faccessat(location->lock.directory->fd.get(), ".", W_OK | X_OK);
-    inspection.cause = allowed.ok() ? std::error_code{} : allowed.code();
-  }
-  return inspection;
+  return std::move(seen->inspection);
 }
 
 Result<void> LockManager::wait_until_free(const std::filesystem::path& session, const AcquireOptions& options) {
   retry_failed_releases();
-  return Acquisition(options_, session, options).wait_until_free();
+  const LocateOptions naming{options_->lock_directory, false, options.allow_hard_links};
+  // Before, because an acquire would not wait either; and after, because whether a lock may be removed is asked only
+  // once its owner is gone.
+  if (auto seen = view(session, naming, options.stale); seen && seen->obstacle) {
+    return tl::unexpected(std::move(*seen->obstacle));
+  }
+  if (auto waited = Acquisition(options_, session, options).wait_until_free(); !waited) {
+    return waited;
+  }
+  auto seen = view(session, naming, options.stale);
+  if (!seen) {
+    return tl::unexpected(std::move(seen).error());
+  }
+  return seen->obstacle ? tl::unexpected(std::move(*seen->obstacle)) : Result<void>{};
 }
 
 Result<SessionLock> LockManager::join(const std::filesystem::path& session, std::string_view lock_id) {

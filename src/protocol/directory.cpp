@@ -80,6 +80,7 @@ Recalled recall(Directories& directories, const std::string& path) {
 struct ExaminedDirectory {
   sys::Fd fd;
   std::shared_ptr<const KnownDirectory> known;
+  bool append_only;
 };
 
 /// What a freshly opened directory is. What is remembered, if anything, saves asking what a mount has been asked
@@ -103,7 +104,7 @@ Result<ExaminedDirectory> examine(sys::Opened opened, const std::string& path,
     remembered = std::make_shared<const KnownDirectory>(
         KnownDirectory{identity, found.mount, traits_of(identity.device, found.mount, file_system), {}});
   }
-  return ExaminedDirectory{std::move(opened.fd), std::move(remembered)};
+  return ExaminedDirectory{std::move(opened.fd), std::move(remembered), found.append_only};
 }
 
 /// Gives a freshly opened directory its canonical path, and shares it.
@@ -113,8 +114,8 @@ DirectoryPtr share(Directories& directories, const std::string& path, ExaminedDi
     known = std::make_shared<const KnownDirectory>(
         KnownDirectory{known->identity, known->mount, known->traits, canonical_path(fresh.fd.get(), path)});
   }
-  auto directory =
-      std::make_shared<const Directory>(std::move(fresh.fd), known->identity, known->canonical, known->traits);
+  auto directory = std::make_shared<const Directory>(std::move(fresh.fd), known->identity, known->canonical,
+                                                     known->traits, fresh.append_only);
   const std::lock_guard lock(directories.mutex);
   if (directories.by_path.size() >= k_remembered_paths_max) {
     directories.by_path.clear();
@@ -183,7 +184,8 @@ Result<DirectoryPtr> open_subdirectory(const Directory& parent, const std::strin
   if (!fresh) {
     return tl::unexpected(std::move(fresh).error());
   }
-  return std::make_shared<const Directory>(std::move(fresh->fd), fresh->known->identity, path, fresh->known->traits);
+  return std::make_shared<const Directory>(std::move(fresh->fd), fresh->known->identity, path, fresh->known->traits,
+                                           fresh->append_only);
 }
 
 }  // namespace sessionlock

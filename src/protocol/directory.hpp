@@ -22,8 +22,13 @@ namespace sessionlock {
 /// A directory, open as `O_PATH`, so that everything below is relative to it and a rename of it loses nothing. Shared
 /// by all holds there and closed with the last: an idle one would keep its file system from being unmounted.
 struct Directory {
-  Directory(sys::Fd opened, const FileIdentity& found, std::string canonical, std::shared_ptr<FileSystemTraits> known)
-      : fd(std::move(opened)), identity(found), path(std::move(canonical)), traits(std::move(known)) {}
+  Directory(sys::Fd opened, const FileIdentity& found, std::string canonical, std::shared_ptr<FileSystemTraits> known,
+            bool entries_stay)
+      : fd(std::move(opened)),
+        identity(found),
+        path(std::move(canonical)),
+        traits(std::move(known)),
+        append_only(entries_stay) {}
   Directory(const Directory&) = delete;
   Directory& operator=(const Directory&) = delete;
   ~Directory() = default;
@@ -33,6 +38,8 @@ struct Directory {
   /// Canonical path when it was opened. Text, because taking a path to pieces costs more than the system calls here.
   std::string path;
   std::shared_ptr<FileSystemTraits> traits;
+  /// Nothing that is made in it can be removed again (chattr(1), `a`).
+  bool append_only;
 
   /// The path of something in it.
   [[nodiscard]] std::filesystem::path path_of(const std::string& name) const;

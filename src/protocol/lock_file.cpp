@@ -69,7 +69,8 @@ Result<std::optional<PinnedFile>> judge_open_failure(const Place& place, int err
   if (error == ENOENT) {
     return std::nullopt;
   }
-  if (sys::is_own_shortage(error)) {
+  // There is no file whose name is too long; counting it as held would make an acquire wait for nothing.
+  if (sys::is_own_shortage(error) || error == ENAMETOOLONG) {
     return failure(code, "openat", place);
   }
   struct stat status {};

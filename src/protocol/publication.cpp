@@ -3,6 +3,7 @@
 #include <cerrno>
 
 #include "protocol/candidate.hpp"
+#include "protocol/obstacle.hpp"
 #include "protocol/per_name_locks.hpp"
 
 namespace sessionlock {
@@ -55,6 +56,9 @@ Result<std::optional<PublishAttempt>> publish_one(const Place& place, const Publ
 }  // namespace
 
 Result<PublishAttempt> publish_file(const Place& place, const Publication& publication) {
+  if (auto obstacle = append_only_obstacle(place)) {
+    return tl::unexpected(std::move(*obstacle));
+  }
   for (int attempt = 0; attempt < k_candidates_max; ++attempt) {
     auto done = publish_one(place, publication);
     if (!done) {

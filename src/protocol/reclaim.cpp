@@ -3,6 +3,7 @@
 #include <cerrno>
 
 #include "protocol/inode_guard.hpp"
+#include "protocol/obstacle.hpp"
 
 namespace sessionlock {
 namespace {
@@ -48,7 +49,7 @@ Result<Reclaim> reclaim_locked(const Place& place, Pinned& pinned, const Judge& 
     return Reclaim::replaced;
   }
   auto done = takes_place != nullptr ? replace(place, *takes_place) : remove(place);
-  return done ? Result<Reclaim>(Reclaim::done) : tl::unexpected(std::move(done).error());
+  return done ? Result<Reclaim>(Reclaim::done) : tl::unexpected(removal_failure(done.error().code, place, pinned));
 }
 
 template <class Pinned>

@@ -142,7 +142,8 @@ Result<SessionLocation> locate(const std::filesystem::path& session, const Locat
   }
   if (options.lock_directory.empty()) {
     location.lock = {location.session.directory, lock_name_beside(location.session.name)};
-    return location;
+    auto checked = check_lock_name(location.lock.path());
+    return checked ? Result<SessionLocation>(std::move(location)) : tl::unexpected(std::move(checked).error());
   }
   if (options.create_directories) {
     if (auto made = make_directories(options.lock_directory.native()); !made) {
@@ -155,6 +156,9 @@ Result<SessionLocation> locate(const std::filesystem::path& session, const Locat
   }
   location.lock = {std::move(*directory),
                    lock_name_in_directory(join_path(path_now(*location.session.directory), location.session.name))};
+  if (auto checked = check_lock_name(location.lock.path()); !checked) {
+    return tl::unexpected(std::move(checked).error());
+  }
   std::error_code no_working_directory;
   location.given_lock_directory = std::filesystem::absolute(options.lock_directory, no_working_directory).native();
   return location;
@@ -233,6 +237,15 @@ Result<bool> is_reached(const SessionLocation& location) {
     reached = is_path_to(lock.directory->path, lock.directory->identity);
   }
   return reached;
+}
+
+Result<void> check_lock_name(const std::filesystem::path& lock) {
+  const std::size_t length = lock.filename().native().size();
+  if (length <= NAME_MAX) {
+    return {};
+  }
+  return failure(std::make_error_code(std::errc::filename_too_long), "locate lock", lock,
+                 fmt::format("the lock's name would have {} bytes, and {} are possible", length, NAME_MAX));
 }
 
 std::string lock_name_beside(const std::string& session_name) {

@@ -38,8 +38,8 @@ struct LocateOptions {
 
 /// Finds the canonical session: links are followed one by one to the end, so that a link, dangling or not, and its
 /// target have one lock; directories above it are resolved by the kernel. Errors: `Errc::invalid_argument` for a path
-/// that cannot name a file, `Errc::aliased_session` for a file with several hard links, ELOOP, and those of the calls
-/// it makes.
+/// that cannot name a file, `Errc::aliased_session` for a file with several hard links, ENAMETOOLONG for a name whose
+/// lock's would be too long, ELOOP, and those of the calls it makes.
 [[nodiscard]] Result<SessionLocation> locate(const std::filesystem::path& session, const LocateOptions& options);
 
 /// Whether `locate` would still give this location: asked again once the lock is held.
@@ -61,6 +61,8 @@ struct LocateOptions {
 /// The name in a directory of locks: `<UUID v5 of the canonical session path>-<name>.lock`, in the URL name space of
 /// RFC 4122.
 [[nodiscard]] std::string lock_name_in_directory(const std::filesystem::path& canonical_session);
+/// A lock's name is longer than its session's, so a session may exist that can have no lock: ENAMETOOLONG.
+[[nodiscard]] Result<void> check_lock_name(const std::filesystem::path& lock);
 /// The session's name for the name of a lock beside it; empty if it is none.
 [[nodiscard]] std::string session_name_of_lock(const std::string& lock_name);
 

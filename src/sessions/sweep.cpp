@@ -16,6 +16,7 @@
 #include "process/this_process.hpp"
 #include "protocol/inspector.hpp"
 #include "protocol/lock_file.hpp"
+#include "protocol/obstacle.hpp"
 #include "protocol/reclaim.hpp"
 #include "protocol/temporary_name.hpp"
 #include "system/paths.hpp"
@@ -212,9 +213,14 @@ void Examiner::inspect(const Place& place, Findings& findings) {
     if (options_.remove && inspection.removable) {
       auto ended = reclaim(place, **pinned, inspection, last_look_);
       if (!ended) {
+        note_obstacle(inspection, ended.error());
         findings.errors.push_back(std::move(ended).error());
       } else if (*ended == Reclaim::replaced && look < k_looks_max) {
         continue;
+      }
+    } else if (inspection.removable) {
+      if (const auto obstacle = removal_obstacle(place, **pinned)) {
+        note_obstacle(inspection, *obstacle);
       }
     }
     inspection.session_path = session_path_of(inspection.record, place);

@@ -87,6 +87,8 @@ std::string_view to_string(Call call) {
       return "inotify_add_watch";
     case Call::inotify_rm_watch:
       return "inotify_rm_watch";
+    case Call::fcntl:
+      return "fcntl";
     case Call::pidfd_open:
       return "pidfd_open";
     case Call::pidfd_send_signal:
@@ -166,8 +168,26 @@ Outcome identify_directory(int fd, DirectoryIdentity& identity) {
     struct statx status {};
     const int result = ::statx(fd, "", AT_EMPTY_PATH, STATX_INO | k_unique_mount_id, &status);
     identity = {static_cast<std::uint64_t>(makedev(status.stx_dev_major, status.stx_dev_minor)), status.stx_ino,
-                (status.stx_mask & k_unique_mount_id) != 0 ? status.stx_mnt_id : 0};
+                (status.stx_mask & k_unique_mount_id) != 0 ? status.stx_mnt_id : 0,
+                (status.stx_attributes & STATX_ATTR_APPEND) != 0};
     return result;
+  });
+}
+
+Outcome attributes(int fd, Attributes& found) {
+  return invoke({Call::statx, fd}, [&]() -> std::int64_t {
+    struct statx status {};
+    const int result = ::statx(fd, "", AT_EMPTY_PATH, STATX_INO, &status);
+    found.immutable = (status.stx_attributes & STATX_ATTR_IMMUTABLE) != 0;
+    found.append_only = (status.stx_attributes & STATX_ATTR_APPEND) != 0;
+    return result;
+  });
+}
+
+Outcome act_as_owner(int fd) {
+  return invoke({Call::fcntl, fd}, [&]() -> std::int64_t {
+    const int flags = ::fcntl(fd, F_GETFL);
+    return flags < 0 ? flags : ::fcntl(fd, F_SETFL, flags | O_NOATIME);
   });
 }
 

@@ -56,6 +56,7 @@ enum class Call {
   inotify_init,
   inotify_add_watch,
   inotify_rm_watch,
+  fcntl,
   pidfd_open,
   pidfd_send_signal,
   pipe,
@@ -172,8 +173,21 @@ struct DirectoryIdentity {
   /// The mount it was reached through, a number that is never given out again (statx(2), `STATX_MNT_ID_UNIQUE`,
   /// Linux 6.8); 0 where the kernel does not tell.
   std::uint64_t mount{};
+  /// Its entries cannot be removed again (chattr(1), `a`).
+  bool append_only{};
 };
 Outcome identify_directory(int fd, DirectoryIdentity& identity);
+/// What chattr(1) has forbidden for an open file or directory (statx(2), `stx_attributes`). Nothing where the file
+/// system does not say.
+struct Attributes {
+  bool immutable{};
+  bool append_only{};
+};
+Outcome attributes(int fd, Attributes& found);
+/// Whether this process may do what only a file's owner and `CAP_FOWNER` may: EPERM if not. The kernel is asked by
+/// setting `O_NOATIME` on the descriptor, which it allows to the same processes, user namespaces included (fs/fcntl.c,
+/// setfl).
+Outcome act_as_owner(int fd);
 /// The file system's magic number (statfs(2), `f_type`) as value, and an identity of this mount's file system.
 struct FileSystem {
   std::uint64_t type{};

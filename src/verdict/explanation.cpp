@@ -122,8 +122,8 @@ std::string outcome_words(const Inspection& inspection) {
   if (inspection.removed) {
     return "it has been removed";
   }
-  if (inspection.cause && (inspection.state == LockState::free || inspection.removable)) {
-    return "but an acquire would fail: " + inspection.cause.message();
+  if (inspection.obstacle) {
+    return "but an acquire would fail: " + obstacle_words(inspection);
   }
   switch (inspection.state) {
     case LockState::free:
@@ -155,6 +155,14 @@ std::string_view not_a_lock_words() {
 
 std::string_view inherited_words(const Inspection& inspection) {
   return inspection.basis == Basis::witness_inherited ? "a program it gave the lock to runs on" : std::string_view{};
+}
+
+std::string obstacle_words(const Inspection& inspection) {
+  if (!inspection.obstacle) {
+    return {};
+  }
+  const std::string& detail = inspection.obstacle_detail;
+  return inspection.obstacle.message() + (detail.empty() ? "" : fmt::format(" ({})", detail));
 }
 
 std::string_view to_string(StaleReason reason) {

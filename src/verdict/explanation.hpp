@@ -24,5 +24,7 @@ namespace sessionlock {
 
 /// What to do where there is something else than a lock at a lock path. Lifetime: static storage.
 [[nodiscard]] std::string_view not_a_lock_words();
+/// Why an acquire would fail, as its error would say it; empty where nothing is known to prevent one.
+[[nodiscard]] std::string obstacle_words(const Inspection& inspection);
 
 }  // namespace sessionlock

@@ -13,7 +13,7 @@ from command import IO_ERROR, LOCKED, NO_SUCH_FILE, NOBODY, USAGE, wait_until
 
 MEMBERS = [
     "session", "lockPath", "state", "owner", "pid", "pidAlive", "createdAt", "ageMs", "staleReasons", "removable", "removed",
-    "lockId", "label", "host", "explanation",
+    "lockId", "label", "host", "obstacle", "explanation",
 ]
 
 
@@ -252,6 +252,19 @@ class List(Directory):
         (self.folder / "empty").mkdir()
         self.assertEqual(self.json("list", "--json", self.folder / "empty")["locks"], [])
         self.assertIn("No locks", self.run_command("list", self.folder / "empty").stdout)
+
+    def test_where_only_other_locks_are_found_the_suffix_is_mentioned(self):
+        folder = self.folder / "others"
+        (folder / "below").mkdir(parents=True)
+        (folder / "Cargo.lock").touch()
+        for arguments in (["list"], ["clean"], ["clean", "--dry-run"]):
+            result = self.run_command(*arguments, folder)
+            self.assertEqual(result.stdout, f"No locks (*.jsonl.lock) in {folder} (another name there ends in .lock; "
+                                            "--suffix chooses which are looked at)\n")
+        (folder / "below/a.log.lock").touch()
+        self.assertIn("2 other names there end in .lock", self.run_command("list", "--recursive", folder).stdout)
+        self.assertNotIn("other", self.run_command("list", "--suffix", ".lock", folder).stdout)
+        self.assertNotIn("suffix", self.run_command("list", self.folder).stdout)
 
     def test_entries_that_cannot_be_judged_are_counted(self):
         folder = self.folder / "hostile"

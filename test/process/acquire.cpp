@@ -339,7 +339,7 @@ TEST_CASE("a lock held by this process is never reclaimed, by age, by its text o
   write_text(session.lock, "{}");
   make_older(session.lock, k_ten_years);
   CHECK(check_kept(session, k_greedy).basis == Basis::held_here);
-  CHECK(LockManager().inspect(session.path, k_greedy)->basis == Basis::held_here);
+  CHECK(LockManager().inspect(session.path, {.stale = k_greedy})->basis == Basis::held_here);
   CHECK(lock->verify().has_value());
 }
 
@@ -724,7 +724,7 @@ TEST_CASE("a session in directories that are yet to be made is free, also by a r
     const auto free = LockManager().inspect(name);
     REQUIRE(free.has_value());
     CHECK(free->state == LockState::free);
-    CHECK(!free->cause);
+    CHECK(!free->obstacle);
     CHECK(free->session_path == session.directory / "new/folder/s.jsonl");
     CHECK(free->lock_path == session.directory / "new/folder/s.jsonl.lock");
   }
@@ -743,7 +743,7 @@ TEST_CASE("in a working directory that was removed nothing is locked, and an acq
       const auto free = LockManager(options).inspect("folder/s.jsonl");
       REQUIRE_IN_CHILD(free.has_value() && free->state == LockState::free);
       REQUIRE_IN_CHILD(free->session_path == "folder/s.jsonl");
-      REQUIRE_IN_CHILD(free->cause == std::errc::no_such_file_or_directory);
+      REQUIRE_IN_CHILD(free->obstacle == std::errc::no_such_file_or_directory);
       REQUIRE_IN_CHILD(!LockManager(options).try_acquire("folder/s.jsonl").has_value());
     }
     return 0;
@@ -811,7 +811,8 @@ TEST_CASE("another user's lock") {
             options.timeout = std::chrono::milliseconds::max();
             const auto lock = LockManager().acquire("s.jsonl", options);
             REQUIRE_IN_CHILD(!lock && lock.error().code == std::errc::operation_not_permitted);
-            REQUIRE_IN_CHILD(lock.error().operation == "renameat");
+            REQUIRE_IN_CHILD(lock.error().operation == "remove");
+            REQUIRE_IN_CHILD(lock.error().detail.find("sticky") != std::string::npos);
           }).exited_with(0));
     CHECK(fs::exists(session.lock));
     check_taken(session, {StaleReason::dead_pid});
@@ -828,7 +829,7 @@ TEST_CASE("where another user may not make a session's directory, an inspection 
   CHECK(as_second_user(session, [] {
           const auto free = LockManager().inspect("new/folder/s.jsonl");
           REQUIRE_IN_CHILD(free.has_value() && free->state == LockState::free);
-          REQUIRE_IN_CHILD(free->cause == std::errc::permission_denied);
+          REQUIRE_IN_CHILD(free->obstacle == std::errc::permission_denied);
         }).exited_with(0));
 }
 
@@ -844,7 +845,7 @@ TEST_CASE("where another user may not remove a dead owner's lock, an inspection 
   CHECK(as_second_user(session, [] {
           const auto stale = LockManager().inspect("s.jsonl");
           REQUIRE_IN_CHILD(stale.has_value() && stale->removable);
-          REQUIRE_IN_CHILD(stale->cause == std::errc::permission_denied);
+          REQUIRE_IN_CHILD(stale->obstacle == std::errc::permission_denied);
           REQUIRE_IN_CHILD(!LockManager().try_acquire("s.jsonl").has_value());
         }).exited_with(0));
 }

@@ -191,6 +191,7 @@ const std::vector<int>& ways_to_fail(sys::Call call) {
   static const std::vector<int> instances = {EMFILE, ENFILE, ENOMEM};
   static const std::map<Call, std::vector<int>> others = {
       {Call::faccessat, {EACCES, EROFS, EIO, ENOMEM, ESTALE, EINTR}},
+      {Call::fcntl, {EPERM, EINTR}},
       {Call::fstatfs, {EIO, ENOMEM, ENOSYS, ESTALE, EINTR}},
       {Call::kill, {EPERM, ENOSYS}},
       {Call::poll, {ENOMEM, EINTR}},

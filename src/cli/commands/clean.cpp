@@ -27,8 +27,11 @@ struct CleanArguments {
 /// What happened to a lock: in one word, and the sentence that says why.
 std::string line_for(const Inspection& lock, bool dry_run, const std::filesystem::path& directory,
                      const Palette& palette) {
-  const bool would = dry_run && lock.removable;
-  const std::string_view word = lock.removed ? "removed" : would ? "would remove" : "kept";
+  const bool would = dry_run && lock.removable && !lock.obstacle;
+  const std::string_view word = lock.removed     ? "removed"
+                                : would          ? "would remove"
+                                : lock.removable ? "not removed"
+                                                 : "kept";
   const std::string reasons = reason_words(lock);
   return fmt::format("{} {}{}\n    {}\n", palette.paint(colour_of(lock.state), word),
                      palette.paint(Colour::bold, relative_to(lock, directory)),
@@ -36,25 +39,21 @@ std::string line_for(const Inspection& lock, bool dry_run, const std::filesystem
 }
 
 void print_report(const SweepReport& report, const CleanArguments& arguments) {
-  const Palette palette = Palette::for_output();
-  const std::filesystem::path directory = canonical_directory(arguments.common);
-  std::size_t removable = 0;
-  for (const Inspection& lock : report.locks) {
-    removable += lock.removable && !lock.removed ? 1U : 0U;
-    print(line_for(lock, arguments.dry_run, directory, palette));
-  }
   if (report.locks.empty()) {
     print(no_locks_words(arguments.common, report));
     return;
   }
-  const std::size_t removed = report.removed.size();
-  if (arguments.dry_run) {
-    print(fmt::format("{} would be removed, {} kept{}\n", count_words(removable, "lock"),
-                      report.locks.size() - removable, error_count_words(report)));
-  } else {
-    print(fmt::format("{} removed, {} kept{}\n", count_words(removed, "lock"), report.locks.size() - removed,
-                      error_count_words(report)));
+  const Palette palette = Palette::for_output();
+  const std::filesystem::path directory = canonical_directory(arguments.common);
+  std::size_t removed = report.removed.size();
+  for (const Inspection& lock : report.locks) {
+    removed += arguments.dry_run && lock.removable && !lock.obstacle ? 1U : 0U;
+    print(line_for(lock, arguments.dry_run, directory, palette));
   }
+  const std::size_t kept = report.locks.size() - removed - obstacle_count(report);
+  print(fmt::format("{} {}, {} kept{}\n", count_words(removed, "lock"),
+                    arguments.dry_run ? "would be removed" : "removed", kept,
+                    error_count_words(arguments.common, report)));
 }
 
 int clean(CleanArguments arguments) {

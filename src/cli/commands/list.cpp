@@ -26,8 +26,8 @@ std::string summary(const SweepReport& report, const DirectoryArguments& argumen
   };
   std::string text = fmt::format("{}: {} held, {} stale, {} pending", count_words(report.locks.size(), "lock"),
                                  in_state(LockState::held), in_state(LockState::stale), in_state(LockState::pending)) +
-                     error_count_words(report);
-  if (in_state(LockState::stale) > 0) {
+                     error_count_words(arguments, report);
+  if (static_cast<std::size_t>(in_state(LockState::stale)) > obstacle_count(report)) {
     text += fmt::format(" ('sessionlock clean{} {}' removes the stale)",
                         arguments.sweep.recursive ? " --recursive" : "", printable_text(arguments.directory));
   }

@@ -44,7 +44,8 @@ std::optional<Inspection> lock_of_enclosing_run(const LockManager& manager, cons
   if (id.empty()) {
     return std::nullopt;
   }
-  Result<Inspection> inspection = manager.inspect(arguments.session.session, arguments.acquire.options.stale);
+  Result<Inspection> inspection =
+      manager.inspect(arguments.session.session, arguments.acquire.acquire_options(arguments.session));
   if (!inspection || inspection->state != LockState::held || inspection->record.lock_id != id) {
     return std::nullopt;
   }

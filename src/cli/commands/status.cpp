@@ -28,20 +28,26 @@ struct Look {
   Result<Inspection> result;
 };
 
+/// What an acquire would exit with: `run` and `wait` must not say something else.
+int exit_status(const Look& look) {
+  if (!look.result) {
+    return cli::exit_status(look.result.error().code);
+  }
+  if (look.result->basis == Basis::not_a_lock) {
+    return cli::exit_status(look.result->cause);
+  }
+  if (look.result->obstacle) {
+    return cli::exit_status(look.result->obstacle);
+  }
+  return look.result->state == LockState::free || look.result->removable ? k_done : k_locked;
+}
+
+/// Of several sessions: that of the last that fails, but 75 if any is locked.
 int exit_status(const std::vector<Look>& looks) {
   int status = k_done;
   for (const Look& look : looks) {
-    if (!look.result) {
-      status = cli::exit_status(look.result.error().code);
-    } else if (look.result->cause) {
-      status = cli::exit_status(look.result->cause);
-    }
-  }
-  for (const Look& look : looks) {
-    if (look.result && look.result->state != LockState::free && !look.result->removable &&
-        look.result->basis != Basis::not_a_lock) {
-      status = k_locked;
-    }
+    const int one = exit_status(look);
+    status = one == k_done || status == k_locked ? status : one;
   }
   return status;
 }
@@ -62,10 +68,11 @@ void print_json(const std::vector<Look>& looks) {
 
 int status(const StatusArguments& arguments) {
   const LockManager manager{arguments.session.manager_options()};
-  const AcquireOptions options = AcquireOptions::from_environment();
+  AcquireOptions options = AcquireOptions::from_environment();
+  options.allow_hard_links = arguments.session.allow_hard_links;
   std::vector<Look> looks;
   for (const std::string& session : arguments.sessions) {
-    looks.push_back({session, manager.inspect(session, options.stale)});
+    looks.push_back({session, manager.inspect(session, options)});
   }
   if (arguments.json) {
     print_json(looks);

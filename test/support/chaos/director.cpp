@@ -157,7 +157,7 @@ void Director::look_for_dead_locks() {
   const LockManager manager;
   for (std::size_t number = 0; number < k_sessions; ++number) {
     const auto path = session_path(directory_.path(), number);
-    const auto found = manager.inspect(path, {.malformed_grace = k_grace});
+    const auto found = manager.inspect(path, {.stale = {.malformed_grace = k_grace}});
     const std::uint64_t inode = found && found->removable ? inode_of(path.native() + ".lock") : 0;
     Suspect& suspect = suspects_[number];
     if (inode != suspect.inode) {

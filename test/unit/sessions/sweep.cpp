@@ -500,8 +500,9 @@ TEST_CASE("a lock that cannot be removed is kept, and an error") {
   CHECK(report.locks[0].removable);
   CHECK(names(report.removed) == Names{"b.jsonl.lock"});
   REQUIRE(report.errors.size() == 1);
-  CHECK(report.errors[0].operation == "unlinkat");
+  CHECK(report.errors[0].operation == "remove");
   CHECK(report.errors[0].code == std::errc::operation_not_permitted);
+  CHECK(report.locks[0].obstacle == std::errc::operation_not_permitted);
   CHECK(report.errors[0].path == directory / "a.jsonl.lock");
 }
 

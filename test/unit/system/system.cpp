@@ -71,6 +71,7 @@ TEST_CASE("an interceptor can make each call fail, and the call is not made") {
       {sys::Call::getdents64, [&] { return sys::read_names(fd, [](std::string_view) {}).error; }},
       {sys::Call::faccessat, [&] { return sys::faccessat(AT_FDCWD, path.c_str(), R_OK).error; }},
       {sys::Call::statx, [&] { return sys::identify_directory(fd, identity).error; }},
+      {sys::Call::fcntl, [&] { return sys::act_as_owner(fd).error; }},
       {sys::Call::fstatfs, [&] { return sys::fstatfs(fd, file_system).error; }},
       {sys::Call::linkat, [&] { return sys::linkat(AT_FDCWD, path.c_str(), AT_FDCWD, second.c_str(), 0).error; }},
       {sys::Call::unlinkat, [&] { return sys::unlinkat(AT_FDCWD, path.c_str()).error; }},

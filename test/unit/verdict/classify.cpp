@@ -1149,10 +1149,10 @@ TEST_CASE("an explanation of a lock that could be taken over says what would kee
   evidence.pid = PidProbe::gone;
   Inspection stale = classify(record, evidence, {});
   REQUIRE(stale.removable);
-  stale.cause = {EACCES, std::system_category()};
+  stale.obstacle = {EACCES, std::system_category()};
   CHECK(stale.explanation().find("; but an acquire would fail: Permission denied.") != std::string::npos);
   Inspection free;
-  free.cause = {EROFS, std::system_category()};
+  free.obstacle = {EROFS, std::system_category()};
   CHECK(free.explanation() == "Not locked: there is no lock file; but an acquire would fail: Read-only file system.");
 }
 

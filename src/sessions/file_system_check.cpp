@@ -42,6 +42,18 @@ bool is_inconclusive(int error) {
          std::find(k_of_the_disk.begin(), k_of_the_disk.end(), error) != k_of_the_disk.end();
 }
 
+/// What to do about a failure that is not the file system's fault; empty for any other.
+std::string_view remedy(const std::error_code& code) {
+  if (code == std::errc::no_space_on_device) {
+    return "The file system is full, which says nothing about what it can do: make room, then try again.";
+  }
+  if (code == std::error_code(EDQUOT, std::system_category())) {
+    return "This user's disk quota is used up, which says nothing about what the file system can do: make room, then "
+           "try again.";
+  }
+  return {};
+}
+
 /// A directory of its own, gone with all its content in the end.
 class Scratch {
  public:
@@ -229,9 +241,10 @@ void judge(FileSystemCheck& check) {
   const auto advise = [&](std::string sentence) { check.advice.push_back(std::move(sentence)); };
   if (check.refusal) {
     check.safety = LockSafety::unsafe;
-    advise(
-        "Keep the locks on a local file system: --lock-directory DIR, SESSIONLOCK_DIRECTORY, or "
-        "ManagerOptions::lock_directory, the same for every program that uses these sessions.");
+    const std::string_view words = remedy(check.refusal->code);
+    advise(!words.empty() ? std::string(words)
+                          : "Keep the locks on a local file system: --lock-directory DIR, SESSIONLOCK_DIRECTORY, or "
+                            "ManagerOptions::lock_directory, the same for every program that uses these sessions.");
     return;
   }
   check.safety = LockSafety::safe;
@@ -259,21 +272,7 @@ void judge(FileSystemCheck& check) {
   }
 }
 
-}  // namespace
-
-std::string_view to_string(LockSafety safety) {
-  switch (safety) {
-    case LockSafety::safe:
-      return "safe";
-    case LockSafety::limited:
-      return "limited";
-    case LockSafety::unsafe:
-      return "unsafe";
-  }
-  return "unknown";
-}
-
-Result<FileSystemCheck> check_file_system(const std::filesystem::path& directory) {
+Result<FileSystemCheck> examine(const std::filesystem::path& directory) {
   std::error_code code;
   const auto canonical = sys::canonical(directory, code);
   if (code) {
@@ -296,6 +295,28 @@ Result<FileSystemCheck> check_file_system(const std::filesystem::path& directory
   }
   check.refusal = try_a_lock(scratch->path());
   judge(check);
+  return check;
+}
+
+}  // namespace
+
+std::string_view to_string(LockSafety safety) {
+  switch (safety) {
+    case LockSafety::safe:
+      return "safe";
+    case LockSafety::limited:
+      return "limited";
+    case LockSafety::unsafe:
+      return "unsafe";
+  }
+  return "unknown";
+}
+
+Result<FileSystemCheck> check_file_system(const std::filesystem::path& directory) {
+  auto check = examine(directory);
+  if (!check && check.error().detail.empty()) {
+    check.error().detail = remedy(check.error().code);
+  }
   return check;
 }
 

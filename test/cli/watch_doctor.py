@@ -138,6 +138,20 @@ class Doctor(command.Case):
         self.assertStatus(result, IO_ERROR)
         self.assertIn("No lock can be had here.", result.stdout)
 
+    def test_on_a_full_file_system_it_advises_to_make_room(self):
+        # Room for names but not for content, and not even for a name.
+        for options, filling in (("size=16k", 'dd if=/dev/zero of="$0/fill" bs=1k count=100 2>/dev/null;'), ("nr_inodes=1", "")):
+            script = f'mount -t tmpfs -o {options} tmpfs "$0" || exit 200; {filling} exec "$@"'
+            result = subprocess.run(["unshare", "-m", "sh", "-c", script, str(self.folder), *self.command("doctor", self.folder)],
+                                    capture_output=True, text=True, env=self.environment)
+            if result.returncode in (1, 200):
+                self.skip_aloud("mounting needs a privilege that this machine does not give")
+            self.assertStatus(result, IO_ERROR)
+            said = result.stdout + result.stderr
+            self.assertIn("No space left on device", said)
+            self.assertIn("make room, then try again", said)
+            self.assertNotIn("Keep the locks on a local file system", said)
+
     def test_a_directory_in_which_nothing_can_be_made_is_an_error(self):
         self.assertComplaint(self.run_command("doctor", self.folder / "none"), NO_SUCH_FILE, "none")
         self.assertComplaint(self.run_command("doctor"), USAGE)

@@ -79,8 +79,8 @@ struct ManagerOptions {
   std::chrono::milliseconds watchdog_interval{0};
   OverrunAction overrun{OverrunAction::report};
   /// Is told of events, by the thread they happen on, under no lock of the library. What it throws is dropped.
-  /// It may use the library. Where its thread goes on with the lock when it returns (`acquired`, `contended`, `waiting`,
-  /// `degraded`, `overrun`), it must not wait for that lock: an acquire that would have to wait answers
+  /// It may use the library. Where its thread goes on with the lock when it returns (`acquired`, `contended`,
+  /// `waiting`, `degraded`, `overrun`), it must not wait for that lock: an acquire that would have to wait answers
   /// `Errc::invalid_argument`. It must not wait for another thread either that acquires that lock.
   std::function<void(const Event&)> observer{};
 };

@@ -99,9 +99,9 @@ enum class PidFileReason {
                       ///< other can be meant: a former process of that number left it.
   older_than_process,  ///< stale: it has no token, and is older than the process that has its pid, which is pid 1 or
                        ///< the parent of the process that asks.
-  orphaned,       ///< stale: of another namespace or boot, and no process holds the kernel lock that came with it.
-  previous_boot,  ///< stale: written before this machine booted, on a file system of its own.
-  undecided       ///< unknown: nothing proves either way.
+  orphaned,            ///< stale: of another namespace or boot, and no process holds the kernel lock that came with it.
+  previous_boot,       ///< stale: written before this machine booted, on a file system of its own.
+  undecided            ///< unknown: nothing proves either way.
 };
 /// "no-file", "verified", … Lifetime: static storage.
 [[nodiscard]] SESSIONLOCK_API std::string_view to_string(PidFileReason reason);

@@ -61,9 +61,9 @@ PidRecord record_of(const ProcessIdentity& owner, const PidFileOptions& options)
 }
 
 /// The same, naming the inode that the witness was taken on, where there is a place for it.
-PidRecord with_witness(PidRecord record, const FileIdentity* witness) {
+PidRecord with_witness(PidRecord record, const FileIdentity* witness, const Place& place) {
   if (witness != nullptr && record.format == PidFileFormat::json) {
-    record.witness = format_witness(*witness);
+    record.witness = declare_witness(*witness, *place.directory->traits);
   }
   return record;
 }
@@ -105,7 +105,7 @@ Result<Claim::Step> Claim::step(const Place& place, const PidRecord& record) {
     return tl::unexpected(random_failure(id.error(), path_));
   }
   auto attempt = publish_file(place, {options_.mode, *id, true, [&](const FileIdentity* witness) {
-                                        return format_pid_record(with_witness(record, witness));
+                                        return format_pid_record(with_witness(record, witness, place));
                                       }});
   if (!attempt) {
     return tl::unexpected(std::move(attempt).error());
@@ -171,7 +171,7 @@ struct PidFile::State {
       : path(std::move(claimed)),
         place(std::move(where)),
         file(std::move(published)),
-        record(with_witness(says, file.has_witness ? &file.file : nullptr)),
+        record(with_witness(says, file.has_witness ? &file.file : nullptr, place)),
         own(std::in_place, file.file) {}
 
   std::filesystem::path path;

@@ -34,17 +34,17 @@ LockRecord shared_fields(const PidRecord& record) {
 /// Where the record was written, beside where this process is. One without boot and namespaces, as text forms and other
 /// programs have it, is compared as if it were written here.
 void ask_where_it_was_written(PidFileEvidence& evidence, const LockRecord& lock, const PinnedFile& pinned,
-                              const Place& place, const Observer& observer) {
+                              const Observer& observer) {
   if (!lock.boot_id && !lock.pid_namespace && !lock.time_namespace && !lock.witness) {
     return;
   }
   Evidence relation;
   relate(relation, lock, observer);
   evidence.token_is_comparable = relation.comparison == Comparison::own;
-  const bool same_numbers = relation.same_boot && lock.pid_namespace && observer.pid_namespace != 0 &&
+  const bool same_numbers = lock.boot_id && !relation.other_boot && lock.pid_namespace && observer.pid_namespace != 0 &&
                             *lock.pid_namespace == observer.pid_namespace;
   evidence.pid_is_comparable = evidence.token_is_comparable || same_numbers;
-  if (relation.other_boot && lock.witness && place.directory->traits->local) {
+  if (relation.other_boot && lock.witness && locality_of_file(pinned) != Locality::unknown) {
     const auto boot = boot_time_seconds();
     evidence.is_from_previous_boot = boot && pinned.modified < WallTime{std::chrono::seconds{*boot}};
   }
@@ -82,11 +82,12 @@ Result<PidFileEvidence> gather(const PidText& text, const PinnedFile& pinned, co
   if (answer.failure && lock.witness) {
     return failure(answer.failure, "fcntl(F_OFD_GETLK)", place);
   }
-  const WitnessState witness = judge_witness(lock, answer.query, pinned.file, observer, place.directory->traits->local);
+  const WitnessState witness = judge_witness(lock, answer.query, pinned.file, observer,
+                                             lock.witness ? locality_of_file(pinned) : Locality::unknown);
   PidFileEvidence evidence;
   evidence.is_held = is_own_claim(pinned.file) || witness == WitnessState::held;
   evidence.witness_is_free = witness == WitnessState::free;
-  ask_where_it_was_written(evidence, lock, pinned, place, observer);
+  ask_where_it_was_written(evidence, lock, pinned, observer);
   const auto pid = text.record.pid ? text.record.pid : text.record.digits_pid;
   if (pid && evidence.pid_is_comparable) {
     // The token first: one that cannot be read because its process is just ending is then a dead process's.

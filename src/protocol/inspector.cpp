@@ -10,12 +10,6 @@
 namespace sessionlock {
 namespace {
 
-/// Asks the file itself: it may be mounted over a name in a directory of another file system.
-Locality locality_of_file(const PinnedInode& pinned) {
-  sys::FileSystem file_system;
-  return sys::fstatfs(pinned.fd.get(), file_system).ok() ? locality_of(file_system.type) : Locality::unknown;
-}
-
 /// Fills in what has to be asked about the owner's process and boot.
 void ask_about_owner(Evidence& evidence, const PinnedInode& pinned, const LockText& text, const Observer& observer,
                      const InspectionContext& context) {

@@ -178,6 +178,11 @@ Result<void> read_again(PinnedLock& pinned, const Place& place) {
   return {};
 }
 
+Locality locality_of_file(const PinnedInode& pinned) {
+  sys::FileSystem file_system;
+  return sys::fstatfs(pinned.fd.get(), file_system).ok() ? locality_of(file_system.type) : Locality::unknown;
+}
+
 WitnessAnswer query_witness(const PinnedInode& pinned) {
   if (!pinned.fd) {
     return {};

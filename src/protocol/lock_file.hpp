@@ -74,6 +74,10 @@ struct PinnedLock : PinnedInode {
 [[nodiscard]] Result<void> read_again(PinnedFile& pinned, const Place& place);
 [[nodiscard]] Result<void> read_again(PinnedLock& pinned, const Place& place);
 
+/// Which kernels can have the file. Asks the file itself: it may be mounted over a name in a directory of another file
+/// system.
+[[nodiscard]] Locality locality_of_file(const PinnedInode& pinned);
+
 /// Asks the kernel whether any process holds the witness of a pinned file.
 struct WitnessAnswer {
   WitnessQuery query{WitnessQuery::not_asked};

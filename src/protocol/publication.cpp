@@ -9,22 +9,6 @@
 namespace sessionlock {
 namespace {
 
-/// What a record says of a witness. Where other kernels may use the file system it says nothing: to them the witness
-/// may look free, since they do not see this kernel's locks.
-///   1. A, a virtual machine, publishes in a directory of its host; an overlay shows it with some device and inode.
-///   2. B, another one, sees the same file with the same numbers, and the witness free. 3. B must not take A for dead.
-std::optional<std::string> declare_witness(const FileIdentity& file, const FileSystemTraits& traits) {
-  switch (traits.locality) {
-    case Locality::local:
-      return format_witness({WitnessForm::ofd2, file});
-    case Locality::overlay:
-      return format_witness({WitnessForm::ofd, file});
-    case Locality::unknown:
-      break;
-  }
-  return std::nullopt;
-}
-
 /// One candidate. None: another is needed.
 Result<std::optional<PublishAttempt>> publish_one(const Place& place, const Publication& publication) {
   const FileSystemTraits& traits = *place.directory->traits;
@@ -69,6 +53,18 @@ Result<PublishAttempt> publish_file(const Place& place, const Publication& publi
     }
   }
   return removed_again_and_again(place);
+}
+
+std::optional<std::string> declare_witness(const FileIdentity& file, const FileSystemTraits& traits) {
+  switch (traits.locality) {
+    case Locality::local:
+      return format_witness({WitnessForm::ofd2, file});
+    case Locality::overlay:
+      return format_witness({WitnessForm::ofd, file});
+    case Locality::unknown:
+      break;
+  }
+  return std::nullopt;
 }
 
 Publication lock_publication(const Place& place, LockRecord& record, mode_t mode) {

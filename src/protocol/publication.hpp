@@ -51,6 +51,12 @@ struct PublishAttempt {
 /// Errors: `Errc::unsupported_file_system`; otherwise the failing call's own.
 [[nodiscard]] Result<PublishAttempt> publish_file(const Place& place, const Publication& publication);
 
+/// What a record says of a witness. Where other kernels may use the file system it says nothing: to them the witness
+/// may look free, since they do not see this kernel's locks.
+///   1. A, a virtual machine, publishes in a directory of its host; an overlay shows it with some device and inode.
+///   2. B, another one, sees the same file with the same numbers, and the witness free. 3. B must not take A for dead.
+[[nodiscard]] std::optional<std::string> declare_witness(const FileIdentity& file, const FileSystemTraits& traits);
+
 /// A lock file as it is to be published: the witness is taken where the file system can carry one, and declared in the
 /// record where the file system is known to belong to this kernel. Lifetime: refers to the place and the record.
 [[nodiscard]] Publication lock_publication(const Place& place, LockRecord& record, mode_t mode);

@@ -77,7 +77,7 @@ void ask_who_has_the_pid(PidFileEvidence& evidence, pid_t pid, const PinnedFile&
 Result<PidFileEvidence> gather(const PidText& text, const PinnedFile& pinned, const Place& place,
                                std::optional<pid_t> claimed_for) {
   const LockRecord lock = shared_fields(text.record);
-  const Observer& observer = this_observer();
+  const Observer& observer = current_observer();
   const WitnessAnswer answer = query_witness(pinned);
   if (answer.failure && lock.witness) {
     return failure(answer.failure, "fcntl(F_OFD_GETLK)", place);

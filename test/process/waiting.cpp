@@ -20,7 +20,6 @@
 #include <utility>
 #include <vector>
 
-#include <dlfcn.h>
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -39,6 +38,7 @@
 #include "protocol/lock_file.hpp"
 #include "protocol/session_location.hpp"
 #include "script.hpp"
+#include "second_copy.hpp"
 #include "wake_ups.hpp"
 
 namespace fs = std::filesystem;
@@ -604,19 +604,14 @@ TEST_CASE("a hold by one manager is seen by the others of the process") {
 }
 
 TEST_CASE("two copies of the library in one process exclude each other through the file") {
-  const auto path = fs::read_symlink("/proc/self/exe").parent_path() / "second_copy.so";
-  void* const module = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  REQUIRE_MESSAGE(module != nullptr, ::dlerror());
-  const auto acquire = reinterpret_cast<void* (*)(const char*, int)>(::dlsym(module, "second_copy_acquire"));
-  const auto release = reinterpret_cast<bool (*)(void*)>(::dlsym(module, "second_copy_release"));
-  REQUIRE((acquire != nullptr && release != nullptr));
+  const SecondCopy& copy = SecondCopy::load();
   const Session session;
   {
     const auto lock = held(try_lock(session.path));
-    CHECK(acquire(session.path.c_str(), 0) == nullptr);
+    CHECK(code_of(copy.acquire(session.path, waiting_for(0ms))) == Errc::locked);
   }
-  void* const theirs = acquire(session.path.c_str(), 0);
-  REQUIRE(theirs != nullptr);
+  auto theirs = copy.acquire(session.path, waiting_for(0ms));
+  REQUIRE(theirs.has_value());
   const auto refused = try_lock(session.path);
   REQUIRE(code_of(refused) == Errc::locked);
   CHECK(refused.error().holder->basis == Basis::witness_held);
@@ -626,7 +621,7 @@ TEST_CASE("two copies of the library in one process exclude each other through t
   LockManager manager(events.options());
   AcquiringThread waiting(manager, session.path);
   events.wait_for(EventKind::contended);
-  CHECK(release(theirs));
+  CHECK(theirs->release().has_value());
   CHECK(held(waiting.wait()).owns());
 }
 

@@ -9,6 +9,7 @@
 
 #include <doctest/doctest.h>
 
+#include "chaos/cast.hpp"
 #include "chaos/director.hpp"
 #include "process.hpp"
 

@@ -604,13 +604,16 @@ bool can_become_second_user() {
   return child.wait().exited_with(0);
 }
 
-void become_second_user() {
-  if (::setgroups(0, nullptr) != 0 || ::setresgid(k_second_uid, k_second_uid, k_second_uid) != 0 ||
-      ::setresuid(k_second_uid, k_second_uid, k_second_uid) != 0) {
+void become_user(uid_t user, gid_t group) {
+  if (::setgroups(0, nullptr) != 0 || ::setresgid(group, group, group) != 0 || ::setresuid(user, user, user) != 0) {
     throw_errno("becoming another user");
   }
   // As an exec would restore it: otherwise its own /proc files belong to root.
   ::prctl(PR_SET_DUMPABLE, 1);
+}
+
+void become_second_user() {
+  become_user(k_second_uid, k_second_uid);
 }
 
 TemporaryDirectory::TemporaryDirectory() : owner_(::getpid()) {

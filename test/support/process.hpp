@@ -195,6 +195,9 @@ NamespaceRun run_in_namespaces(const Namespaces& namespaces, const std::function
 inline constexpr uid_t k_second_uid = 65534;
 /// Whether this process may become another user.
 [[nodiscard]] bool can_become_second_user();
+/// Becomes a user of one group for good, with all identities, able to read its own `/proc` files; for children only.
+/// Throws if refused.
+void become_user(uid_t user, gid_t group);
 /// Becomes `k_second_uid` for good, with all identities and no groups; for children only. Throws if refused.
 void become_second_user();
 

@@ -20,9 +20,11 @@
 
 #include <sessionlock/lock_manager.hpp>
 
+#include "chaos/bystanders.hpp"
 #include "chaos/judgement.hpp"
-#include "chaos/others.hpp"
-#include "chaos/writer.hpp"
+#include "chaos/neighbour.hpp"
+#include "chaos/report.hpp"
+#include "chaos/surroundings.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
 
@@ -37,6 +39,9 @@ constexpr auto k_between_blows = 20ms;
 /// No process is stopped for longer.
 constexpr auto k_stop_max = 60ms;
 
+/// From then on each role must have done something.
+constexpr auto k_long_enough = 10s;
+
 /// The next child gets this pid, if no process has it: `/proc/sys/kernel/ns_last_pid` is this namespace's own.
 void recycle(pid_t pid) {
   std::ofstream("/proc/sys/kernel/ns_last_pid") << pid - 1;
@@ -47,7 +52,8 @@ class Director {
   Director(Channel& parent, const Plan& plan)
       : parent_(parent),
         plan_(plan),
-        directory_(TmpfsMount::mount("mode=0700").value()),
+        directory_(TmpfsMount::mount(plan.is_shared ? shared_directory_options() : "mode=0700").value()),
+        bystanders_(directory_.path(), world_.began),
         end_(Clock::now() + plan.duration),
         random_(plan.seed),
         pids_(plan.cast.size()) {}
@@ -56,14 +62,21 @@ class Director {
   std::uint64_t run();
 
  private:
+  /// What the directory holds before anything is done in it.
+  void furnish();
   void start(std::size_t slot);
+  template <class F>
+  [[noreturn]] void run_child(std::size_t slot, F&& act);
+  void clean_up_after(std::size_t slot);
+  void take_aliases_away();
   /// Starts another process in the place of each that has ended.
   void reap();
   void resume_stopped();
   void strike();
   void look_for_dead_locks();
   void finish();
-  void report() const;
+  /// A run in which a role did nothing shows nothing.
+  void judge_deeds();
 
   struct Stopped {
     std::size_t slot;
@@ -78,15 +91,62 @@ class Director {
   const Plan& plan_;
   World& world_{World::make()};
   const TmpfsMount directory_;
+  const Bystanders bystanders_;
+  std::vector<int> time_namespaces_{};
   const Clock::time_point end_;
   std::mt19937_64 random_;
   /// By slot; 0 for one without a process.
   std::vector<pid_t> pids_;
   std::vector<Stopped> stopped_{};
   std::array<Suspect, k_sessions> suspects_{};
-  std::uint64_t kills_{0}, stops_{0}, starts_{0}, recycled_{0};
-  Clock::duration longest_dead_{};
+  Blows blows_{};
 };
+
+void Director::furnish() {
+  if (!plan_.is_shared) {
+    return;
+  }
+  world_.has_neighbour = true;
+  time_namespaces_ = make_time_namespaces();
+  bystanders_.plant();
+  make_shared_sessions(directory_.path());
+}
+
+/// Acts in a child as its role's user, and ends it.
+template <class F>
+void Director::run_child(std::size_t slot, F&& act) {
+  const Role& role = plan_.cast[slot];
+  try {
+    if (plan_.is_shared) {
+      become(role.as, slot);
+    }
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // only now: a change of the user resets it
+    act(role);
+  } catch (const std::exception& error) {
+    world_.complain(std::string(role.name) + ": exception: " + error.what());
+  }
+  ::_exit(0);
+}
+
+void Director::clean_up_after(std::size_t slot) {
+  if (plan_.cast[slot].clean_up == nullptr) {
+    return;
+  }
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    run_child(slot, [&](const Role& role) { role.clean_up(directory_.path()); });
+  }
+  while (pid > 0 && ::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+  }
+}
+
+void Director::take_aliases_away() {
+  for (const auto& name : names_in(directory_.path())) {
+    if (name.starts_with(k_alias_prefix)) {
+      ::unlink((directory_ / name).c_str());
+    }
+  }
+}
 
 void Director::start(std::size_t slot) {
   const pid_t former = pids_[slot];
@@ -95,22 +155,18 @@ void Director::start(std::size_t slot) {
   recycle(wanted);
   world_.slots[slot].incarnation.fetch_add(1);
   world_.slots[slot].is_doomed.store(false);
-  const std::uint64_t seed = plan_.seed + ++starts_;
+  const std::uint64_t seed = plan_.seed + ++blows_.starts;
   const pid_t pid = ::fork();
   if (pid == 0) {
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    try {
-      plan_.cast[slot].make({world_, directory_.path(), slot, seed})->run();
-    } catch (const std::exception& error) {
-      world_.complain(std::string(plan_.cast[slot].name) + ": exception: " + error.what());
-    }
-    ::_exit(0);
+    run_child(slot, [&](const Role& role) {
+      role.make({world_, directory_.path(), slot, seed, time_namespaces_})->run();
+    });
   }
   if (pid < 0) {
     world_.complain("fork failed");
     return;
   }
-  recycled_ += pid == former ? 1U : 0U;
+  blows_.recycled += pid == former ? 1U : 0U;
   pids_[slot] = pid;
 }
 
@@ -125,6 +181,7 @@ void Director::reap() {
     if (!world_.is_over.load()) {
       start(slot);
     } else {
+      clean_up_after(slot);
       *found = 0;
     }
   }
@@ -142,15 +199,21 @@ void Director::resume_stopped() {
 
 void Director::strike() {
   const std::size_t slot = random_() % pids_.size();
+  if (pids_[slot] <= 0) {
+    return;
+  }
   if (random_() % 3 == 0) {
     if (plan_.cast[slot].may_be_stopped && ::kill(pids_[slot], SIGSTOP) == 0) {
       stopped_.push_back({slot, Clock::now() + std::chrono::milliseconds(random_() % k_stop_max.count())});
-      ++stops_;
+      ++blows_.stops;
     }
     return;
   }
+  if (!plan_.cast[slot].may_be_killed) {
+    return;
+  }
   world_.slots[slot].is_doomed.store(true);
-  kills_ += ::kill(pids_[slot], SIGKILL) == 0 ? 1U : 0U;
+  blows_.kills += ::kill(pids_[slot], SIGKILL) == 0 ? 1U : 0U;
 }
 
 void Director::look_for_dead_locks() {
@@ -163,7 +226,7 @@ void Director::look_for_dead_locks() {
     if (inode != suspect.inode) {
       suspect = {inode, Clock::now()};
     } else if (inode != 0) {
-      longest_dead_ = std::max(longest_dead_, Clock::now() - suspect.since);
+      blows_.longest_dead = std::max(blows_.longest_dead, Clock::now() - suspect.since);
       if (Clock::now() - suspect.since > k_bound) {
         world_.complain("nobody takes a dead lock over: " + found->explanation());
         suspect.since = Clock::now();
@@ -173,6 +236,7 @@ void Director::look_for_dead_locks() {
 }
 
 std::uint64_t Director::run() {
+  furnish();
   for (std::size_t slot = 0; slot < pids_.size(); ++slot) {
     start(slot);
   }
@@ -187,17 +251,23 @@ std::uint64_t Director::run() {
       next_blow = Clock::now() + k_between_blows;
     }
     if (Clock::now() >= next_look) {
+      take_aliases_away();
       look_for_dead_locks();
       (void)parent_.tell("running");  // the parent's patience is bounded
       next_look = Clock::now() + 100ms;
     }
   }
   finish();
+  take_aliases_away();
   for (std::size_t number = 0; number < k_sessions; ++number) {
     judge_session(world_, directory_.path(), number);
   }
   judge_directory(world_, directory_.path());
-  report();
+  if (plan_.is_shared) {
+    bystanders_.check(world_);
+  }
+  judge_deeds();
+  report(world_, blows_);
   return world_.violation_count();
 }
 
@@ -220,31 +290,15 @@ void Director::finish() {
   }
 }
 
-void Director::report() const {
-  const auto ms = [](Clock::duration time) {
-    return std::chrono::duration_cast<std::chrono::milliseconds>(time).count();
-  };
-  const Figures& count = world_.figures;
-  std::cout << "chaos: " << count.acquisitions << " acquisitions, " << count.foreign_acquisitions
-            << " by other programs, " << count.refusals << " refused; " << count.records << " records acknowledged\n"
-            << "chaos: " << kills_ << " kills, " << stops_ << " stops, " << count.exits << " exits with the lock, "
-            << count.execs << " execs, " << count.heirs << " heirs, " << count.forks << " forks inside, " << starts_
-            << " starts, " << recycled_ << " of them with the pid of the one before\n"
-            << "chaos: " << count.planted << " dead locks planted, " << count.forced << " locks forced, " << count.lost
-            << " found lost, " << count.swept << " swept in " << count.sweeps << " sweeps\n"
-            << "chaos: taken over:";
-  for (std::size_t reason = 0; reason < k_stale_reason_count; ++reason) {
-    if (const auto reclaims = count.reclaims[reason].load(); reclaims > 0) {
-      std::cout << ' ' << to_string(static_cast<StaleReason>(reason)) << ' ' << reclaims << ';';
+void Director::judge_deeds() {
+  if (plan_.duration < k_long_enough) {
+    return;
+  }
+  for (const Role& role : plan_.cast) {
+    if (role.deed != nullptr && (world_.figures.*role.deed).load() == 0) {
+      world_.complain("a role has done nothing: " + std::string(role.name));
     }
   }
-  std::cout << " longest wait " << count.longest_wait_ms << " ms, longest seen dead " << ms(longest_dead_) << " ms\n";
-  const auto violations = world_.violation_count();
-  std::cout << "chaos: " << violations << " violations\n";
-  for (std::uint64_t i = 0; i < violations && !world_.violation(i).empty(); ++i) {
-    std::cout << "VIOLATION: " << world_.violation(i) << '\n';
-  }
-  std::cout << std::flush;
 }
 
 /// Runs a director as pid 1 of a PID namespace with a `/proc` of its own: when it ends, all its processes end. Takes
@@ -279,10 +333,11 @@ std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
 
 }  // namespace
 
-Plan plan_from_environment(Cast cast) {
+Plan plan_from_environment(Cast cast, bool is_shared) {
   Plan plan{.duration = std::chrono::seconds{from_environment("SESSIONLOCK_CHAOS_SECONDS", 20)},
             .seed = from_environment("SESSIONLOCK_CHAOS_SEED", std::random_device{}()),
-            .cast = std::move(cast)};
+            .cast = std::move(cast),
+            .is_shared = is_shared};
   std::cout << "chaos: " << plan.duration.count() << " s with seed " << plan.seed << '\n' << std::flush;
   return plan;
 }
@@ -294,15 +349,6 @@ std::string perform(const Plan& plan) {
     answer = std::move(*line);
   }
   return outer.wait().exited_with(0) ? answer : "it ended before its time, after: " + answer;
-}
-
-Cast chaos_cast() {
-  Cast cast(6, {.name = "writer", .make = make_actor<Writer>});
-  cast.insert(cast.end(), 2, {.name = "foreigner", .make = make_actor<Foreigner>, .may_be_stopped = false});
-  cast.push_back({.name = "sweeper", .make = make_actor<Sweeper>});
-  cast.push_back({.name = "forcer", .make = make_actor<Forcer>});
-  cast.push_back({.name = "planter", .make = make_actor<Planter>});
-  return cast;
 }
 
 }  // namespace sessionlock::test::chaos

@@ -16,16 +16,15 @@ struct Plan {
   /// Decides what is done to which process, and when; what the scheduler makes of it is another matter.
   std::uint64_t seed{};
   Cast cast{};
+  /// The directory belongs to a user and a group, and holds files that are no locks; otherwise it is root's alone.
+  bool is_shared{false};
 };
 
 /// `SESSIONLOCK_CHAOS_SECONDS` and `SESSIONLOCK_CHAOS_SEED`, or 20 s and a seed of its own; prints them.
-[[nodiscard]] Plan plan_from_environment(Cast cast);
+[[nodiscard]] Plan plan_from_environment(Cast cast, bool is_shared = false);
 
 /// Performs a plan in a PID namespace of its own, and prints the figures and every violation.
 /// Returns: "over", how many violations there were, or "not allowed: " and what.
 [[nodiscard]] std::string perform(const Plan& plan);
-
-/// The cast of a chaos run.
-[[nodiscard]] Cast chaos_cast();
 
 }  // namespace sessionlock::test::chaos

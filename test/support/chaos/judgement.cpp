@@ -11,6 +11,7 @@
 #include <sessionlock/transcript.hpp>
 
 #include "chaos/actor.hpp"
+#include "chaos/bystanders.hpp"
 #include "lock_tools.hpp"
 
 namespace sessionlock::test::chaos {
@@ -64,7 +65,11 @@ void judge_session(World& world, const fs::path& directory, std::size_t number) 
 void judge_directory(World& world, const fs::path& directory) {
   (void)sweep(directory);
   for (const auto& name : names_in(directory)) {
-    if (!name.ends_with(".jsonl") && !name.ends_with(".torn") && name != "prepared") {
+    const bool is_session = name.ends_with(".jsonl") || name.ends_with(".torn");
+    // What processes left that were killed, and that only they or others of their kind take away.
+    const bool is_of_actors = name == "prepared" || name == "daemon.pid" || name == "work.gate" ||
+                              name == "marker.sentinel" || name.starts_with("closer-") || name.starts_with("own-");
+    if (!is_session && !is_of_actors && !Bystanders::is_name(name)) {
       world.complain("left behind: " + name);
     }
   }

@@ -36,6 +36,9 @@ class Sweeper : public Actor {
 
  protected:
   void act() override;
+
+ private:
+  void judge_error(const Error& error) const;
 };
 
 /// An operator who forces locks of living owners.

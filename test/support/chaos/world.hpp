@@ -9,9 +9,12 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <ctime>
 #include <optional>
 #include <string>
 #include <string_view>
+
+#include <sys/types.h>
 
 #include <sessionlock/staleness.hpp>
 
@@ -19,6 +22,9 @@ namespace sessionlock::test::chaos {
 
 inline constexpr std::size_t k_sessions = 5;
 inline constexpr std::size_t k_slots_max = 32;
+/// The first ones are also used by programs of another kind. Their records cannot be judged from another time
+/// namespace.
+inline constexpr std::size_t k_foreign_sessions = 3;
 /// Of one session; what comes after them is not written.
 inline constexpr std::size_t k_records_max = std::size_t{1} << 22U;
 /// How long a lock without an owner counts as one that is being written.
@@ -72,18 +78,34 @@ class SharedSession {
   Bits failed_{};
 };
 
+/// What a child of a process does.
+enum class Companion { starting, holding, releasing, failed };
+
 /// Where processes follow each other.
 struct Slot {
   std::atomic<std::uint64_t> incarnation{0};
   /// The process is about to end, wherever it is.
   std::atomic<bool> is_doomed{false};
+  std::atomic<Companion> companion{};
+  /// A process that does nothing; 0: none.
+  std::atomic<pid_t> innocent{0};
 };
 
 /// How often something happened.
 struct Figures {
   using Count = std::atomic<std::uint64_t>;
   Count acquisitions{0}, foreign_acquisitions{0}, refusals{0}, records{0}, lost{0}, forced{0}, planted{0}, swept{0},
-      sweeps{0}, forks{0}, execs{0}, exits{0}, heirs{0}, longest_wait_ms{0};
+      sweeps{0}, forks{0}, execs{0}, exits{0}, torn{0}, heirs{0}, longest_wait_ms{0};
+  /// Of programs that close everything.
+  Count closings{0}, descriptors_checked{0}, descriptors_touched{0};
+  /// Through a second copy of the library in the same process.
+  Count second_acquisitions{0};
+  /// By wrong clocks: claims of a PID file, entries through a gate; steps of a clock and to another time namespace.
+  Count claims{0}, gates{0}, steps{0}, travels{0};
+  /// Calls about files that are no locks; those files, deleted or changed.
+  Count visits{0}, bystanders_hurt{0};
+  /// Of neighbours: what they did, the lies and obstacles they planted; acquires and writes that these made fail.
+  Count attacks{0}, lies{0}, obstacles{0}, obstructed{0};
   std::array<Count, k_stale_reason_count> reclaims{};
 };
 
@@ -92,6 +114,12 @@ class World {
  public:
   std::array<SharedSession, k_sessions> sessions{};
   std::array<Slot, k_slots_max> slots{};
+  /// There is one daemon at a time, by its PID file, and one at the work behind the gate.
+  Section daemon{}, gate{};
+  /// Whether processes of another user are at work in the directory.
+  bool has_neighbour{false};
+  /// When the run began, by the kernel's clock.
+  std::time_t began{std::time(nullptr)};
   /// Everybody is to end.
   std::atomic<bool> is_over{false};
   Figures figures{};
@@ -116,11 +144,15 @@ class World {
 
  private:
   World() = default;
-  static constexpr std::size_t k_violations_kept = 64;
+  static constexpr std::size_t k_violations_kept = 256;
+  static constexpr std::size_t k_alike_kept = 16;
+  /// How much of the words two violations of one kind have in common.
+  static constexpr std::size_t k_kind_length = 24;
   static constexpr std::size_t k_forced_kept = 4096;
   std::array<std::array<char, 33>, k_forced_kept> forced_ids_{};
   std::atomic<std::uint64_t> forced_count_{0};
   std::atomic<std::uint64_t> violation_count_{0};
+  std::atomic<std::size_t> kept_count_{0};
   std::array<std::array<char, 400>, k_violations_kept> violations_{};
 };
 

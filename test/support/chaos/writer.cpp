@@ -6,6 +6,7 @@
 #include <chrono>
 #include <utility>
 
+#include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -27,10 +28,10 @@ void raise_to(std::atomic<std::uint64_t>& most, std::uint64_t value) {
 
 }  // namespace
 
-Writer::Writer(const Stage& stage) : Actor(stage), manager_(ManagerOptions{.release_at_exit = false}) {}
+Writer::Writer(const Stage& stage) : Actor(stage), manager_(manager_options()) {}
 
 void Writer::act() {
-  use(any(k_sessions));
+  use(choose());
   ++rounds_;
   look_for_leaks();
 }
@@ -45,24 +46,19 @@ void Writer::look_for_leaks() {
 }
 
 void Writer::use(std::size_t number) {
-  AcquireOptions options;
-  options.stale.malformed_grace = k_grace;
-  options.timeout = in_one_of(5) ? 0ms : std::chrono::milliseconds{k_timeout};
   const auto start = Clock::now();
-  auto lock = manager_.acquire(session(number), options);
+  auto lock = manager_.acquire(session(number), acquire_options(in_one_of(5) ? 0ms : k_timeout));
   const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - start);
   raise_to(figures().longest_wait_ms, static_cast<std::uint64_t>(waited.count()));
   if (!lock) {
-    ++figures().refusals;
-    if (lock.error().code != Errc::locked) {
-      world().complain("acquire: " + lock.error().message());
-    }
+    judge_refusal(lock.error());
     return;
   }
   ++figures().acquisitions;
   if (const auto& former = lock->reclaimed_from(); former && !former->reasons.empty()) {
     ++figures().reclaims[static_cast<std::size_t>(former->reasons.front())];
   }
+  hold();
   // Several writes leave time for the lock to be forced between two of them.
   for (auto writes = in_one_of(20) ? 3U : 1U; writes > 0; --writes) {
     if (in_one_of(10)) {
@@ -96,7 +92,7 @@ void Writer::write(std::size_t number, SessionLock& lock) {
   const auto written = lock.guarded([&]() -> Result<void> {
     world().enter(section, token());
     if (in_one_of(1000)) {
-      exit_with_lock();
+      in_one_of(2) ? exit_with_lock() : tear(number);
     }
     auto done = append(number, lock);
     world().leave(section, token());
@@ -107,36 +103,15 @@ void Writer::write(std::size_t number, SessionLock& lock) {
   }
 }
 
-/// Each record is acknowledged or fails, unless the process is killed meanwhile.
 Result<void> Writer::append(std::size_t number, SessionLock& lock) {
-  SharedSession& at = world().sessions[number];
-  const auto record = at.next_record();
+  const auto record = next_record(number);
   if (!record) {
     return {};
   }
-  const std::string text = "{\"record\":" + std::to_string(*record) + ",\"by\":" + std::to_string(::getpid()) +
-                           ",\"filler\":\"" + std::string(any(100), 'x') + "\"}";
-  auto appended =
-      Transcript::open(lock).and_then([&](Transcript transcript) { return transcript.append(std::string_view(text)); });
-  if (!appended) {
-    at.fail(*record);
-    return tl::unexpected(std::move(appended).error());
-  }
-  at.acknowledge(*record);
-  ++figures().records;
-  return {};
-}
-
-/// A lock may only be lost if it was forced.
-void Writer::judge_loss(const Error& error, const std::string& lock_id) {
-  if (error.code != Errc::lost) {
-    world().complain("write or release: " + error.message());
-    return;
-  }
-  ++figures().lost;
-  if (!world().was_forced(lock_id)) {
-    world().complain("lost, and nobody forced it: " + error.message());
-  }
+  const auto appended = Transcript::open(lock).and_then(
+      [&](Transcript transcript) { return transcript.append(std::string_view(record->text)); });
+  settle_record(number, *record, appended.has_value());
+  return appended ? Result<void>{} : tl::unexpected(appended.error());
 }
 
 void Writer::give_up(SessionLock& lock) {
@@ -183,6 +158,17 @@ void Writer::leave_to_heir(const SessionLock& lock) {
   announce_end();
   ++figures().heirs;
   ::_exit(0);
+}
+
+/// Ends in the middle of a line.
+void Writer::tear(std::size_t number) {
+  const auto record = next_record(number);
+  const int fd = ::open(session(number).c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+  if (record && fd >= 0) {
+    (void)!::write(fd, record->text.data(), record->text.size() / 2);
+    ++figures().torn;
+  }
+  exit_with_lock();
 }
 
 void Writer::exit_with_lock() {

@@ -5,7 +5,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <string>
 
 #include <sessionlock/lock_manager.hpp>
 
@@ -21,19 +20,24 @@ class Writer : public Actor {
 
  protected:
   void act() override;
+  /// Which session it uses next.
+  [[nodiscard]] virtual std::size_t choose() { return any(k_sessions); }
+  /// While it has a lock, between acquiring and writing.
+  virtual void hold() {}
+  /// Complains if this process has ever more descriptors.
+  virtual void look_for_leaks();
 
  private:
   void use(std::size_t number);
   void write(std::size_t number, SessionLock& lock);
   Result<void> append(std::size_t number, SessionLock& lock);
-  void judge_loss(const Error& error, const std::string& lock_id);
   void give_up(SessionLock& lock);
   void end_somehow(const SessionLock& lock);
   void fork_inside(const SessionLock& lock);
   [[noreturn]] void replace_itself();
   [[noreturn]] void leave_to_heir(const SessionLock& lock);
+  [[noreturn]] void tear(std::size_t number);
   [[noreturn]] void exit_with_lock();
-  void look_for_leaks();
 
   LockManager manager_;
   std::uint64_t rounds_{0};

@@ -1,0 +1,62 @@
+#pragma once
+
+/// \file
+/// A hostile neighbour: another user of the group that owns the directory of the sessions. The directory is sticky, so
+/// it cannot remove or rename what is not its own; everything else that its permissions allow it does.
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+#include "chaos/actor.hpp"
+
+namespace sessionlock::test::chaos {
+
+/// How second names of sessions begin, which only the directory's owner can remove.
+inline constexpr std::string_view k_alias_prefix = "alias-";
+
+/// A process that does nothing, and whose pid others write into locks.
+class Innocent : public Actor {
+ public:
+  explicit Innocent(const Stage& stage);
+  ~Innocent() override;
+
+ protected:
+  void act() override { pause(std::chrono::milliseconds{5}); }
+};
+
+/// Locks files of others, and puts what is no lock, or a lock that lies, where locks and temporary files belong.
+///
+/// A regular file that it leaves is nobody's by the library's own rules, at the latest when the process that it names
+/// has ended, and is left to them: a program that deletes its own lock file while others remove it for dead is beyond
+/// what the protocol promises. What the library never removes it takes back after a moment.
+class Neighbour : public Actor {
+ public:
+  explicit Neighbour(const Stage& stage);
+  ~Neighbour() override;
+
+  /// Takes back what this user has left and no rule removes.
+  static void clean_up(const std::filesystem::path& directory);
+
+ protected:
+  void act() override;
+
+ private:
+  void lock_whole_file();
+  void lock_ranges();
+  void plant_record();
+  void plant_obstacle(const std::filesystem::path& path);
+  void plant_temporary();
+  void alias_session();
+
+  /// Makes something that is no lock; false if the name is taken.
+  bool make_obstacle(const std::filesystem::path& path);
+  bool make_file(const std::filesystem::path& path);
+  [[nodiscard]] std::filesystem::path link_target();
+  /// A record that lies, or what is left of one; also a bare number, where that may be.
+  [[nodiscard]] std::string lie(bool may_be_number);
+  [[nodiscard]] std::string innocent_record();
+  [[nodiscard]] std::filesystem::path some_file();
+};
+
+}  // namespace sessionlock::test::chaos

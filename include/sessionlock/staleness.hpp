@@ -102,9 +102,10 @@ struct SESSIONLOCK_API Inspection {
   std::optional<pid_t> digits_pid{};
   /// True only if the recorded pid was asked for and some process has it.
   bool pid_alive{false};
-  /// Time since `createdAt`; 0 for one in the future; none where `createdAt` is not a time.
+  /// Time since `createdAt`; of one in the future, `file_age`; none where `createdAt` is not a time.
   std::optional<std::chrono::milliseconds> age{};
-  /// Time between the file's last modification and now by its file system's clock, where the verdict can depend on it.
+  /// Time since the file's last modification by its file system's clock, where the verdict can depend on it. Of a
+  /// modification in the future: for how long the call has seen the file unchanged, which is 0 for all but waits.
   std::optional<std::chrono::milliseconds> file_age{};
   /// The verdict's reason first, then the facts.
   std::vector<StaleReason> reasons{};

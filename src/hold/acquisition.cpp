@@ -308,7 +308,7 @@ Result<Acquisition::Finding> Acquisition::look(const SessionLocation& location, 
     return Finding::free;
   }
   owner_ = {};
-  const InspectionContext context{policy_, is_held_here, file_system_now_,
+  const InspectionContext context{policy_, is_held_here, file_system_now_, &unchanged_,
                                   [this](pid_t pid) { return owner_ = probe_process(pid); }};
   Inspection inspection = judge(**pinned, location.lock, context);
   inspection.session_path = location.session.path();

@@ -78,6 +78,7 @@ class Acquisition {
   const Deadline deadline_;
   Waiter waiter_;
   std::optional<WallTime> file_system_now_{};
+  UnchangedTime unchanged_{};
   /// The last one seen in the way.
   std::optional<Inspection> holder_{};
   /// The process that has the pid of the last one seen.

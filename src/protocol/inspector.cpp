@@ -10,6 +10,8 @@
 namespace sessionlock {
 namespace {
 
+using std::chrono::milliseconds;
+
 /// Fills in what has to be asked about the owner's process and boot.
 void ask_about_owner(Evidence& evidence, const PinnedInode& pinned, const LockText& text, const Observer& observer,
                      const InspectionContext& context) {
@@ -33,6 +35,10 @@ void ask_about_owner(Evidence& evidence, const PinnedInode& pinned, const LockTe
   }
 }
 
+milliseconds age_of_file(const PinnedInode& pinned, WallTime now, UnchangedTime* unchanged) {
+  return pinned.modified > now && unchanged != nullptr ? unchanged->of(pinned) : age_of(pinned.modified, now);
+}
+
 Evidence gather(const PinnedInode& pinned, const LockText& text, const Place& place, const InspectionContext& context) {
   const LockRecord& record = text.record;
   const Observer& observer = context.observer != nullptr ? *context.observer : current_observer();
@@ -49,13 +55,23 @@ Evidence gather(const PinnedInode& pinned, const LockText& text, const Place& pl
   evidence.held_here = context.held_here && context.held_here(pinned.file);
   ask_about_owner(evidence, pinned, text, observer, context);
   if (needs_file_age(record, evidence, context.policy)) {
-    auto now = context.file_system_now ? context.file_system_now : context.clock(*place.directory);
-    evidence.file_age = time_between(now.value_or(evidence.now), pinned.modified);
+    const auto now = context.file_system_now ? context.file_system_now : context.clock(*place.directory);
+    evidence.file_age = age_of_file(pinned, now.value_or(evidence.now), context.unchanged);
   }
   return evidence;
 }
 
 }  // namespace
+
+milliseconds UnchangedTime::of(const PinnedInode& pinned) {
+  const auto now = std::chrono::steady_clock::now();
+  if (since_ == std::chrono::steady_clock::time_point{} || file_ != pinned.file || modified_ != pinned.modified) {
+    file_ = pinned.file;
+    modified_ = pinned.modified;
+    since_ = now;
+  }
+  return std::chrono::duration_cast<milliseconds>(now - since_);
+}
 
 Inspection judge(const PinnedLock& pinned, const Place& place, const InspectionContext& context) {
   Inspection inspection;

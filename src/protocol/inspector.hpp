@@ -4,6 +4,7 @@
 /// Gathers the evidence about one pinned lock and has it judged. This is where what a file says
 /// (`lock_file`), what the kernel says of its owner (`process_probe`) and the verdict (`classify`) come together.
 
+#include <chrono>
 #include <functional>
 #include <optional>
 
@@ -17,6 +18,19 @@
 
 namespace sessionlock {
 
+/// For how long a file has been seen unchanged, on the monotonic clock. Its times say nothing of that where they lie in
+/// the future.
+class UnchangedTime {
+ public:
+  /// How long ago this file was first seen as it is now; 0 if it was not seen before. Remembers one file.
+  [[nodiscard]] std::chrono::milliseconds of(const PinnedInode& pinned);
+
+ private:
+  FileIdentity file_{};
+  WallTime modified_{};
+  std::chrono::steady_clock::time_point since_{};
+};
+
 /// What the gathering needs from its surroundings.
 struct InspectionContext {
   RemovalPolicy policy{};
@@ -24,6 +38,8 @@ struct InspectionContext {
   std::function<bool(const FileIdentity&)> held_here{};
   /// The time by the lock's file system, where the caller knows it from a file it just made.
   std::optional<WallTime> file_system_now{};
+  /// What a caller that waits has seen of a file from the future; null: nothing.
+  UnchangedTime* unchanged{nullptr};
   /// Asks about a pid; replaced where answers are remembered, as in a sweep.
   std::function<ProcessProbe(pid_t)> probe{probe_process};
   /// Asked for the time by the lock's file system where a file's age counts and `file_system_now` does not tell;

@@ -16,18 +16,6 @@ bool is_foreign(const LockRecord& record) {
   return !record.boot_id && !record.pid_namespace && !record.time_namespace && !record.witness && !record.lock_id;
 }
 
-/// How long ago, with 0 for the future. Saturates where a broken clock would make it overflow.
-milliseconds time_since(WallTime then, WallTime now) {
-  if (then >= now) {
-    return milliseconds{0};
-  }
-  milliseconds::rep difference{};
-  if (__builtin_sub_overflow(now.time_since_epoch().count(), then.time_since_epoch().count(), &difference)) {
-    return milliseconds::max();
-  }
-  return milliseconds{difference};
-}
-
 /// An unknown age is not old: what cannot be told is never a reason to take a lock away.
 bool is_older(std::optional<milliseconds> age, milliseconds limit) {
   return age && *age > std::max(limit, milliseconds{0});
@@ -58,7 +46,9 @@ Times judge_times(const LockRecord& record, const Evidence& evidence, const Stal
   const auto created_at = record.created_at ? parse_rfc3339(*record.created_at) : std::nullopt;
   times.created_at_is_a_time = created_at.has_value();
   if (created_at) {
-    times.age = time_since(*created_at, evidence.now);
+    // A clock was wrong: then the file tells its own age.
+    const bool lies_ahead = *created_at > evidence.now;
+    times.age = lies_ahead ? evidence.file_age : age_of(*created_at, evidence.now);
     times.too_old = is_older(times.age, policy.stale_after);
     times.hold_exceeded = record.max_hold_ms && is_older(times.age, milliseconds{*record.max_hold_ms});
   }
@@ -215,8 +205,8 @@ void relate(Evidence& evidence, const LockRecord& record, const Observer& observ
 
 bool needs_file_age(const LockRecord& record, const Evidence& related, const RemovalPolicy& policy) {
   const bool may_be_older_than_observer = related.own_pid && !record.starttime;
-  return policy.stale_mtime || !record.pid || may_be_older_than_observer || !record.created_at ||
-         !parse_rfc3339(*record.created_at);
+  const auto created_at = record.created_at ? parse_rfc3339(*record.created_at) : std::nullopt;
+  return policy.stale_mtime || !record.pid || may_be_older_than_observer || !created_at || *created_at > related.now;
 }
 
 std::optional<milliseconds> time_until_removable(const Inspection& inspection, const RemovalPolicy& policy) {

@@ -91,7 +91,8 @@ struct Evidence {
   bool local_file_system{};
   /// The file was last written before this kernel booted, in a time namespace without offsets.
   bool older_than_boot{};
-  /// Distance between the file's mtime and the file system's now. Needed only where `needs_file_age` says so.
+  /// How long ago the file was last written, by its file system's clock. For one from the future: 0, or how long it was
+  /// seen to be unchanged. Needed only where `needs_file_age` says so.
   std::optional<std::chrono::milliseconds> file_age{};
   /// Wall clock.
   WallTime now{};
@@ -115,11 +116,11 @@ struct RemovalPolicy : StalePolicy {
 void relate(Evidence& evidence, const LockRecord& record, const Observer& observer);
 
 /// Whether a verdict on this record can depend on the file's age, which costs something to find out. `related`: what
-/// `relate` has said.
+/// `relate` has said, and the time.
 [[nodiscard]] bool needs_file_age(const LockRecord& record, const Evidence& related, const RemovalPolicy& policy = {});
 
 /// When age alone will make a lock removable under this policy, from the inspection's moment; none if it never will, or
-/// if the lock is removable already.
+/// if the lock is removable already. May be too early where `createdAt` lies in the future and passes meanwhile.
 [[nodiscard]] std::optional<std::chrono::milliseconds> time_until_removable(const Inspection& inspection,
                                                                             const RemovalPolicy& policy);
 

@@ -283,7 +283,7 @@ TEST_CASE("whatever fails, a lock that is somebody's is left alone") {
     leave_alone_with_faults("where a program without a start time holds it", kept);
   }
   SUBCASE("just being created") {
-    // In the future, because the age is the distance either way and this takes a while: 20 s are within the grace.
+    // Written anew each time, because this takes a while.
     const Kept kept([](const fs::path& lock) { plant(lock, ""); });
     const auto renew = [&kept](const fs::path&) {
       make_older(kept.bench.lock_path, 0s);

@@ -205,10 +205,12 @@ void check_due(const Inspection& found, const LockRecord& record, const Evidence
                const RemovalPolicy& policy) {
   const auto due = sessionlock::time_until_removable(found, policy);
   FUZZ_CHECK(!due || !found.removable);
-  // Where a clock would run out, nothing is promised; nor where `createdAt` lies in the future and ages later.
+  // Where a clock would run out, nothing is promised; nor where `createdAt` lies in the future and passes meanwhile.
   constexpr milliseconds k_far = std::chrono::hours{24 * 365 * 1000};
+  const auto created_at = record.created_at ? sessionlock::parse_rfc3339(*record.created_at) : std::nullopt;
+  const bool lies_ahead = created_at && *created_at > evidence.now;
   if (found.removable || !evidence.file_age || *evidence.file_age > k_far || (found.age && *found.age > k_far) ||
-      (due && *due > k_far) || found.age == 0ms) {
+      (due && *due > k_far) || lies_ahead) {
     return;
   }
   const auto at = [&](milliseconds later) {

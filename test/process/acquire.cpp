@@ -442,11 +442,20 @@ TEST_CASE("a file without an owner is pending while it is fresh and taken over w
   }
 }
 
-TEST_CASE("a file without an owner from the future is aged too") {
+TEST_CASE("a file without an owner from the future is taken over by a wait that has seen it unchanged for the grace") {
   const Session session;
   plant(session.lock, "");
   make_older(session.lock, -1h);
-  check_taken(session, {StaleReason::missing_pid, StaleReason::invalid_created_at});
+  const Inspection seen = check_kept(session, k_greedy);
+  CHECK(seen.state == LockState::pending);
+  CHECK(seen.file_age == 0ms);
+  AcquireOptions options;
+  options.stale.malformed_grace = 300ms;
+  const auto start = std::chrono::steady_clock::now();
+  const auto lock = LockManager().acquire(session.path, options);
+  REQUIRE_MESSAGE(lock.has_value(), (lock ? "" : lock.error().message()));
+  CHECK(std::chrono::steady_clock::now() - start > 300ms);
+  CHECK(lock->reclaimed_from()->reasons.front() == StaleReason::missing_pid);
 }
 
 TEST_CASE("a wait outlasts the grace of a file without an owner") {
@@ -468,16 +477,19 @@ TEST_CASE("a lock being born is not taken, and is respected once it is written")
   CHECK(check_kept(session).state == LockState::held);
 }
 
-TEST_CASE("a createdAt in the year 2099 has age 0") {
+TEST_CASE("a createdAt in the year 2099 has the age of its file, and 0 if that is from the future as well") {
   const Session session;
   const auto owner = idle_process();
   plant(session.lock, "{\"pid\": " + std::to_string(owner.pid()) + ", \"createdAt\": \"2099-01-01T00:00:00Z\"}");
+  make_older(session.lock, -24h);
+  const Inspection young = check_kept(session, k_greedy);
+  CHECK(young.age == 0ms);
+  CHECK(young.reasons.empty());
   make_older(session.lock, k_ten_years);
-  StalePolicy policy;
-  policy.stale_after = 0ms;
-  const Inspection holder = check_kept(session, policy);
-  CHECK(holder.age == 0ms);
-  CHECK(holder.reasons.empty());
+  const Inspection old = check_kept(session, {.aged_unverified = AgedUnverified::keep});
+  CHECK(old.age > k_ten_years - 1min);
+  CHECK(old.reasons == Reasons{StaleReason::too_old});
+  check_taken(session, {StaleReason::too_old});
 }
 
 TEST_CASE("fields of a newer version are ignored") {

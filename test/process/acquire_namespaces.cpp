@@ -329,8 +329,8 @@ TEST_CASE("a pid that was really given out again is recycled") {
 }
 
 TEST_CASE("a lock seen through another layer of an overlay is held") {
-  // Protects: the comparison of inodes in `judge_witness`: the witness of the merged view's inode cannot be asked through the
-  // upper layer's, and looks free there.
+  // Protects: the comparison of inodes in `judge_witness`: the witness of the merged view's inode cannot be asked
+  // through the upper layer's, and looks free there.
   std::string why_not;
   const auto layers = TmpfsMount::mount("size=1m", &why_not);
   if (!layers) {

@@ -90,7 +90,7 @@ TEST_CASE("an acquire fails at once on a file that is no lock, and leaves it alo
 
 TEST_CASE("a file that is no lock is reported as a lock without a pid that is not removable") {
   const Planted session("words", 1h);
-  const auto found = LockManager().inspect(session.path, k_greedy);
+  const auto found = LockManager().inspect(session.path, {.stale = k_greedy});
   REQUIRE(found.has_value());
   CHECK(found->basis == Basis::not_a_lock);
   CHECK(found->state == LockState::held);

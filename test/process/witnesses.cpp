@@ -95,7 +95,7 @@ void of_another_namespace(LockRecord& record) {
 }
 
 Basis basis_at(const fs::path& session) {
-  const auto found = LockManager().inspect(session, k_proof_only);
+  const auto found = LockManager().inspect(session, {.stale = k_proof_only});
   return found ? found->basis : Basis::no_file;
 }
 

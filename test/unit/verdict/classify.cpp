@@ -100,9 +100,15 @@ struct Case {
 
 constexpr milliseconds k_grace = 30s;
 constexpr milliseconds k_stale_after = 30min;
+/// A `createdAt` so far in the future that it stays there in whatever is tried.
+constexpr milliseconds k_ahead = -20'000h;
 
+/// Of a `createdAt` in the future, the file's.
+std::optional<milliseconds> age(const Case& c) {
+  return c.created_ago && *c.created_ago < 0ms ? c.file_age : c.created_ago;
+}
 bool too_old(const Case& c) {
-  return c.created_ago && *c.created_ago > k_stale_after;
+  return age(c) && *age(c) > k_stale_after;
 }
 bool aged(const Case& c) {
   return too_old(c) || (!c.created_ago && c.file_age && *c.file_age > k_stale_after);
@@ -247,7 +253,7 @@ void for_each_case(Body body) {
   };
   const auto over_ages = [&] {
     each(c.file_age, std::vector<Age>{{}, 30s, 31s, 31min}, [&] {
-      each(c.created_ago, std::vector<Age>{{}, 12s, 31min}, over_policies);
+      each(c.created_ago, std::vector<Age>{{}, 12s, 31min, k_ahead}, over_policies);
     });
   };
   const auto over_places = [&] {
@@ -309,7 +315,8 @@ LockRecord record_of(const Case& c) {
     record.witness = "ofd2:2049:13107713";
   }
   if (c.created_ago) {
-    static const std::map<milliseconds, std::string> texts{{12s, created(12s)}, {31min, created(31min)}};
+    static const std::map<milliseconds, std::string> texts{
+        {12s, created(12s)}, {31min, created(31min)}, {k_ahead, created(k_ahead)}};
     record.created_at = texts.at(*c.created_ago);
   }
   return record;
@@ -365,7 +372,7 @@ bool matches_table(const Case& c, const Inspection& inspection) {
   const bool pid_alive = c.record_has_pid && comparable(c) && c.probe == PidProbe::exists;
   return inspection.basis == row.basis && inspection.owner == row.owner && inspection.removable == removable &&
          inspection.state == state && inspection.reasons == reasons && inspection.pid_alive == pid_alive &&
-         inspection.age == c.created_ago && !inspection.removed && inspection.record == record_of(c);
+         inspection.age == age(c) && !inspection.removed && inspection.record == record_of(c);
 }
 
 /// Whether a lock that is kept would be removable if its start time were malformed.
@@ -483,6 +490,13 @@ const Survey& survey() {
   return taken;
 }
 
+/// What is known before anything was asked.
+Evidence at_now() {
+  Evidence evidence;
+  evidence.now = k_now;
+  return evidence;
+}
+
 }  // namespace
 
 TEST_CASE("every combination of evidence and policy gets the verdict of the first matching row of the table") {
@@ -526,8 +540,8 @@ TEST_CASE("an mtime limit overrules every owner but this process, and no policy 
 TEST_CASE("an mtime limit makes the file's age needed, and tells when it will be reached") {
   RemovalPolicy policy;
   policy.stale_mtime = 60s;
-  CHECK(needs_file_age(own_record(), {}, policy));
-  CHECK_FALSE(needs_file_age(own_record(), {}));
+  CHECK(needs_file_age(own_record(), at_now(), policy));
+  CHECK_FALSE(needs_file_age(own_record(), at_now()));
   Evidence evidence = running(Comparison::own);
   evidence.file_age = 20s;
   const Inspection held = classify(own_record(), evidence, policy);
@@ -568,14 +582,14 @@ TEST_CASE("every verdict is explained in one sentence on one line") {
 TEST_CASE("a file age is needed only where a verdict can depend on it") {
   CHECK(survey().file_age_needed_unasked == 0);
   LockRecord record = foreign_record();
-  CHECK_FALSE(needs_file_age(record, {}));
+  CHECK_FALSE(needs_file_age(record, at_now()));
   record.created_at = "yesterday";
-  CHECK(needs_file_age(record, {}));
+  CHECK(needs_file_age(record, at_now()));
   record.created_at.reset();
-  CHECK(needs_file_age(record, {}));
+  CHECK(needs_file_age(record, at_now()));
   record = foreign_record();
   record.pid.reset();
-  CHECK(needs_file_age(record, {}));
+  CHECK(needs_file_age(record, at_now()));
 }
 
 TEST_CASE("the time until age makes a lock removable is exact, and none where it never will") {
@@ -820,12 +834,22 @@ TEST_CASE("an owner that cannot be judged is held, unless the policy gives it up
   CHECK(classify(own_record(12s), evidence, policy).state == LockState::held);
 }
 
-TEST_CASE("a createdAt in the future has age 0") {
+TEST_CASE("a createdAt in the future has the age of its file, which hold limits go by as well") {
   LockRecord record = foreign_record();
   record.created_at = "2099-01-01T00:00:00Z";
-  const Inspection inspection = classify(record, running(Comparison::foreign), {});
-  CHECK(inspection.age == 0ms);
-  CHECK(inspection.reasons.empty());
+  record.max_hold_ms = 60'000;
+  Evidence evidence = running(Comparison::foreign);
+  CHECK(needs_file_age(record, evidence));
+  evidence.file_age = 0ms;
+  const Inspection young = classify(record, evidence, {});
+  CHECK(young.age == 0ms);
+  CHECK(young.reasons.empty());
+  evidence.file_age = 31min;
+  const Inspection old = classify(record, evidence, {});
+  CHECK(old.age == milliseconds{31min});
+  CHECK(old.reasons == Reasons{StaleReason::too_old, StaleReason::hold_exceeded});
+  evidence.file_age.reset();
+  CHECK_FALSE(classify(record, evidence, {}).age);
 }
 
 TEST_CASE("a hold limit is exceeded once the lock is older than it") {
@@ -882,7 +906,7 @@ TEST_CASE("durations and clocks at their limits do not overflow") {
   CHECK(oldest.reasons.empty());
   CHECK(classify({}, evidence, policy).state == LockState::pending);
   evidence.now = WallTime::min();
-  CHECK(classify(record, evidence, policy).age == 0ms);
+  CHECK(classify(record, evidence, policy).age == milliseconds::max());  // the file's
   evidence.file_age = milliseconds::min();
   CHECK(classify({}, evidence, {}).state == LockState::pending);
 }

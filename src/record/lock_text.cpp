@@ -140,7 +140,7 @@ class Members {
   bool read_string(std::string_view& body) {
     const std::size_t start = at_;
     while (at_ < text_.size() && text_[at_] != '"' && static_cast<unsigned char>(text_[at_]) >= 0x20) {
-      at_ += text_[at_] == '\\' ? 2 : 1;
+      at_ += text_[at_] == '\\' ? 2U : 1U;
     }
     at_ = std::min(at_, text_.size());
     body = text_.substr(start, at_ - start);

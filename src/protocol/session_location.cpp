@@ -127,12 +127,28 @@ Result<FollowedSession> follow_to_end(std::string path, const LocateOptions& opt
   return failure(std::make_error_code(std::errc::too_many_symbolic_link_levels), "locate session", path);
 }
 
+/// A caller that takes a lock's name for a session's would write its records into the lock.
+Result<void> check_session_name(const FollowedSession& at) {
+  const std::string_view name = at.name;
+  if (name.size() <= k_lock_suffix.size() || !name.ends_with(k_lock_suffix)) {
+    return {};
+  }
+  const std::string_view session = name.substr(0, name.size() - k_lock_suffix.size());
+  return failure(Errc::invalid_argument, "locate session", join_path(at.directory->path, at.name),
+                 fmt::format("it is the name of a lock; name its session, {}", session));
+}
+
 }  // namespace
 
 Result<SessionLocation> locate(const std::filesystem::path& session, const LocateOptions& options) {
   auto followed = follow_to_end(session.native(), options);
   if (!followed) {
     return tl::unexpected(std::move(followed).error());
+  }
+  if (options.naming != LockNaming::itself) {
+    if (auto checked = check_session_name(*followed); !checked) {
+      return tl::unexpected(std::move(checked).error());
+    }
   }
   SessionLocation location{
       {std::move(followed->directory), std::move(followed->name)}, {}, std::move(followed->given_folder), {}};

@@ -174,6 +174,17 @@ TEST_CASE("a path that names no file is refused") {
   CHECK(refusal(directory / "slash") == Errc::invalid_argument);
 }
 
+TEST_CASE("another session's lock is refused as a session, also through a link, and a gate of that name is not") {
+  const TemporaryDirectory directory;
+  CHECK(refusal(directory / "s.jsonl.lock") == Errc::invalid_argument);
+  fs::create_symlink("s.jsonl.lock", directory / "link");
+  CHECK(refusal(directory / "link") == Errc::invalid_argument);
+  CHECK(locate(directory / "s.jsonl.lock", {.naming = LockNaming::itself}).has_value());
+  CHECK(locate(directory / ".lock", {}).has_value());
+  const auto refused = locate(directory / "s.jsonl.lock", {});
+  CHECK(refused.error().message().find("name its session, s.jsonl") != std::string::npos);
+}
+
 TEST_CASE("a file where a directory should be keeps its own error") {
   const TemporaryDirectory directory;
   write_text(directory / "file", "");

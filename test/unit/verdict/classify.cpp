@@ -277,21 +277,23 @@ void for_each_case(Body body) {
            [&] { each_flag(c.own_digits, [&] { each(c.own_age, own_ages, over_places); }); });
     });
   };
+  // What the last record said goes; what is known of the file stays.
+  const auto forget_record = [&] {
+    Case kept;
+    kept.unreadable = c.unreadable;
+    kept.witness_query_failed = c.witness_query_failed;
+    kept.in_own_table = c.in_own_table;
+    kept.witness = c.witness;
+    kept.comparison = c.comparison;
+    c = kept;
+  };
   const auto over_records = [&] {
     each(c.comparison, std::vector{Comparison::none, Comparison::own, Comparison::foreign}, [&] {
-      c = Case{.unreadable = c.unreadable,
-               .witness_query_failed = c.witness_query_failed,
-               .in_own_table = c.in_own_table,
-               .witness = c.witness,
-               .comparison = c.comparison,
-               .can_be_lock = true};
+      forget_record();
+      c.can_be_lock = true;
       c.record_has_pid = true;
       over_named();
-      c = Case{.unreadable = c.unreadable,
-               .witness_query_failed = c.witness_query_failed,
-               .in_own_table = c.in_own_table,
-               .witness = c.witness,
-               .comparison = c.comparison};
+      forget_record();
       over_unnamed();
     });
   };

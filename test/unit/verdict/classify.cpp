@@ -279,7 +279,7 @@ void for_each_case(Body body) {
   };
   // What the last record said goes; what is known of the file stays.
   const auto forget_record = [&] {
-    Case kept;
+    Case kept{};
     kept.unreadable = c.unreadable;
     kept.witness_query_failed = c.witness_query_failed;
     kept.in_own_table = c.in_own_table;

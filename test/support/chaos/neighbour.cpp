@@ -189,8 +189,8 @@ std::string Neighbour::lie(bool may_be_number) {
       return foreign_record(1, "1");
     case 4:  // aged, without a start time, and of a process that runs
       return foreign_record(1, {}, 2h);
-    case 5:
-      record.boot_id = "00000000-0000-4000-8000-000000000000";
+    case 5:  // its pid was given out again
+      record.starttime = *record.starttime - 1;
       return format_lock_record(record);
     case 6:
       return format_lock_record(record);

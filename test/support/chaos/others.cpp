@@ -108,8 +108,9 @@ std::string Planter::dead_lock(const FileIdentity& file) {
       record.pid_namespace = *record.pid_namespace + 1;
       record.witness = format_witness({WitnessForm::ofd2, file});
       return format_lock_record(record);
-    default:
+    default:  // without a witness nothing would prove that this file system was not another machine's
       record.boot_id = "00000000-0000-4000-8000-000000000000";
+      record.witness = format_witness({WitnessForm::ofd2, file});
       return format_lock_record(record);
   }
 }

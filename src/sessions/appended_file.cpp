@@ -1,14 +1,25 @@
 #include "sessions/appended_file.hpp"
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
+#include <chrono>
 #include <utility>
 
 #include <fcntl.h>
 #include <fmt/format.h>
 
+#include "system/deadline.hpp"
 #include "verdict/failure.hpp"
 
 namespace sessionlock {
+namespace {
+
+/// How long an open waits for a lease to be given up. The kernel breaks it after 45 s by default
+/// (proc_sys_fs(5), lease-break-time); a holder that reacts needs a moment.
+constexpr std::chrono::seconds k_lease_patience{5};
+
+}  // namespace
 
 Result<AppendedFile> AppendedFile::open(const Directory& directory, const std::string& name, mode_t mode,
                                         struct stat& status) {
@@ -16,10 +27,15 @@ Result<AppendedFile> AppendedFile::open(const Directory& directory, const std::s
   // O_NONBLOCK: what turns out to be a FIFO or a device must not hang us. O_CREAT only where there is nothing: in a
   // sticky directory it is refused for another user's file that may be written (proc_sys_fs(5), protected_regular).
   constexpr int flags = O_RDWR | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
-  auto opened = sys::open(directory.fd.get(), name.c_str(), flags);
-  if (opened.error == ENOENT) {
-    opened = sys::open(directory.fd.get(), name.c_str(), flags | O_CREAT, mode);
-  }
+  sys::Opened opened;
+  // EAGAIN: another process has a lease on the file (fcntl(2), F_SETLEASE) and has just been asked to give it up.
+  retry_until(std::chrono::steady_clock::now() + k_lease_patience, [&] {
+    opened = sys::open(directory.fd.get(), name.c_str(), flags);
+    if (opened.error == ENOENT) {
+      opened = sys::open(directory.fd.get(), name.c_str(), flags | O_CREAT, mode);
+    }
+    return opened.error != EAGAIN;
+  });
   if (!opened.ok()) {
     return failure(opened.code(), "openat", file.path);
   }
@@ -57,6 +73,33 @@ Result<bool> AppendedFile::ends_inside_line(std::uint64_t size) const {
     }
   }
   return last != '\n';
+}
+
+Result<bool> AppendedFile::ends_in_copy(std::uint64_t start, std::uint64_t size, const AppendedFile& copy,
+                                        std::uint64_t copy_start) const {
+  struct stat status {};
+  if (const auto found = sys::fstat(fd.get(), status); !found.ok()) {
+    return failure(found.code(), "fstat", path);
+  }
+  if (size_of(status) != start + size) {
+    return false;
+  }
+  std::array<char, 4096> own{};
+  std::array<char, 4096> copied{};
+  for (std::uint64_t done = 0; done < size;) {
+    const auto length = static_cast<std::size_t>(std::min<std::uint64_t>(size - done, own.size()));
+    if (auto got = read(start + done, own.data(), length); !got) {
+      return tl::unexpected(std::move(got).error());
+    }
+    if (auto got = copy.read(copy_start + done, copied.data(), length); !got) {
+      return tl::unexpected(std::move(got).error());
+    }
+    if (!std::equal(own.begin(), own.begin() + static_cast<std::ptrdiff_t>(length), copied.begin())) {
+      return false;
+    }
+    done += length;
+  }
+  return true;
 }
 
 Result<void> AppendedFile::append(std::string_view bytes, std::uint64_t size) const {

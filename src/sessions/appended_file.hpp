@@ -26,8 +26,9 @@ struct AppendedFile {
   /// For error messages.
   std::filesystem::path path{};
 
-  /// Opens the file, or creates it with this mode, and reports its status. A symbolic link is not followed.
-  /// Errors: those of the calls; `Errc::invalid_argument` if it is no regular file.
+  /// Opens the file, or creates it with this mode, and reports its status. A symbolic link is not followed. Blocking: 5
+  /// s at most, while another process gives up a lease on the file. Errors: those of the calls;
+  /// `Errc::invalid_argument` if it is no regular file.
   [[nodiscard]] static Result<AppendedFile> open(const Directory& directory, const std::string& name, mode_t mode,
                                                  struct stat& status);
   /// Fills the buffer with what stands at `offset`. Errors: of `pread`; EIO if the file ends before that.
@@ -39,6 +40,9 @@ struct AppendedFile {
   [[nodiscard]] Result<void> append(std::string_view bytes, std::uint64_t size) const;
   [[nodiscard]] Result<void> truncate(std::uint64_t size) const;
   [[nodiscard]] Result<void> sync() const;
+  /// Whether the `size` bytes from `start` on are its last, and are the same as those from `copy_start` on in `copy`.
+  [[nodiscard]] Result<bool> ends_in_copy(std::uint64_t start, std::uint64_t size, const AppendedFile& copy,
+                                          std::uint64_t copy_start) const;
   /// Cuts off `done` bytes that were appended to `size` bytes, unless others have written behind them. Returns what to
   /// say of bytes that stay; nothing if none does.
   [[nodiscard]] std::string cut_back(std::uint64_t size, std::uint64_t done) const;

@@ -23,6 +23,8 @@ namespace {
 constexpr std::string_view k_torn_suffix = ".torn";
 /// How much of a torn line is in memory at a time: it may be as long as the disk is large.
 constexpr std::size_t k_chunk_bytes = std::size_t{64} * 1024;
+/// A program that changes the end of the file each time does not stop for this one.
+constexpr int k_repairs_max = 8;
 /// What is kept of the buffer between appends.
 constexpr std::size_t k_kept_buffer_bytes = std::size_t{1} * 1024 * 1024;
 
@@ -76,8 +78,9 @@ struct Transcript::State {
   [[nodiscard]] Result<bool> repair_tail(std::uint64_t& size);
   [[nodiscard]] Result<Tail> find_tail(std::uint64_t size) const;
   [[nodiscard]] Result<bool> lacks_only_newline(const Tail& tail) const;
-  [[nodiscard]] Result<void> move_to_torn(const Tail& tail);
-  [[nodiscard]] Result<void> copy_to(const AppendedFile& torn, std::uint64_t torn_size, const Tail& tail) const;
+  /// False: another program changed the end of the file meanwhile, and nothing was moved.
+  [[nodiscard]] Result<bool> move_to_torn(const Tail& tail);
+  [[nodiscard]] Result<bool> copy_to(const AppendedFile& torn, std::uint64_t torn_size, const Tail& tail) const;
 };
 
 Result<void> Transcript::State::assemble(std::span<const std::string_view> records) {
@@ -142,7 +145,7 @@ Result<bool> Transcript::State::lacks_only_newline(const Tail& tail) const {
   return is_transcript_record(text) && !is_number(text);
 }
 
-Result<void> Transcript::State::copy_to(const AppendedFile& torn, std::uint64_t torn_size, const Tail& tail) const {
+Result<bool> Transcript::State::copy_to(const AppendedFile& torn, std::uint64_t torn_size, const Tail& tail) const {
   auto inside_line = torn.ends_inside_line(torn_size);  // a repair that was killed while it copied
   if (!inside_line) {
     return tl::unexpected(std::move(inside_line).error());
@@ -155,7 +158,7 @@ Result<void> Transcript::State::copy_to(const AppendedFile& torn, std::uint64_t 
     chunk.resize(before + length);
     if (auto got = file.read(at, chunk.data() + before, length); !got) {
       (void)torn.cut_back(torn_size, written);
-      return got;
+      return tl::unexpected(std::move(got).error());
     }
     at += length;
     if (at == tail.end) {
@@ -163,7 +166,7 @@ Result<void> Transcript::State::copy_to(const AppendedFile& torn, std::uint64_t 
     }
     if (auto done = torn.append(chunk, torn_size + written); !done) {
       (void)torn.cut_back(torn_size, written);
-      return done;
+      return tl::unexpected(std::move(done).error());
     }
     written += chunk.size();
     chunk.clear();
@@ -173,16 +176,22 @@ Result<void> Transcript::State::copy_to(const AppendedFile& torn, std::uint64_t 
   if (done) {
     done = sync_directory(*place().directory);
   }
-  if (done) {
-    done = file.truncate(tail.start);
+  // 1. A program that knows no lock, such as a log rotation, cuts the file, or completes its line. 2. The cut would
+  // lengthen a file that is shorter now, or take a line that is whole now. So the end is compared once more.
+  Result<bool> is_same = done ? file.ends_in_copy(tail.start, tail.size(), torn, torn_size + (*inside_line ? 1 : 0))
+                              : tl::unexpected(std::move(done).error());
+  if (is_same && *is_same) {
+    if (auto cut = file.truncate(tail.start); !cut) {
+      is_same = tl::unexpected(std::move(cut).error());
+    }
   }
-  if (!done) {
+  if (!is_same || !*is_same) {
     (void)torn.cut_back(torn_size, written);
   }
-  return done;
+  return is_same;
 }
 
-Result<void> Transcript::State::move_to_torn(const Tail& tail) {
+Result<bool> Transcript::State::move_to_torn(const Tail& tail) {
   struct stat status {};
   if (const auto found = sys::fstat(file.fd.get(), status); !found.ok()) {
     return failure(found.code(), "fstat", file.path);
@@ -193,35 +202,45 @@ Result<void> Transcript::State::move_to_torn(const Tail& tail) {
   if (!torn) {
     return tl::unexpected(std::move(torn).error());
   }
-  if (auto copied = copy_to(*torn, size_of(status), tail); !copied) {
-    return copied;
-  }
-  torn_bytes += tail.size();
-  return {};
+  auto moved = copy_to(*torn, size_of(status), tail);
+  torn_bytes += moved && *moved ? tail.size() : 0;
+  return moved;
 }
 
 Result<bool> Transcript::State::repair_tail(std::uint64_t& size) {
-  auto inside_line = file.ends_inside_line(size);
-  if (!inside_line || !*inside_line) {
-    return inside_line;
+  for (int attempt = 0; attempt < k_repairs_max; ++attempt) {
+    auto inside_line = file.ends_inside_line(size);
+    if (!inside_line || !*inside_line) {
+      return inside_line;
+    }
+    if (share->hold->params().joined) {
+      return failure(Errc::torn_transcript, "append", file.path,
+                     "its last line is incomplete; another program under the same lock may be writing it");
+    }
+    auto tail = find_tail(size);
+    if (!tail) {
+      return tl::unexpected(std::move(tail).error());
+    }
+    auto complete = lacks_only_newline(*tail);
+    if (!complete || *complete) {
+      return complete;
+    }
+    auto moved = move_to_torn(*tail);
+    if (!moved) {
+      return tl::unexpected(std::move(moved).error());
+    }
+    if (*moved) {
+      size = tail->start;
+      return false;
+    }
+    auto now = size_by_name();
+    if (!now) {
+      return tl::unexpected(std::move(now).error());
+    }
+    size = *now;
   }
-  if (share->hold->params().joined) {
-    return failure(Errc::torn_transcript, "append", file.path,
-                   "its last line is incomplete; another program under the same lock may be writing it");
-  }
-  auto tail = find_tail(size);
-  if (!tail) {
-    return tl::unexpected(std::move(tail).error());
-  }
-  auto complete = lacks_only_newline(*tail);
-  if (!complete || *complete) {
-    return complete;
-  }
-  if (auto moved = move_to_torn(*tail); !moved) {
-    return tl::unexpected(std::move(moved).error());
-  }
-  size = tail->start;
-  return false;
+  return failure(Errc::torn_transcript, "append", file.path,
+                 "another program changed the file each time that its incomplete last line was to be moved away");
 }
 
 Result<AppendReport> Transcript::State::append(std::size_t records) {

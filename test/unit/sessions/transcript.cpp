@@ -598,6 +598,82 @@ TEST_CASE("a torn line is on stable storage before it is cut off") {
   CHECK(std::count(cut, calls.end(), sys::Call::fsync) == 0);
 }
 
+TEST_CASE("a torn line that another program completes while it is copied stays, and gets no second copy") {
+  // Protects: `ends_in_copy` before the cut in `Transcript::State::copy_to`.
+  Session session("{\"a\":1}\n{\"b\":");
+  auto transcript = session.open();
+  bool done = false;
+  const Script script([&](const sys::CallInfo& info) {
+    if (!done && info.call == sys::Call::fsync) {  // the copy is written, and the cut comes next
+      done = true;
+      add_raw(session.path, "2}\n");
+    }
+    return 0;
+  });
+  const auto report = must(transcript.append(R"({"c":3})"));
+  CHECK(done);
+  CHECK(report.torn_bytes_moved == 0);
+  CHECK(session.text() == "{\"a\":1}\n{\"b\":2}\n{\"c\":3}\n");
+  CHECK(session.torn().empty());
+}
+
+TEST_CASE("a transcript that another program cuts while its torn line is copied is not lengthened again") {
+  Session session("{\"a\":1}\n{\"b\":");
+  auto transcript = session.open();
+  bool done = false;
+  const Script script([&](const sys::CallInfo& info) {
+    if (!done && info.call == sys::Call::fsync) {
+      done = true;
+      REQUIRE(::truncate(session.path.c_str(), 0) == 0);
+    }
+    return 0;
+  });
+  (void)must(transcript.append(R"({"c":3})"));
+  CHECK(done);
+  CHECK(session.text() == "{\"c\":3}\n");
+  CHECK(session.torn().empty());
+}
+
+TEST_CASE("a transcript whose end changes each time is left alone, and that is said") {
+  Session session("{\"b\":");
+  auto transcript = session.open();
+  const Script script([&](const sys::CallInfo& info) {
+    if (info.call == sys::Call::fsync) {
+      add_raw(session.path, "x");
+    }
+    return 0;
+  });
+  CHECK(failed(transcript.append(R"({"c":3})")).code == Errc::torn_transcript);
+  CHECK(session.text().starts_with("{\"b\":x"));
+  CHECK(session.torn().empty());
+}
+
+TEST_CASE("a session on which another process has a lease is opened once that is given up") {
+  // Protects: EAGAIN in `AppendedFile::open`.
+  Session session("{\"a\":1}\n");
+  auto reader = ChildProcess::run([&](Channel& parent) {
+    ::signal(SIGIO, SIG_IGN);
+    const int fd = ::open(session.path.c_str(), O_RDONLY | O_CLOEXEC);
+    REQUIRE_IN_CHILD(fd >= 0 && ::fcntl(fd, F_SETLEASE, F_RDLCK) == 0);
+    parent.tell("leased");
+    parent.expect("give it up");
+    REQUIRE_IN_CHILD(::fcntl(fd, F_SETLEASE, F_UNLCK) == 0);
+    return 0;
+  });
+  reader.expect("leased");
+  int opens = 0;
+  const Script script([&](const sys::CallInfo& info) {
+    if (info.call == sys::Call::openat && ++opens == 2) {  // the first was told EAGAIN
+      reader.tell("give it up");
+      REQUIRE(reader.wait().exited_with(0));
+    }
+    return 0;
+  });
+  (void)must(session.open().append(R"({"c":3})"));
+  CHECK(opens >= 2);
+  CHECK(session.text() == "{\"a\":1}\n{\"c\":3}\n");
+}
+
 TEST_CASE("what was moved is reported although the append after it failed") {
   Session session("1\n{\"a");
   auto transcript = session.open();

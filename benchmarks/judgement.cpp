@@ -17,7 +17,6 @@ Evidence evidence_about(const LockRecord& record, const Observer& observer) {
   evidence.comparison = compare(record, observer);
   evidence.pid = PidProbe::exists;
   evidence.observed_start_ticks = record.starttime;
-  evidence.same_boot = record.boot_id.has_value();
   evidence.local_file_system = true;
   evidence.now = std::chrono::time_point_cast<std::chrono::milliseconds>(std::chrono::system_clock::now());
   return evidence;

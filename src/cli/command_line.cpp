@@ -65,7 +65,7 @@ class Walk {
   /// Stops at `--`, at the end, or at a fault. Returns the fault.
   std::string run() {
     for (; at_ < arguments_.size() && arguments_[at_] != k_separator; ++at_) {
-      const std::string fault = is_option(arguments_[at_]) ? option() : positional();
+      std::string fault = is_option(arguments_[at_]) ? option() : positional();
       if (!fault.empty()) {
         return fault;
       }

@@ -45,8 +45,8 @@ class OptionTable {
   Option& duration(std::string names, std::chrono::milliseconds& target, std::string help);
   /// One of a few words.
   template <class T>
-  Option& choice(std::string names, std::string value_name, T& target,
-                 const std::vector<std::pair<std::string, T>>& choices, std::string help);
+  Option& choice(const std::string& names, const std::string& value_name, T& target,
+                 const std::vector<std::pair<std::string, T>>& choices, const std::string& help);
   /// Any other option with a value.
   Option& option(std::string names, std::string value_name, Reader read, std::string help);
   /// A required argument without a name of its own.
@@ -90,8 +90,8 @@ struct Parsed {
 [[nodiscard]] Parsed parse(const Command& root, const std::string& version, std::vector<std::string> arguments);
 
 template <class T>
-Option& OptionTable::choice(std::string names, std::string value_name, T& target,
-                            const std::vector<std::pair<std::string, T>>& choices, std::string help) {
+Option& OptionTable::choice(const std::string& names, const std::string& value_name, T& target,
+                            const std::vector<std::pair<std::string, T>>& choices, const std::string& help) {
   const auto read = [choices, &target](const std::string& text) {
     std::string all;
     for (const auto& [name, value] : choices) {
@@ -103,7 +103,7 @@ Option& OptionTable::choice(std::string names, std::string value_name, T& target
     }
     return "'" + text + "' is none of " + all;
   };
-  return option(std::move(names), std::move(value_name), read, std::move(help));
+  return option(names, value_name, read, help);
 }
 
 }  // namespace sessionlock::cli

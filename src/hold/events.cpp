@@ -13,7 +13,7 @@ namespace {
 /// One call of an observer, on its thread's stack.
 struct Midway {
   HoldKeyView lock;
-  const Midway* outer;
+  const Midway* outer{nullptr};
   /// A child that an observer forks has the list, but not the parent's waits.
   std::uint64_t generation{sys::process_generation()};
 };

@@ -32,6 +32,7 @@
 #include "events.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
+#include "sanitizers.hpp"
 
 using namespace sessionlock;
 using namespace sessionlock::test;
@@ -307,7 +308,9 @@ TEST_CASE("a later wait takes none of the program's descriptors for the instance
   });
 }
 
-TEST_CASE("a watch of a directory ends when the program becomes a daemon, and reads nothing of the program's") {
+// The thread sanitizer keeps a table of descriptors of its own, does not see close_range(2), and ends the program.
+TEST_CASE("a watch of a directory ends when the program becomes a daemon, and reads nothing of the program's" *
+          doctest::skip(SESSIONLOCK_THREAD_SANITIZER)) {
   for_each_kind(
       [](const Session& session, const Daemonise& daemonise) {
         std::stop_source stop;

@@ -273,15 +273,14 @@ Result<std::optional<SessionLock>> Acquisition::settle(SessionLocation&& locatio
     }
     return current ? Result<std::optional<SessionLock>>(std::nullopt) : tl::unexpected(std::move(current).error());
   }
-  hold->announce();
   const auto waited = Deadline::Clock::now() - deadline_.start();
   ++this_process_tally().acquisitions;
-  if (!manager_->observer) {
-    return handle;
+  if (manager_->observer) {
+    notify_midway(*manager_, key_of(hold->location()),
+                  {EventKind::acquired, hold->session_path(), hold->lock_path(),
+                   std::chrono::duration_cast<std::chrono::milliseconds>(waited), reclaimed_from_, std::nullopt});
   }
-  notify_midway(*manager_, key_of(hold->location()),
-                {EventKind::acquired, hold->session_path(), hold->lock_path(),
-                 std::chrono::duration_cast<std::chrono::milliseconds>(waited), reclaimed_from_, std::nullopt});
+  hold->announce();
   return handle;
 }
 

@@ -75,6 +75,8 @@ class Hold : public std::enable_shared_from_this<Hold> {
   /// The acquisition is complete: its end is told to the observer. Where it never was, as on what turned out to be
   /// another session's lock, nobody hears of it.
   void announce() noexcept { is_announced_.store(true); }
+  /// Whether an acquire has returned it, or is about to: before, only the acquiring thread may end it.
+  [[nodiscard]] bool is_announced() const noexcept { return is_announced_.load(); }
   [[nodiscard]] Result<pid_t> spawn(const char* file, char* const argv[], char* const envp[]);
 
   /// One more handle; false if the last is being given up.

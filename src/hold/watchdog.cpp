@@ -78,8 +78,10 @@ void Watchdog::Watch::look() {
 }
 
 void Watchdog::Watch::look_at(const std::shared_ptr<Hold>& hold) {
+  // Without the first condition: 1. A publishes the lock, and is not scheduled for longer than the limit. 2. The
+  // watchdog reports the hold and releases it. 3. A reports that it has acquired the lock, and returns a lost one.
   const auto held_for = hold->held_for();
-  if (held_for <= hold->params().max_hold) {
+  if (!hold->is_announced() || held_for <= hold->params().max_hold) {
     return;
   }
   auto& watched = watched_.try_emplace(hold.get(), Watched{hold, hold->params().max_hold}).first->second;

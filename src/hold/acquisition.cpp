@@ -63,7 +63,7 @@ Acquisition::Acquisition(const std::shared_ptr<const ManagerOptions>& manager, c
       naming_(naming),
       policy_(options.stale, stale_mtime),
       deadline_(options.timeout),
-      waiter_(deadline_, options.stop) {}
+      waiter_(parker_, deadline_, options.stop) {}
 
 Acquisition::~Acquisition() {
   if (has_waited_) {
@@ -162,7 +162,8 @@ Result<std::optional<SessionLock>> Acquisition::answer(Admission&& admission, co
   if (auto described = describe_holder(location); !described) {
     return tl::unexpected(std::move(described).error());
   }
-  return tl::unexpected(give_up(admission.kind == Admission::Kind::cancelled ? WakeUp::cancelled : WakeUp::deadline));
+  return tl::unexpected(
+      give_up(admission.kind == Admission::Kind::cancelled ? WaitResult::cancelled : WaitResult::deadline));
 }
 
 Result<std::optional<SessionLock>> Acquisition::contend(SessionLocation& location, Turn& turn) {
@@ -178,7 +179,7 @@ Result<std::optional<SessionLock>> Acquisition::contend(SessionLocation& locatio
       return settle(std::move(location), turn, std::move(taken_over_->file), std::move(taken_over_->record));
     }
     if (options_.stop.stop_requested()) {
-      return tl::unexpected(give_up(WakeUp::cancelled));
+      return tl::unexpected(give_up(WaitResult::cancelled));
     }
     auto record = draft_record(options_, location, !manager_->lock_directory.empty());
     if (!record) {
@@ -222,7 +223,7 @@ Result<bool> Acquisition::wait_until_gone(const SessionLocation& location) {
     if (!has_usable_descriptors(location)) {
       return false;
     }
-    if (*finding == Finding::free || *woken == WakeUp::name_went) {
+    if (*finding == Finding::free || *woken == WaitResult::name_went) {
       return true;
     }
     // A directory that was renamed and made anew, or a link that was turned elsewhere, raises no event.
@@ -369,8 +370,7 @@ Result<Acquisition::Finding> Acquisition::take_over_stale(const SessionLocation&
 
 WatchPlan Acquisition::make_plan() const {
   WatchPlan plan;
-  plan.wants_lock = wants_lock_;
-  plan.is_momentary = busy_.has_value();
+  plan.poll_briefly = busy_.has_value();
   if (!holder_) {
     return plan;
   }
@@ -385,9 +385,10 @@ WatchPlan Acquisition::make_plan() const {
     plan.owner = holder.digits_pid;
   }
   // Nothing tells of the end of a dead owner's last heir, nor of an owner that cannot be seen from here.
-  plan.is_silent = holder.basis == Basis::unreadable || holder.basis == Basis::undecided ||
-                   holder.basis == Basis::no_pid ||  // somebody is about to write it, which raises no event either
-                   holder.basis == Basis::witness_inherited || (holder.basis == Basis::witness_held && !owner_lives);
+  plan.expect_no_event =
+      holder.basis == Basis::unreadable || holder.basis == Basis::undecided ||
+      holder.basis == Basis::no_pid ||  // somebody is about to write it, which raises no event either
+      holder.basis == Basis::witness_inherited || (holder.basis == Basis::witness_held && !owner_lives);
   plan.due = time_until_removable(holder, policy_);
   return plan;
 }
@@ -429,11 +430,11 @@ QueueLook Acquisition::look_up_from_queue(const SessionLocation& location) noexc
   return look;
 }
 
-Result<WakeUp> Acquisition::wait(Finding finding, const SessionLocation& location) {
+Result<WaitResult> Acquisition::wait(Finding finding, const SessionLocation& location) {
   // What is free, or moved, is tried at once, even when the time is over: a stale lock found on the very last try is
   // still taken.
   if (finding != Finding::held && ++quick_looks_ < k_quick_looks_max) {
-    return WakeUp::look_again;
+    return WaitResult::look_again;
   }
   std::optional<Deadline::Clock::time_point> report;
   if (!deadline_.is_single_try()) {
@@ -443,9 +444,13 @@ Result<WakeUp> Acquisition::wait(Finding finding, const SessionLocation& locatio
     if (!std::exchange(has_waited_, true)) {
       ++this_process_tally().waits;
     }
-    if (in_the_way_ && waiter_.watch(std::move(*std::exchange(in_the_way_, std::nullopt)),
-                                     *location.lock.directory->traits, make_plan())) {
-      return WakeUp::look_again;
+    const FileSystemTraits& traits = *location.lock.directory->traits;
+    if (std::optional<PinnedLock> lock = std::exchange(in_the_way_, std::nullopt);
+        lock && waiter_.watch({std::move(lock->fd), lock->file, traits.local}, make_plan())) {
+      if (wants_lock_) {
+        mark_waiting(waiter_.watched_fd(), traits);
+      }
+      return WaitResult::look_again;
     }
     if (const auto why = waiter_.take_degradation()) {
       notify_midway(*manager_, key_of(location),
@@ -458,19 +463,24 @@ Result<WakeUp> Acquisition::wait(Finding finding, const SessionLocation& locatio
     }
     report = report_waiting(location);
   }
-  const WakeUp reason = waiter_.wait(report);
-  if (reason == WakeUp::deadline || reason == WakeUp::cancelled) {
-    return tl::unexpected(give_up(reason));
+  const auto until = waiter_.begin_rest(report);
+  if (!until) {
+    return tl::unexpected(give_up(until.error()));
   }
-  return reason;
+  parker_.sleep(*until);
+  const WaitResult woken = waiter_.end_rest();
+  if (woken == WaitResult::cancelled) {
+    return tl::unexpected(give_up(woken));
+  }
+  return woken;
 }
 
-Error Acquisition::give_up(WakeUp reason) {
+Error Acquisition::give_up(WaitResult reason) {
   Error error{Errc::timed_out, "acquire", session_, holder_, {}};
   if (holder_) {
     error.path = holder_->lock_path;
   }
-  if (reason == WakeUp::cancelled) {
+  if (reason == WaitResult::cancelled) {
     error.code = Errc::cancelled;
     return error;
   }

@@ -62,12 +62,12 @@ class Acquisition {
   /// False: the session leads elsewhere by now.
   [[nodiscard]] Result<bool> wait_until_gone(const SessionLocation& location);
   /// Waits before the next look, or says why there is to be none.
-  [[nodiscard]] Result<WakeUp> wait(Finding finding, const SessionLocation& location);
+  [[nodiscard]] Result<WaitResult> wait(Finding finding, const SessionLocation& location);
   [[nodiscard]] WatchPlan make_plan() const;
   /// Tells the observer what the wait is for; says when to tell it again.
   [[nodiscard]] std::optional<Deadline::Clock::time_point> report_waiting(const SessionLocation& location);
   [[nodiscard]] QueueLook look_up_from_queue(const SessionLocation& location) noexcept;
-  [[nodiscard]] Error give_up(WakeUp reason);
+  [[nodiscard]] Error give_up(WaitResult reason);
   [[nodiscard]] Result<void> describe_holder(const SessionLocation& location);
 
   const std::shared_ptr<const ManagerOptions>& manager_;
@@ -76,6 +76,7 @@ class Acquisition {
   const LockNaming naming_;
   const RemovalPolicy policy_;
   const Deadline deadline_;
+  Parker parker_{};
   Waiter waiter_;
   std::optional<WallTime> file_system_now_{};
   UnchangedTime unchanged_{};

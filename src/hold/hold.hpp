@@ -24,6 +24,7 @@
 #include "protocol/publication.hpp"
 #include "protocol/session_location.hpp"
 #include "system/mutex.hpp"
+#include "waiting/waiter.hpp"
 
 namespace sessionlock {
 
@@ -51,7 +52,7 @@ struct HoldParams {
   /// What was taken over, which is big and rare; null: nothing was.
   std::unique_ptr<const std::optional<Inspection>> reclaimed_from{};
   /// What the wait for it left to be closed, which takes time and so comes after the hold.
-  std::shared_ptr<void> deferred_close{};
+  std::unique_ptr<EndedWait> deferred_close{};
 };
 
 /// A hold, shared by the handles of a re-entrant acquisition and by transcripts.

@@ -194,9 +194,9 @@ WitnessAnswer query_witness(const PinnedInode& pinned) {
   return {found.value == F_WRLCK ? WitnessQuery::write_locked : WitnessQuery::not_locked, {}};
 }
 
-void mark_waiting(const PinnedInode& pinned, const FileSystemTraits& traits) {
-  if (pinned.fd && traits.record_locks.load()) {
-    (void)sys::ofd_set_lock(pinned.fd.get(), F_RDLCK, k_mark_offset);  // without it we are only less polite to others
+void mark_waiting(int fd, const FileSystemTraits& traits) {
+  if (traits.record_locks.load()) {
+    (void)sys::ofd_set_lock(fd, F_RDLCK, k_mark_offset);  // without it we are only less polite to others
   }
 }
 

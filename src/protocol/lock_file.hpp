@@ -85,9 +85,9 @@ struct WitnessAnswer {
 };
 [[nodiscard]] WitnessAnswer query_witness(const PinnedInode& pinned);
 
-/// Says to the holder that somebody waits, until the pinned descriptor is closed. Does nothing where marks cannot be
-/// had.
-void mark_waiting(const PinnedInode& pinned, const FileSystemTraits& traits);
+/// Says to the holder that somebody waits, until the descriptor, one of the lock file, is closed. Does nothing where
+/// marks cannot be had.
+void mark_waiting(int fd, const FileSystemTraits& traits);
 /// Whether somebody's mark is on the lock.
 [[nodiscard]] bool has_waiting_mark(int fd, const FileSystemTraits& traits);
 

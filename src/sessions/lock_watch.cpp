@@ -18,7 +18,7 @@
 #include "protocol/lock_file.hpp"
 #include "protocol/session_location.hpp"
 #include "verdict/failure.hpp"
-#include "waiting/watch_hub.hpp"
+#include "waiting/wake_event.hpp"
 
 namespace sessionlock {
 namespace {
@@ -69,7 +69,7 @@ class LockWatch {
     if (const std::error_code muted = bell_.open(); muted) {
       return fail(muted, "eventfd");
     }
-    const std::stop_callback on_stop(options_.stop, [this] { bell_.ring(); });
+    const std::stop_callback on_stop(options_.stop, [this] { bell_.signal(); });
     listen();
     first_ = true;
     if (auto looked = look_through(); !looked) {
@@ -338,7 +338,7 @@ class LockWatch {
   const DirectoryPtr directory_;
   const LockWatchOptions& options_;
   const std::function<void(const LockEvent&)>& tell_;
-  Bell bell_;
+  WakeEvent bell_;
   sys::Fd inotify_;
   std::map<std::string, Known, std::less<>> known_;
   std::size_t owners_{0};

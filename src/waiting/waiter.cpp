@@ -14,9 +14,9 @@ using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
 constexpr microseconds k_pause_min{1000};
-/// While a lock changes hands, or somebody is in the middle of changing it.
+/// While a lock changes hands, or another process is in the middle of changing it.
 constexpr microseconds k_pause_contended_max{10'000};
-/// While nothing tells of the one thing waited for: the witness of a dead owner, an owner elsewhere.
+/// While no event tells of the one thing waited for: the witness of a dead owner, an owner elsewhere.
 constexpr microseconds k_pause_silent_min{10'000};
 constexpr microseconds k_pause_silent_max{250'000};
 /// While everything is watched: only against what nobody thought of.
@@ -25,118 +25,120 @@ constexpr microseconds k_pause_watched_max{5'000'000};
 
 }  // namespace
 
-Waiter::Waiter(const Deadline& deadline, std::stop_token stop)
-    : deadline_(deadline), stop_(std::move(stop)), pause_(k_pause_min), momentary_pause_(k_pause_min) {}
-
-Waiter::Watching& Waiter::watching() {
-  if (!watching_) {
-    watching_ = std::make_shared<Watching>();
-  }
-  return *watching_;
-}
+Waiter::Waiter(Parker& parker, const Deadline& deadline, std::stop_token stop)
+    : parker_(parker),
+      slot_(parker),
+      deadline_(deadline),
+      stop_(std::move(stop)),
+      pause_(k_pause_min),
+      momentary_pause_(k_pause_min) {}
 
 /// The program may have closed, during the last sleep, what it did not open. Then the wait begins anew.
 void Waiter::drop_what_is_foreign() {
-  if (watching_ && (!is_intact(watching_->sleeper) || (watching_->pinned.fd && !watching_->pinned.fd.is_usable()))) {
-    on_stop_.reset();
-    watching_.reset();
+  const auto is_lost = [](const sys::Fd& fd) { return fd && !fd.is_usable(); };
+  if (watching_ && (!parker_.has_usable_event() || is_lost(slot_.owner()) || is_lost(watching_->watched) ||
+                    !watching_->watch.is_intact())) {
+    (void)detach_watches();
   }
 }
 
-bool Waiter::watch(PinnedLock&& pinned, const FileSystemTraits& traits, const WatchPlan& plan) {
+bool Waiter::watch(WatchedFile&& file, const WatchPlan& plan) {
   drop_what_is_foreign();
-  open_bell();
-  if (!pinned.fd) {  // unreadable: there is nothing to watch
+  if (!watching_) {
+    watching_ = std::make_unique<EndedWait>(slot_);
+  }
+  open_event();
+  if (!file.fd) {  // unreadable: there is nothing to watch
     plan_ = plan;
     return false;
   }
-  Watching& at = watching();
-  const bool same = at.pinned.fd && pinned.file == at.pinned.file;
+  const bool same = watching_->watched && file.file == file_;
   WatchPlan next = plan;
-  if (same && at.owner_has_ended && plan.owner == at.owner) {
-    next.owner.reset();     // its end is told already, and would be told again and again
-    next.is_silent = true;  // nobody tells when what is left of it goes
+  if (same && owner_has_ended_ && plan.owner == owner_) {
+    next.owner.reset();           // its end is told already, and would be told again and again
+    next.expect_no_event = true;  // there is none when what is left of it goes
   }
   // The same lock with the same owner is watched already.
-  const bool watched = same && (next.owner == at.owner || !next.owner) && next.is_silent == plan_.is_silent;
+  const bool is_watched =
+      same && (next.owner == owner_ || !next.owner) && next.expect_no_event == plan_.expect_no_event;
   plan_ = next;
-  if (watched) {
+  if (is_watched) {
     return false;
   }
   if (!same) {
-    saw_change_of_hands_ = static_cast<bool>(at.pinned.fd);
+    saw_change_of_hands_ = static_cast<bool>(watching_->watched);
     count_end();
-    unwatch_inode(at.sleeper);
-    at.sleeper.owner.reset();
-    at.owner.reset();
-    at.owner_has_ended = false;
-    at.pinned = std::move(pinned);
-    at.pinned.fd.expect(at.pinned.file);
+    watching_->watch.end();
+    slot_.watch_owner({});
+    owner_.reset();
+    owner_has_ended_ = false;
+    watching_->watched = std::move(file.fd);
+    watching_->watched.expect(file.file);
+    file_ = file.file;
   }
-  begin_watching(traits);
+  begin_watching(file.is_local);
   return true;
 }
 
-void Waiter::open_bell() {
-  Sleeper& sleeper = watching().sleeper;
-  if (sleeper.bell.is_open()) {
+void Waiter::open_event() {
+  if (parker_.has_event()) {
     return;
   }
   random_.seed(static_cast<std::minstd_rand::result_type>(
       std::hash<std::thread::id>{}(std::this_thread::get_id()) ^
       static_cast<std::size_t>(Deadline::Clock::now().time_since_epoch().count())));
-  if (const auto error = sleeper.bell.open()) {
+  if (const auto error = parker_.open_event()) {
     degrade(error);
-  } else if (stop_.stop_possible()) {
-    on_stop_.emplace(stop_, [&sleeper] { sleeper.call(); });
   }
 }
 
-void Waiter::begin_watching(const FileSystemTraits& traits) {
-  Watching& at = watching();
-  polls_ = !at.sleeper.bell.is_open();
-  if (!traits.local) {
-    degrade(std::make_error_code(std::errc::not_supported));  // another host's changes raise no event here
-  } else if (at.sleeper.watch < 0) {
-    if (const auto error = watch_inode(at.sleeper, at.pinned.fd.get())) {
+void Waiter::wake_on_stop() {
+  if (!on_stop_ && stop_.stop_possible()) {
+    on_stop_.emplace(stop_, WakeOnStop{slot_});
+  }
+}
+
+void Waiter::begin_watching(bool is_local) {
+  polls_ = !parker_.has_event();
+  if (!is_local) {
+    degrade(std::make_error_code(std::errc::not_supported));
+  } else if (!watching_->watch.has_begun()) {
+    if (const auto error = watching_->watch.begin(watching_->watched.get())) {
       degrade(error);
     }
-  }
-  if (plan_.wants_lock) {
-    mark_waiting(at.pinned, traits);
   }
   if (plan_.owner) {
     watch_owner(*plan_.owner);
   }
-  pause_ = polls_ ? k_pause_min : plan_.is_silent ? k_pause_silent_min : k_pause_watched_min;
+  pause_ = polls_ ? k_pause_min : plan_.expect_no_event ? k_pause_silent_min : k_pause_watched_min;
 }
 
 void Waiter::watch_owner(pid_t owner) {
-  Watching& at = watching();
-  at.owner = owner;
+  owner_ = owner;
   auto opened = sys::pidfd_open(owner);
-  at.owner_has_ended = opened.error == ESRCH;
-  if (!opened.ok() && !at.owner_has_ended) {
+  owner_has_ended_ = opened.error == ESRCH;
+  if (!opened.ok() && !owner_has_ended_) {
     degrade(opened.code());
   }
-  at.sleeper.owner = std::move(opened.fd);
+  slot_.watch_owner(std::move(opened.fd));
 }
 
 void Waiter::count_end() {
-  if (!last_wake_up_ || *last_wake_up_ == Awakened::called) {
+  if (!last_cause_ || *last_cause_ == WakeCause::called) {
     return;
   }
   // An event that came after the timer, but before the look, was not missed.
   Tally& tally = this_process_tally();
-  const bool was_told = *last_wake_up_ != Awakened::time || has_news(watching().sleeper);
+  const bool was_told = *last_cause_ != WakeCause::time || has_pending_event(slot_);
   ++(was_told ? tally.wake_ups_by_event : tally.wake_ups_by_timer);
-  last_wake_up_.reset();
+  last_cause_.reset();
 }
 
-std::shared_ptr<void> Waiter::detach_watches() {
-  on_stop_.reset();
+std::unique_ptr<EndedWait> Waiter::detach_watches() noexcept {
   if (watching_) {
-    stop_telling(watching_->sleeper);
+    watching_->watch.stop_notifying();
+    watching_->owner = slot_.take_owner();
+    watching_->event = parker_.take_event();
   }
   return std::exchange(watching_, nullptr);
 }
@@ -154,15 +156,15 @@ std::optional<std::error_code> Waiter::take_degradation() {
 
 microseconds Waiter::next_pause() {
   microseconds most = k_pause_watched_max;
-  const bool is_deaf = !watching().sleeper.bell.is_open() && stop_.stop_possible();  // to the stop request
-  if (plan_.is_momentary || is_deaf || (polls_ && saw_change_of_hands_)) {
+  const bool is_deaf = !parker_.has_event() && stop_.stop_possible();  // to the stop request
+  if (plan_.poll_briefly || is_deaf || (polls_ && saw_change_of_hands_)) {
     most = k_pause_contended_max;
-  } else if (polls_ || plan_.is_silent) {
+  } else if (polls_ || plan_.expect_no_event) {
     most = k_pause_silent_max;
   }
-  // What is momentary begins anew with short pauses each time, and leaves the others as they were.
-  microseconds& next = plan_.is_momentary ? momentary_pause_ : pause_;
-  if (!plan_.is_momentary) {
+  // What is polled briefly begins anew with short pauses each time, and leaves the others as they were.
+  microseconds& next = plan_.poll_briefly ? momentary_pause_ : pause_;
+  if (!plan_.poll_briefly) {
     momentary_pause_ = k_pause_min;
   }
   const microseconds pause = std::min(next, most);
@@ -172,28 +174,30 @@ microseconds Waiter::next_pause() {
   return microseconds{jitter(random_)};
 }
 
-WakeUp Waiter::wait(std::optional<Deadline::Clock::time_point> report) {
+tl::expected<Deadline::Clock::time_point, WaitResult> Waiter::begin_rest(
+    std::optional<Deadline::Clock::time_point> report) {
   if (stop_.stop_requested()) {
-    return WakeUp::cancelled;
+    return tl::unexpected(WaitResult::cancelled);
   }
   if (deadline_.is_single_try() || deadline_.has_passed()) {
-    return WakeUp::deadline;
+    return tl::unexpected(WaitResult::deadline);
   }
+  wake_on_stop();
   microseconds pause = next_pause();
   if (plan_.due && *plan_.due < std::chrono::ceil<milliseconds>(pause)) {  // compared so that no due time overflows
     pause = std::max(*plan_.due, milliseconds{1});
   }
-  auto until = std::min(deadline_.end(), Deadline::Clock::now() + pause);
-  if (report) {
-    until = std::min(until, *report);
-  }
-  Watching& at = watching();
-  last_wake_up_ = sleep_until(at.sleeper, until);
-  at.owner_has_ended = at.owner_has_ended || *last_wake_up_ == Awakened::owner_ended;
+  const auto until = std::min(deadline_.end(), Deadline::Clock::now() + pause);
+  return report ? std::min(until, *report) : until;
+}
+
+WaitResult Waiter::end_rest() {
+  last_cause_ = slot_.take_cause();
+  owner_has_ended_ = owner_has_ended_ || *last_cause_ == WakeCause::owner_ended;
   if (stop_.stop_requested()) {
-    return WakeUp::cancelled;
+    return WaitResult::cancelled;
   }
-  return *last_wake_up_ == Awakened::inode_changed ? WakeUp::name_went : WakeUp::look_again;
+  return *last_cause_ == WakeCause::inode_changed ? WaitResult::name_went : WaitResult::look_again;
 }
 
 }  // namespace sessionlock

@@ -1,70 +1,70 @@
 #pragma once
 
 /// \file
-/// Where the threads of a process sleep until a lock's inode loses its name, its owner ends, or somebody rings. Room
-/// `waiter`.
+/// Watches on inodes: they wake a sleeping thread when a lock file loses its name.
 ///
 /// One inotify instance serves the whole process, because a user has few of them. One of the sleeping threads, the
-/// *leader*, also waits for that instance and rings the others' bells; when it wakes for its own sake, another leads.
+/// *leader*, also waits for that instance and wakes the others; when it wakes for its own sake, another leads.
+///
+/// A change is never missed, whichever thread leads:
+/// 1. A leads, and sleeps. 2. B begins to watch, and sleeps without the instance. 3. A is woken for its own sake, and
+/// passes the lead on: B, if it is asleep by now, is woken to poll on the instance; if it is not yet, it finds itself
+/// the leader when it asks, which it does before each poll. What was changed meanwhile is still in the instance.
 
-#include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <system_error>
 
-#include "system/system.hpp"
+#include "waiting/parker.hpp"
 
 namespace sessionlock {
 
-/// Something to ring from any thread that wakes a sleeper.
-class Bell {
+/// One watch on an inode, which wakes a slot when that loses or gains a name, or is moved or deleted.
+/// Thread safety: for the slot's thread. Lifetime: the slot's, or longer once `stop_notifying` was called.
+class InodeWatch {
  public:
-  /// Errors: EMFILE and the like; the bell is mute then.
-  [[nodiscard]] std::error_code open();
-  [[nodiscard]] bool is_open() const noexcept { return static_cast<bool>(event_); }
-  /// Whether its number is still its own (see `sys::Fd`).
-  [[nodiscard]] bool is_usable() const noexcept { return event_.is_usable(); }
-  [[nodiscard]] int fd() const noexcept { return event_.get(); }
-  /// Does nothing under a number that is foreign.
-  void ring() const noexcept;
-  /// False if the number is foreign: nothing was read.
-  [[nodiscard]] bool silence() const noexcept;
+  explicit InodeWatch(WaitSlot& slot) noexcept : slot_(slot) {}
+  ~InodeWatch() { end(); }
+  InodeWatch(const InodeWatch&) = delete;
+  InodeWatch& operator=(const InodeWatch&) = delete;
+
+  /// Watches an inode through a descriptor of it, and no more what was watched before.
+  /// Errors: EMFILE, ENFILE (instances), ENOSPC (watches), ENOENT (no `/proc`), ENOMEM.
+  [[nodiscard]] std::error_code begin(int fd);
+  void end() noexcept;
+  /// The slot is not woken any more; what `end` has to ask of the kernel can be done later.
+  void stop_notifying() noexcept;
+  [[nodiscard]] bool has_begun() const noexcept { return watch_ >= 0; }
+  /// Whether the kernel still watches for it. If not, the program has closed descriptors that it did not open.
+  [[nodiscard]] bool is_intact() const noexcept;
 
  private:
-  sys::Fd event_;
+  friend struct Hub;
+  void notify() const noexcept { slot_.wake(WakeCause::inode_changed); }
+  WaitSlot& slot_;
+  int watch_{-1};
+  /// The instance of inotify that the watch is of.
+  std::uint64_t instance_{0};
 };
 
-/// One sleeping thread. Lives on its stack, and is known to the hub only while it sleeps or watches.
-struct Sleeper {
-  Bell bell;
-  /// The owner's process; closed once it has fired, because it stays readable.
-  sys::Fd owner;
-  /// Guarded by the hub: the watch, and the instance of inotify that it is of.
-  int watch{-1};
-  std::uint64_t instance{0};
-  /// Guarded by the hub: the watched inode changed.
-  bool changed{false};
-  /// Somebody wants it to wake; its bell alone may also mean that it is to lead.
-  std::atomic<bool> called{false};
+/// One sleep of a thread that polls: it may be the one that reads the instance. Thread safety: for that thread.
+class HubSleep {
+ public:
+  explicit HubSleep(Parker& parker);
+  /// Passes the lead on.
+  ~HubSleep();
+  HubSleep(const HubSleep&) = delete;
+  HubSleep& operator=(const HubSleep&) = delete;
 
-  /// Wakes it. Thread safety: from any thread, while it exists.
-  void call() noexcept;
+  /// The instance, if this thread is to poll on it, or -1. Asked before each poll.
+  [[nodiscard]] int instance_to_read();
+  /// Reads all events, and wakes the slots that they concern. False if the instance is not ours: nothing was read.
+  [[nodiscard]] bool dispatch();
+
+ private:
+  Parker& parker_;
 };
 
-enum class Awakened { inode_changed, owner_ended, called, time };
-
-/// Watches an inode through a descriptor of it: told when it loses or gains a name, or is moved or deleted.
-/// Errors: EMFILE, ENFILE (instances), ENOSPC (watches), ENOENT (no `/proc`), ENOMEM.
-[[nodiscard]] std::error_code watch_inode(Sleeper& sleeper, int fd);
-void unwatch_inode(Sleeper& sleeper) noexcept;
-/// Whether all that the sleeper waits by is still its own, and the kernel still watches for it. If not, the program has
-/// closed descriptors that it did not open: wait by new ones.
-[[nodiscard]] bool is_intact(const Sleeper& sleeper) noexcept;
-/// Is told no more; what `unwatch_inode` has to ask of the kernel can be done later.
-void stop_telling(Sleeper& sleeper) noexcept;
-/// Whether something would wake the sleeper now.
-[[nodiscard]] bool has_news(Sleeper& sleeper);
-/// Sleeps. A sleeper with an open bell needs no periodic look for what it watches.
-[[nodiscard]] Awakened sleep_until(Sleeper& sleeper, std::chrono::steady_clock::time_point until);
+/// Whether something would wake the slot now, by what it watches.
+[[nodiscard]] bool has_pending_event(WaitSlot& slot);
 
 }  // namespace sessionlock

@@ -295,8 +295,8 @@ TEST_CASE("a holder sees a waiter's mark until the waiter is gone, and never its
   {
     const auto first = pinned_at(place);
     const auto second = pinned_at(place);
-    mark_waiting(first, traits);
-    mark_waiting(second, traits);
+    mark_waiting(first.fd.get(), traits);
+    mark_waiting(second.fd.get(), traits);
     CHECK(has_waiting_mark(lock.fd.get(), traits));
     CHECK(query_witness(pinned_at(place)).query == WitnessQuery::write_locked);
   }

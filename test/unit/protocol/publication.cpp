@@ -193,7 +193,7 @@ TEST_CASE("where flock collides with record locks there is no witness and no mar
     REQUIRE_IN_CHILD(!lock.record.witness && !pinned_at(place).content->record.witness);
     REQUIRE_IN_CHILD(query_witness(pinned_at(place)).query == WitnessQuery::not_locked);
     const auto pinned = pinned_at(place);
-    mark_waiting(pinned, *place.directory->traits);
+    mark_waiting(pinned.fd.get(), *place.directory->traits);
     REQUIRE_IN_CHILD(!has_waiting_mark(lock.fd.get(), *place.directory->traits));
     REQUIRE_IN_CHILD(!published(place_in(directory.path(), "t.lock")).record.witness);
   });

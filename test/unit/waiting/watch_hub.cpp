@@ -61,8 +61,10 @@ class PollCount : public Script {
   PollCount()
       : Script([this](const sys::CallInfo& info) {
           polls_ += info.call == sys::Call::poll ? 1 : 0;
-          return 0;
+          return info.call == sys::Call::eventfd && fails_events_ ? EMFILE : 0;
         }) {}
+  /// From now on no event can be opened, or it can again.
+  void fail_events(bool fails) { fails_events_ = fails; }
   [[nodiscard]] int polls() const { return polls_.load(); }
   void wait_for(int polls) const {
     wait_until("so many polls", [&] { return polls_.load() >= polls; });
@@ -70,33 +72,44 @@ class PollCount : public Script {
 
  private:
   std::atomic<int> polls_{0};
+  std::atomic<bool> fails_events_{false};
+};
+
+/// What a thread sleeps on, and its one wait.
+struct Sleeper {
+  Parker parker{};
+  WaitSlot slot{parker};
+  InodeWatch watch{slot};
+
+  [[nodiscard]] WakeCause sleep_until(Clock::time_point until) {
+    parker.sleep(until);
+    return slot.take_cause();
+  }
 };
 
 /// A thread that sleeps once. What nobody wakes wakes by itself when the test has failed anyway.
 class SleepingThread {
  public:
-  explicit SleepingThread(const File* file, Clock::duration duration = k_patience, bool has_bell = true) {
-    if (has_bell) {
-      REQUIRE(!sleeper_.bell.open());
-    }
+  explicit SleepingThread(const File* file, Clock::duration duration = k_patience) {
+    (void)sleeper_.parker.open_event();
     if (file != nullptr) {
-      REQUIRE(!watch_inode(sleeper_, file->fd()));
+      REQUIRE(!sleeper_.watch.begin(file->fd()));
     }
     duration_ = duration;
   }
   ~SleepingThread() {
     if (thread_.joinable()) {
-      sleeper_.call();
+      sleeper_.slot.wake();
       thread_.join();
     }
-    unwatch_inode(sleeper_);
+    sleeper_.watch.end();
   }
   SleepingThread(const SleepingThread&) = delete;
   SleepingThread& operator=(const SleepingThread&) = delete;
 
   void start() {
     thread_ = std::thread([this] {
-      reason_ = sleep_until(sleeper_, Clock::now() + duration_);
+      reason_ = sleeper_.sleep_until(Clock::now() + duration_);
       awake_ = true;
     });
   }
@@ -107,7 +120,7 @@ class SleepingThread {
     count.wait_for(before + 1);
   }
   [[nodiscard]] bool is_awake() const { return awake_; }
-  [[nodiscard]] Awakened wait() {
+  [[nodiscard]] WakeCause wait() {
     thread_.join();
     return reason_.value();
   }
@@ -116,7 +129,7 @@ class SleepingThread {
  private:
   Sleeper sleeper_{};
   Clock::duration duration_{};
-  std::optional<Awakened> reason_{};
+  std::optional<WakeCause> reason_{};
   std::atomic<bool> awake_{false};
   std::thread thread_{};
 };
@@ -130,13 +143,13 @@ sys::Fd open_process(pid_t pid) {
 /// Whether a sleep ends when a file loses its name that is watched from now on.
 bool wakes_for(const File& file) {
   Sleeper sleeper;
-  if (sleeper.bell.open() || watch_inode(sleeper, file.fd())) {
+  if (sleeper.parker.open_event() || sleeper.watch.begin(file.fd())) {
     return false;
   }
   file.unlink();
-  const Awakened reason = sleep_until(sleeper, Clock::now() + k_patience);
-  unwatch_inode(sleeper);
-  return reason == Awakened::inode_changed;
+  const WakeCause reason = sleeper.sleep_until(Clock::now() + k_patience);
+  sleeper.watch.end();
+  return reason == WakeCause::inode_changed;
 }
 
 }  // namespace
@@ -148,7 +161,7 @@ TEST_CASE("a sleeper wakes when the watched inode loses its name") {
   SleepingThread sleeping(&file);
   sleeping.fall_asleep(count);
   file.unlink();
-  CHECK(sleeping.wait() == Awakened::inode_changed);
+  CHECK(sleeping.wait() == WakeCause::inode_changed);
 }
 
 TEST_CASE("a change between watching and sleeping is not missed") {
@@ -156,10 +169,10 @@ TEST_CASE("a change between watching and sleeping is not missed") {
   const File file(directory, "a");
   SleepingThread sleeping(&file);
   file.unlink();
-  CHECK(has_news(sleeping.sleeper()));
+  CHECK(has_pending_event(sleeping.sleeper().slot));
   sleeping.start();
-  CHECK(sleeping.wait() == Awakened::inode_changed);
-  CHECK(!has_news(sleeping.sleeper()));
+  CHECK(sleeping.wait() == WakeCause::inode_changed);
+  CHECK(!has_pending_event(sleeping.sleeper().slot));
 }
 
 TEST_CASE("of several sleeping threads each is woken by its own inode, whoever leads") {
@@ -180,7 +193,7 @@ TEST_CASE("of several sleeping threads each is woken by its own inode, whoever l
     }
     for (std::size_t i = 0; i < order.size(); ++i) {
       files[order[i]].unlink();
-      REQUIRE(threads[order[i]]->wait() == Awakened::inode_changed);
+      REQUIRE(threads[order[i]]->wait() == WakeCause::inode_changed);
       for (std::size_t later = i + 1; later < order.size(); ++later) {
         REQUIRE(!threads[order[later]]->is_awake());
       }
@@ -198,10 +211,10 @@ TEST_CASE("a leader that wakes for its own sake hands the lead over") {
     SleepingThread follower(&other);
     leader.fall_asleep(count);
     follower.fall_asleep(count);
-    leader.sleeper().call();
-    CHECK(leader.wait() == Awakened::called);
+    leader.sleeper().slot.wake();
+    CHECK(leader.wait() == WakeCause::called);
     other.unlink();
-    CHECK(follower.wait() == Awakened::inode_changed);
+    CHECK(follower.wait() == WakeCause::inode_changed);
   }
   SUBCASE("because an owner ended") {
     auto child = ChildProcess::run([](Channel& parent) {
@@ -209,23 +222,23 @@ TEST_CASE("a leader that wakes for its own sake hands the lead over") {
       return 0;
     });
     SleepingThread leader(&mine);
-    leader.sleeper().owner = open_process(child.pid());
+    leader.sleeper().slot.watch_owner(open_process(child.pid()));
     SleepingThread follower(&other);
     leader.fall_asleep(count);
     follower.fall_asleep(count);
     child.tell("end");
-    CHECK(leader.wait() == Awakened::owner_ended);
+    CHECK(leader.wait() == WakeCause::owner_ended);
     other.unlink();
-    CHECK(follower.wait() == Awakened::inode_changed);
+    CHECK(follower.wait() == WakeCause::inode_changed);
   }
   SUBCASE("because its time has come") {
     SleepingThread leader(&mine, 20ms);
     SleepingThread follower(&other);
     leader.fall_asleep(count);
     follower.start();
-    CHECK(leader.wait() == Awakened::time);
+    CHECK(leader.wait() == WakeCause::time);
     other.unlink();
-    CHECK(follower.wait() == Awakened::inode_changed);
+    CHECK(follower.wait() == WakeCause::inode_changed);
   }
 }
 
@@ -239,27 +252,29 @@ TEST_CASE("whoever watches leads when the leader has nothing to watch for it") {
   SleepingThread second(&file);
   second.fall_asleep(count);
   file.unlink();
-  CHECK(second.wait() == Awakened::inode_changed);
+  CHECK(second.wait() == WakeCause::inode_changed);
   CHECK(!first.is_awake());
 }
 
-TEST_CASE("a sleeper without a bell does not keep the lead from one with a bell") {
+TEST_CASE("a sleeper without an event does not keep the lead from one with an event") {
   const TemporaryDirectory directory;
   const File mute_file(directory, "mute");
   const File file(directory, "a");
-  const PollCount count;
-  SleepingThread mute(&mute_file, k_patience, false);
+  PollCount count;
+  count.fail_events(true);
+  SleepingThread mute(&mute_file);
+  count.fail_events(false);
   SUBCASE("and hears of its own inode while it leads") {
     mute.fall_asleep(count);
     mute_file.unlink();
-    CHECK(mute.wait() == Awakened::inode_changed);
+    CHECK(mute.wait() == WakeCause::inode_changed);
   }
   SUBCASE("when it fell asleep first") {
     mute.fall_asleep(count);
     SleepingThread second(&file);
     second.fall_asleep(count);
     file.unlink();
-    CHECK(second.wait() == Awakened::inode_changed);
+    CHECK(second.wait() == WakeCause::inode_changed);
     mute_file.unlink();  // so that it ends
     (void)mute.wait();
   }
@@ -275,21 +290,21 @@ TEST_CASE("two sleepers on one inode are both woken, and one that goes leaves th
   first.fall_asleep(count);
   second.fall_asleep(count);
   file.unlink();
-  CHECK(first.wait() == Awakened::inode_changed);
-  CHECK(second.wait() == Awakened::inode_changed);
+  CHECK(first.wait() == WakeCause::inode_changed);
+  CHECK(second.wait() == WakeCause::inode_changed);
 }
 
 TEST_CASE("a sleeper wakes when it is called, before or during the sleep") {
   const PollCount count;
   SleepingThread before(nullptr);
-  before.sleeper().call();
+  before.sleeper().slot.wake();
   before.start();
-  CHECK(before.wait() == Awakened::called);
+  CHECK(before.wait() == WakeCause::called);
   CHECK(count.polls() == 0);
   SleepingThread during(nullptr);
   during.fall_asleep(count);
-  during.sleeper().call();
-  CHECK(during.wait() == Awakened::called);
+  during.sleeper().slot.wake();
+  CHECK(during.wait() == WakeCause::called);
 }
 
 TEST_CASE("a pidfd that has fired leaves the poll set") {
@@ -297,20 +312,20 @@ TEST_CASE("a pidfd that has fired leaves the poll set") {
   auto child = ChildProcess::run([](Channel&) { return 0; });
   child.wait_until_zombie();
   Sleeper sleeper;
-  REQUIRE(!sleeper.bell.open());
-  sleeper.owner = open_process(child.pid());
-  CHECK(has_news(sleeper));
-  CHECK(sleep_until(sleeper, Clock::now() + k_patience) == Awakened::owner_ended);
-  CHECK(!has_news(sleeper));
+  REQUIRE(!sleeper.parker.open_event());
+  sleeper.slot.watch_owner(open_process(child.pid()));
+  CHECK(has_pending_event(sleeper.slot));
+  CHECK(sleeper.sleep_until(Clock::now() + k_patience) == WakeCause::owner_ended);
+  CHECK(!has_pending_event(sleeper.slot));
   const PollCount count;
-  CHECK(sleep_until(sleeper, Clock::now() + 20ms) == Awakened::time);
+  CHECK(sleeper.sleep_until(Clock::now() + 20ms) == WakeCause::time);
   CHECK(count.polls() == 1);
 }
 
 TEST_CASE("a time that has come ends a sleep at once") {
   Sleeper sleeper;
-  REQUIRE(!sleeper.bell.open());
-  CHECK(sleep_until(sleeper, Clock::now() - 1s) == Awakened::time);
+  REQUIRE(!sleeper.parker.open_event());
+  CHECK(sleeper.sleep_until(Clock::now() - 1s) == WakeCause::time);
 }
 
 TEST_CASE("a shortage is told, and over when it is over") {
@@ -319,19 +334,20 @@ TEST_CASE("a shortage is told, and over when it is over") {
   Sleeper sleeper;
   {
     const Script script(failing(sys::Call::eventfd, EMFILE));
-    CHECK(sleeper.bell.open() == std::errc::too_many_files_open);
-    CHECK(!sleeper.bell.is_open());
-    sleeper.bell.ring();  // rings for nobody
+    CHECK(sleeper.parker.open_event() == std::errc::too_many_files_open);
+    CHECK(!sleeper.parker.has_event());
+    sleeper.slot.wake();  // a thread that is awake, and has no event
+    CHECK(sleeper.slot.take_cause() == WakeCause::called);
   }
   {
     const Script script(failing(sys::Call::inotify_add_watch, ENOSPC));
-    CHECK(watch_inode(sleeper, file.fd()) == std::errc::no_space_on_device);
+    CHECK(sleeper.watch.begin(file.fd()) == std::errc::no_space_on_device);
   }
-  CHECK(!sleeper.bell.open());
-  CHECK(!watch_inode(sleeper, file.fd()));
+  CHECK(!sleeper.parker.open_event());
+  CHECK(!sleeper.watch.begin(file.fd()));
   file.unlink();
-  CHECK(sleep_until(sleeper, Clock::now() + k_patience) == Awakened::inode_changed);
-  unwatch_inode(sleeper);
+  CHECK(sleeper.sleep_until(Clock::now() + k_patience) == WakeCause::inode_changed);
+  sleeper.watch.end();
 }
 
 TEST_CASE("without an instance nothing is watched, and the next try makes one") {
@@ -341,8 +357,8 @@ TEST_CASE("without an instance nothing is watched, and the next try makes one") 
     Sleeper sleeper;
     {
       const Script script(failing(sys::Call::inotify_init, EMFILE));
-      REQUIRE_IN_CHILD(watch_inode(sleeper, file.fd()) == std::errc::too_many_files_open);
-      REQUIRE_IN_CHILD(sleep_until(sleeper, Clock::now() + 1ms) == Awakened::time);
+      REQUIRE_IN_CHILD(sleeper.watch.begin(file.fd()) == std::errc::too_many_files_open);
+      REQUIRE_IN_CHILD(sleeper.sleep_until(Clock::now() + 1ms) == WakeCause::time);
     }
     REQUIRE_IN_CHILD(wakes_for(file));
     return 0;
@@ -383,12 +399,12 @@ TEST_CASE("a queue that overflowed wakes everybody") {
     noisier.change_mode(i % 2 == 0 ? 0600 : 0640);
   }
   sleeping.start();
-  CHECK(sleeping.wait() == Awakened::inode_changed);
+  CHECK(sleeping.wait() == WakeCause::inode_changed);
 }
 
 TEST_CASE("a poll that is refused does not spin and keeps the time") {
   Sleeper sleeper;
-  REQUIRE(!sleeper.bell.open());
+  REQUIRE(!sleeper.parker.open_event());
   std::atomic<int> polls{0};
   const Script script([&](const sys::CallInfo& info) {
     if (info.call == sys::Call::poll) {
@@ -398,7 +414,7 @@ TEST_CASE("a poll that is refused does not spin and keeps the time") {
     return 0;
   });
   const auto until = Clock::now() + 5ms;
-  CHECK(sleep_until(sleeper, until) == Awakened::time);
+  CHECK(sleeper.sleep_until(until) == WakeCause::time);
   CHECK(Clock::now() >= until);
   CHECK(polls == 1);
 }
@@ -414,8 +430,8 @@ TEST_CASE("a program that closed what it did not open watches anew, and nothing 
       const File before(directory, "before");
       {
         Sleeper sleeper;
-        REQUIRE_IN_CHILD(!watch_inode(sleeper, before.fd()));
-        unwatch_inode(sleeper);
+        REQUIRE_IN_CHILD(!sleeper.watch.begin(before.fd()));
+        sleeper.watch.end();
       }
       constexpr int k_pipes = 40;
       for (int fd = 3; fd < 2 * k_pipes; ++fd) {
@@ -434,8 +450,8 @@ TEST_CASE("a program that closed what it did not open watches anew, and nothing 
       }
       {
         Sleeper unwatched;  // leads, and must not read what it takes for the instance
-        REQUIRE_IN_CHILD(!unwatched.bell.open());
-        REQUIRE_IN_CHILD(sleep_until(unwatched, Clock::now() + 1ms) == Awakened::time);
+        REQUIRE_IN_CHILD(!unwatched.parker.open_event());
+        REQUIRE_IN_CHILD(unwatched.sleep_until(Clock::now() + 1ms) == WakeCause::time);
       }
       REQUIRE_IN_CHILD(wakes_for(File(directory, "after")));
       for (const auto& ends : pipes) {
@@ -490,5 +506,72 @@ TEST_CASE("a forked child has a hub of its own") {
   CHECK(child.wait().exited_with(0));
   CHECK(!sleeping.is_awake());
   file.unlink();
-  CHECK(sleeping.wait() == Awakened::inode_changed);
+  CHECK(sleeping.wait() == WakeCause::inode_changed);
+}
+
+TEST_CASE("a thread that watches nothing sleeps without a descriptor, and wakes when it is called") {
+  const PollCount count;
+  const auto before = sys::open_descriptor_count();
+  Sleeper sleeper;
+  sleeper.slot.wake();
+  CHECK(sleeper.sleep_until(Clock::now() + k_patience) == WakeCause::called);
+  CHECK(sleeper.sleep_until(Clock::now() + 1ms) == WakeCause::time);
+  std::thread other([&] { sleeper.slot.wake(); });
+  CHECK(sleeper.sleep_until(Clock::now() + k_patience) == WakeCause::called);
+  other.join();
+  CHECK(count.polls() == 0);
+  CHECK(sys::open_descriptor_count() == before);
+}
+
+TEST_CASE("a thread that is awake is not signalled, and one that sleeps is signalled once") {
+  // Protects: `is_asleep_`. A signal is a write here and a read there, in the middle of a hand-over.
+  std::atomic<int> writes{0};
+  std::atomic<int> polls{0};
+  const Script script([&](const sys::CallInfo& info) {
+    writes += info.call == sys::Call::write ? 1 : 0;
+    polls += info.call == sys::Call::poll ? 1 : 0;
+    return 0;
+  });
+  Sleeper sleeper;
+  REQUIRE(!sleeper.parker.open_event());
+  sleeper.slot.wake();
+  CHECK(writes == 0);
+  CHECK(sleeper.sleep_until(Clock::now() + k_patience) == WakeCause::called);
+  std::thread thread([&] { CHECK(sleeper.sleep_until(Clock::now() + k_patience) == WakeCause::called); });
+  wait_until("asleep", [&] { return polls.load() > 0; });
+  sleeper.slot.wake();
+  sleeper.slot.wake();
+  thread.join();
+  CHECK(writes == 1);
+}
+
+TEST_CASE("of several waits of one thread each has its own cause, and the thread wakes for any") {
+  const TemporaryDirectory directory;
+  const File file(directory, "a");
+  auto child = ChildProcess::run([](Channel&) { return 0; });
+  child.wait_until_zombie();
+  Parker parker;
+  REQUIRE(!parker.open_event());
+  WaitSlot called(parker);
+  WaitSlot watching(parker);
+  WaitSlot with_owner(parker);
+  InodeWatch watch(watching);
+  REQUIRE(!watch.begin(file.fd()));
+  with_owner.watch_owner(open_process(child.pid()));
+  const auto until = Clock::now() + k_patience;
+  parker.sleep(until);
+  CHECK(called.take_cause() == WakeCause::time);
+  CHECK(watching.take_cause() == WakeCause::time);
+  CHECK(with_owner.take_cause() == WakeCause::owner_ended);
+  file.unlink();
+  parker.sleep(until);
+  CHECK(watching.take_cause() == WakeCause::inode_changed);
+  {
+    WaitSlot short_lived(parker);
+    short_lived.wake();
+  }
+  called.wake();
+  parker.sleep(until);
+  CHECK(called.take_cause() == WakeCause::called);
+  CHECK(with_owner.take_cause() == WakeCause::time);
 }

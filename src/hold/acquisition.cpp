@@ -107,28 +107,69 @@ Result<std::optional<SessionLock>> Acquisition::attempt() {
   // What was taken over where the path led before was another session's, and was put back.
   taken_over_.reset();
   reclaimed_from_.reset();
+  (void)waiter_.detach_watches();
   auto location = locate(session_, locate_options(true));
   if (!location) {
     return tl::unexpected(std::move(location).error());
   }
-  Admission admission =
-      queue_for(key_of(*location), options_, deadline_, [&] { return look_up_from_queue(*location); });
-  const bool is_shared = admission.kind == Admission::Kind::shared;
-  if (admission.has_queued && !std::exchange(has_waited_, true)) {
-    ++this_process_tally().waits;
+  Ticket ticket(options_, this_thread(), waiter_.slot());
+  auto answer = wait_in_queue(ticket, *location);
+  if (!answer) {
+    return tl::unexpected(std::move(answer).error());
   }
-  if (admission.kind == Admission::Kind::turn) {
-    return contend(*location, *admission.turn);
+  if (!answer->has_value()) {
+    return std::nullopt;
   }
-  const std::shared_ptr<Hold> hold = admission.hold;
-  auto lock = answer(std::move(admission), *location);
-  if (!lock || !is_shared) {
-    return lock;
+  switch ((*answer)->kind) {
+    case QueueResult::Kind::turn:
+      return contend(*location, *(*answer)->turn);
+    case QueueResult::Kind::shared:
+      return share((*answer)->hold, *location);
+    case QueueResult::Kind::self_deadlock:
+      if (is_notifying(key_of(*location))) {
+        return tl::unexpected(wait_inside_observer(location->lock.path()));
+      }
+      return failure(Errc::invalid_argument, "acquire", location->lock.path(),
+                     "this thread has the lock already and would wait for itself without end; ask for a "
+                     "re-entrant lock, or set a time limit");
+    default:
+      return tl::unexpected(give_up_in_queue(WaitResult::deadline, *location));
   }
+}
+
+Result<std::optional<QueueResult>> Acquisition::wait_in_queue(Ticket& ticket, const SessionLocation& location) {
+  QueueResult answer = ticket.enter(key_of(location), deadline_);
+  while (answer.kind == QueueResult::Kind::queued) {
+    if (!std::exchange(has_waited_, true)) {
+      ++this_process_tally().waits;
+    }
+    waiter_.wake_on_stop();
+    const bool is_over = options_.stop.stop_requested() || deadline_.has_passed();
+    const QueueLook look = is_over ? QueueLook{} : look_up_from_queue(location);
+    if (is_over || look.has_moved) {
+      answer = ticket.leave();
+      if (answer.kind == QueueResult::Kind::queued) {
+        const auto reason = options_.stop.stop_requested() ? WaitResult::cancelled : WaitResult::deadline;
+        return look.has_moved ? Result<std::optional<QueueResult>>(std::nullopt)
+                              : tl::unexpected(give_up_in_queue(reason, location));
+      }
+      break;
+    }
+    parker_.sleep(std::min(deadline_.end(), look.again));
+    (void)waiter_.slot().take_cause();
+    answer = ticket.ask();
+  }
+  return answer;
+}
+
+Result<std::optional<SessionLock>> Acquisition::share(const std::shared_ptr<Hold>& hold,
+                                                      const SessionLocation& location) {
+  SessionLock lock = SessionLockAccess::make(make_share(hold));
+  SessionLockAccess::share(lock)->nested = true;
   // A thread that shares a hold has a lock, and so checks the path again like every thread that has just got one:
   // 1. A has the turn and waits for another process; B queues behind A, to share. 2. The session becomes a link.
   // 3. The other process releases: A publishes, and B has its share. 4. A finds that the session leads elsewhere.
-  auto current = is_current(*location, session_, locate_options(false));
+  auto current = is_current(location, session_, locate_options(false));
   if (!current) {
     return tl::unexpected(std::move(current).error());
   }
@@ -139,31 +180,9 @@ Result<std::optional<SessionLock>> Acquisition::attempt() {
   return lock;
 }
 
-Result<std::optional<SessionLock>> Acquisition::answer(Admission&& admission, const SessionLocation& location) {
-  switch (admission.kind) {
-    case Admission::Kind::shared: {
-      auto share = make_share(*admission.hold);
-      share->hold = std::move(admission.hold);
-      share->nested = true;
-      return SessionLockAccess::make(std::move(share));
-    }
-    case Admission::Kind::would_block_itself:
-      if (is_notifying(key_of(location))) {
-        return tl::unexpected(wait_inside_observer(location.lock.path()));
-      }
-      return failure(Errc::invalid_argument, "acquire", location.lock.path(),
-                     "this thread has the lock already and would wait for itself without end; ask for a "
-                     "re-entrant lock, or set a time limit");
-    case Admission::Kind::moved:
-      return std::nullopt;
-    default:
-      break;
-  }
-  if (auto described = describe_holder(location); !described) {
-    return tl::unexpected(std::move(described).error());
-  }
-  return tl::unexpected(
-      give_up(admission.kind == Admission::Kind::cancelled ? WaitResult::cancelled : WaitResult::deadline));
+Error Acquisition::give_up_in_queue(WaitResult reason, const SessionLocation& location) {
+  auto described = describe_holder(location);
+  return described ? give_up(reason) : std::move(described).error();
 }
 
 Result<std::optional<SessionLock>> Acquisition::contend(SessionLocation& location, Turn& turn) {
@@ -410,7 +429,7 @@ std::optional<Deadline::Clock::time_point> Acquisition::report_waiting(const Ses
 }
 
 /// For a thread that another of this process keeps from even trying.
-QueueLook Acquisition::look_up_from_queue(const SessionLocation& location) noexcept {
+Acquisition::QueueLook Acquisition::look_up_from_queue(const SessionLocation& location) noexcept {
   const auto now = Deadline::Clock::now();
   QueueLook look{.again = now + k_queue_look_interval};
   try {

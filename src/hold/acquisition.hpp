@@ -44,9 +44,19 @@ class Acquisition {
     held
   };
 
+  /// What a thread that still stands in a queue finds: whether it stands in the wrong one, and when to look again.
+  struct QueueLook {
+    bool has_moved{false};
+    Deadline::Clock::time_point again{};
+  };
+
   [[nodiscard]] LocateOptions locate_options(bool create) const;
-  /// The answer for who need not or cannot go for the file.
-  [[nodiscard]] Result<std::optional<SessionLock>> answer(Admission&& admission, const SessionLocation& location);
+  /// Until the ticket is answered. None: the session has moved.
+  [[nodiscard]] Result<std::optional<QueueResult>> wait_in_queue(Ticket& ticket, const SessionLocation& location);
+  /// A share of another thread's hold. None: it is on what the session was.
+  [[nodiscard]] Result<std::optional<SessionLock>> share(const std::shared_ptr<Hold>& hold,
+                                                         const SessionLocation& location);
+  [[nodiscard]] Error give_up_in_queue(WaitResult reason, const SessionLocation& location);
   [[nodiscard]] Result<void> check_arguments() const;
   /// None: the session has moved; begin again.
   [[nodiscard]] Result<std::optional<SessionLock>> attempt();

@@ -7,10 +7,10 @@
 /// which gives the turn to the next thread in the queue.
 
 #include <chrono>
-#include <functional>
+#include <cstdint>
+#include <list>
 #include <memory>
 #include <optional>
-#include <stop_token>
 #include <utility>
 #include <vector>
 
@@ -29,46 +29,70 @@ namespace sessionlock {
 class Turn {
  public:
   Turn(Turn&& other) noexcept : key_(std::exchange(other.key_, std::nullopt)) {}
-  Turn& operator=(Turn&&) = delete;
-  ~Turn();
+  Turn& operator=(Turn&& other) noexcept {
+    end();
+    key_ = std::exchange(other.key_, std::nullopt);
+    return *this;
+  }
+  ~Turn() { end(); }
   /// The lock was acquired: the turn goes over to the hold, and ends with it.
   void hand_to(const std::shared_ptr<Hold>& hold);
 
  private:
-  friend class HoldTable;
+  friend class Ticket;
   explicit Turn(HoldKey key) : key_(std::move(key)) {}
+  void end() noexcept;
   std::optional<HoldKey> key_;
 };
 
-/// What a thread gets that wants a lock.
-struct Admission {
+/// What the queue answers.
+struct QueueResult {
   enum class Kind {
     turn,
-    shared,  ///< A re-entrant acquisition: one more share of `hold`.
-    busy,    ///< Another thread has it, and there is to be no waiting.
-    timed_out,
-    cancelled,
-    moved,              ///< The session leads elsewhere by now.
-    would_block_itself  ///< This very thread has it, and would wait for ever.
+    shared,         ///< A re-entrant acquisition: one more share of `hold`.
+    busy,           ///< Another thread has it, and there is to be no waiting.
+    self_deadlock,  ///< This very thread has it, and would wait for ever.
+    queued          ///< No answer yet.
   };
   Kind kind{Kind::busy};
-  /// The thread had to wait for another of this process.
-  bool has_queued{false};
   std::optional<Turn> turn{};
   std::shared_ptr<Hold> hold{};
 };
 
-/// What a thread that still stands in a queue finds when it looks up: whether it stands in the wrong one, and when to
-/// look up again.
-struct QueueLook {
-  bool has_moved{false};
-  Deadline::Clock::time_point again{};
-};
+/// A place in the queue in front of one lock. It never waits: its slot is woken when it is answered.
+/// Thread safety: for the slot's thread. Lifetime: shorter than that of its arguments.
+class Ticket {
+ public:
+  Ticket(const AcquireOptions& options, ThreadToken thread, WaitSlot& slot) noexcept;
+  /// Leaves. What it was given goes on to the next.
+  ~Ticket();
+  Ticket(const Ticket&) = delete;
+  Ticket& operator=(const Ticket&) = delete;
 
-/// Queues for a lock. `look_up` is called under no lock, now and then while the thread queues, and throws nothing.
-/// Blocking: until the deadline. Thread safety: safe.
-[[nodiscard]] Admission queue_for(const HoldKeyView& key, const AcquireOptions& options, const Deadline& deadline,
-                                  const std::function<QueueLook()>& look_up);
+  /// Asks for a lock, or queues for it behind all that entered before. Once.
+  [[nodiscard]] QueueResult enter(const HoldKeyView& key, const Deadline& deadline);
+  /// The answer, which is given once; or `queued`.
+  [[nodiscard]] QueueResult ask();
+  /// Leaves the queue, unless there is an answer: then that. `queued`: there was none.
+  [[nodiscard]] QueueResult leave();
+
+ private:
+  friend struct QueueTable;
+  /// What the table has answered and `take_answer` has not taken yet.
+  [[nodiscard]] bool is_answered() const noexcept { return has_turn_ || share_ != nullptr; }
+  [[nodiscard]] QueueResult take_answer();
+
+  const AcquireOptions& options_;
+  const ThreadToken thread_;
+  WaitSlot& slot_;
+  HoldKey key_{};
+  /// What follows belongs to the table, and is guarded by its mutex.
+  bool has_turn_{false};
+  std::shared_ptr<Hold> share_{};
+  /// Where it stands, or nowhere.
+  std::optional<std::list<Ticket*>::iterator> place_{};
+  std::uint64_t generation_{0};
+};
 
 /// Takes a hold that has ended off the table and passes the turn on.
 void remove_hold(const Hold& hold);

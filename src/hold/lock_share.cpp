@@ -1,5 +1,6 @@
 #include "hold/lock_share.hpp"
 
+#include "hold/lock_queue.hpp"
 #include "verdict/failure.hpp"
 
 namespace sessionlock {
@@ -22,13 +23,23 @@ Result<void> LockShare::release() {
   return dropped;
 }
 
-std::shared_ptr<LockShare> make_share(Hold& hold) {
+void give_up_share(const std::shared_ptr<Hold>& hold) noexcept {
+  if (!hold->abandon_share() || hold->try_release()) {
+    return;
+  }
   try {
-    return std::make_shared<LockShare>();
+    keep_for_retry(hold);
+  } catch (...) {  // no memory to keep it: it goes at exit, or with this process
+  }
+}
+
+std::shared_ptr<LockShare> make_share(const std::shared_ptr<Hold>& hold) {
+  try {
+    auto share = std::make_shared<LockShare>();
+    share->hold = hold;
+    return share;
   } catch (...) {  // no memory
-    if (hold.abandon_share()) {
-      (void)hold.try_release();
-    }
+    give_up_share(hold);
     throw;
   }
 }

@@ -27,8 +27,10 @@ struct LockShare {
   [[nodiscard]] Result<void> release();
 };
 
+/// For a share that no handle will have. What cannot be released now is released later, if the share was the last.
+void give_up_share(const std::shared_ptr<Hold>& hold) noexcept;
 /// A handle's side of a share that a hold has given already. Throws `std::bad_alloc`; the share is given up then.
-[[nodiscard]] std::shared_ptr<LockShare> make_share(Hold& hold);
+[[nodiscard]] std::shared_ptr<LockShare> make_share(const std::shared_ptr<Hold>& hold);
 /// The error of a handle that has no lock. Null: one that never had any.
 [[nodiscard]] tl::unexpected<Error> owns_nothing(const LockShare* share);
 

@@ -102,7 +102,7 @@ SessionLock acquired(Bench& session, const AcquireOptions& options = {}) {
 }  // namespace
 
 TEST_CASE("an acquisition that memory is missing for leaves no lock, and keeps nobody from another") {
-  // Protects: `take_back`, the handlers in `Hold::Hold` and `Hold::~Hold`, and the order in `HoldTable::queue_for` and
+  // Protects: `take_back`, the handlers in `Hold::Hold` and `Hold::~Hold`, and the order in `Ticket::enter` and
   // `Turn::hand_to`.
   Bench session;
   AcquireOptions options;

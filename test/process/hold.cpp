@@ -1264,7 +1264,7 @@ TEST_CASE("(at exit) the session is held" * doctest::skip()) {
 }
 
 TEST_CASE("a session can be acquired again after clean-up at exit") {
-  // Protects: taking an ended hold off the table in `HoldTable::queue_for`; and `make_tables_first`, without which the
+  // Protects: taking an ended hold off the table in `Ticket::enter`; and `make_tables_first`, without which the
   // program aborts. In a program of its own, because only there nothing was used before.
   const Session session;
   ExecOptions options;

@@ -29,19 +29,8 @@ constexpr int k_relocations_max = 100;
 /// Looks without a pause in between, where something moved; a lock that is replaced without end is waited for like
 /// another.
 constexpr int k_quick_looks_max = 100;
-/// How often an observer is told that the wait goes on.
-constexpr std::chrono::seconds k_report_interval_min{2};
-constexpr std::chrono::seconds k_report_interval_max{10};
 /// How often a thread in the queue of its process looks whether the session is still the one that it queues for.
 constexpr std::chrono::seconds k_queue_look_interval{1};
-
-std::string timeout_words(std::chrono::milliseconds timeout) {
-  return "timeout " + format_limit(std::max(timeout, std::chrono::milliseconds{0}));
-}
-
-}  // namespace
-
-namespace {
 
 /// Takes back what was just published, where there is no memory for a hold of it.
 void take_back(const PublishedFile& file, const Place& lock) noexcept {
@@ -60,9 +49,7 @@ Acquisition::Acquisition(const std::shared_ptr<const ManagerOptions>& manager, c
     : manager_(manager),
       session_(session),
       options_(options),
-      naming_(naming),
-      policy_(options.stale, stale_mtime),
-      deadline_(options.timeout),
+      request_{manager, session, options, naming, RemovalPolicy(options.stale, stale_mtime), Deadline(options.timeout)},
       waiter_(parker_, deadline_, options.stop) {}
 
 Acquisition::~Acquisition() {
@@ -71,10 +58,6 @@ Acquisition::~Acquisition() {
     this_process_tally().wait_time_us +=
         static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(waited).count());
   }
-}
-
-LocateOptions Acquisition::locate_options(bool create) const {
-  return {manager_->lock_directory, create, options_.allow_hard_links, naming_};
 }
 
 Result<void> Acquisition::check_arguments() const {
@@ -106,9 +89,8 @@ Result<SessionLock> Acquisition::acquire() {
 Result<std::optional<SessionLock>> Acquisition::attempt() {
   // What was taken over where the path led before was another session's, and was put back.
   taken_over_.reset();
-  reclaimed_from_.reset();
   (void)waiter_.detach_watches();
-  auto location = locate(session_, locate_options(true));
+  auto location = locate(session_, request_.locate_options(true));
   if (!location) {
     return tl::unexpected(std::move(location).error());
   }
@@ -169,7 +151,7 @@ Result<std::optional<SessionLock>> Acquisition::share(const std::shared_ptr<Hold
   // A thread that shares a hold has a lock, and so checks the path again like every thread that has just got one:
   // 1. A has the turn and waits for another process; B queues behind A, to share. 2. The session becomes a link.
   // 3. The other process releases: A publishes, and B has its share. 4. A finds that the session leads elsewhere.
-  auto current = is_current(location, session_, locate_options(false));
+  auto current = is_current(location, session_, request_.locate_options(false));
   if (!current) {
     return tl::unexpected(std::move(current).error());
   }
@@ -181,8 +163,8 @@ Result<std::optional<SessionLock>> Acquisition::share(const std::shared_ptr<Hold
 }
 
 Error Acquisition::give_up_in_queue(WaitResult reason, const SessionLocation& location) {
-  auto described = describe_holder(location);
-  return described ? give_up(reason) : std::move(described).error();
+  auto described = blocking_.describe_holder(location);
+  return described ? blocking_.give_up(reason) : std::move(described).error();
 }
 
 Result<std::optional<SessionLock>> Acquisition::contend(SessionLocation& location, Turn& turn) {
@@ -198,7 +180,7 @@ Result<std::optional<SessionLock>> Acquisition::contend(SessionLocation& locatio
       return settle(std::move(location), turn, std::move(taken_over_->file), std::move(taken_over_->record));
     }
     if (options_.stop.stop_requested()) {
-      return tl::unexpected(give_up(WaitResult::cancelled));
+      return tl::unexpected(blocking_.give_up(WaitResult::cancelled));
     }
     auto record = draft_record(options_, location, !manager_->lock_directory.empty());
     if (!record) {
@@ -214,7 +196,7 @@ Result<std::optional<SessionLock>> Acquisition::contend(SessionLocation& locatio
     if (published->outcome == PublishOutcome::directory_gone) {
       return std::nullopt;
     }
-    file_system_now_ = published->file_system_now;
+    blocking_.set_file_system_now(published->file_system_now);
     auto gone = wait_until_gone(location);
     if (!gone) {
       return tl::unexpected(std::move(gone).error());
@@ -228,11 +210,12 @@ Result<std::optional<SessionLock>> Acquisition::contend(SessionLocation& locatio
 /// Looks at what is in the way, takes it away or waits for it, until there is a point in publishing again.
 Result<bool> Acquisition::wait_until_gone(const SessionLocation& location) {
   while (true) {
-    const auto finding = look(location, true);
+    const auto finding = blocking_.look_and_take_over(location);
     if (!finding) {
       return tl::unexpected(finding.error());
     }
-    if (*finding == Finding::taken_over) {
+    if (*finding == LookResult::taken_over) {
+      taken_over_ = blocking_.take_result();
       return true;
     }
     const auto woken = wait(*finding, location);
@@ -242,18 +225,18 @@ Result<bool> Acquisition::wait_until_gone(const SessionLocation& location) {
     if (!has_usable_descriptors(location)) {
       return false;
     }
-    if (*finding == Finding::free || *woken == WaitResult::name_went) {
+    if (*finding == LookResult::free || *woken == WaitResult::name_went) {
       return true;
     }
     // A directory that was renamed and made anew, or a link that was turned elsewhere, raises no event.
-    if (auto current = is_current(location, session_, locate_options(false)); !current || !*current) {
+    if (auto current = is_current(location, session_, request_.locate_options(false)); !current || !*current) {
       return current;
     }
     // Where a file's age decides, only a file made just now tells the time by that file system: make another.
-    if (holder_ && holder_->file_age) {
+    if (blocking_.depends_on_age()) {
       return true;
     }
-    file_system_now_.reset();
+    blocking_.set_file_system_now(std::nullopt);
   }
 }
 
@@ -272,8 +255,8 @@ Result<std::optional<SessionLock>> Acquisition::settle(SessionLocation&& locatio
   try {
     share = std::make_shared<LockShare>();
     params.owner = options_.owner;
-    if (reclaimed_from_) {
-      params.reclaimed_from = std::make_unique<const std::optional<Inspection>>(reclaimed_from_);
+    if (taken_over_) {
+      params.reclaimed_from = std::make_unique<const std::optional<Inspection>>(taken_over_->former);
     }
     share->hold = std::make_shared<Hold>(std::move(params));
   } catch (...) {
@@ -285,7 +268,7 @@ Result<std::optional<SessionLock>> Acquisition::settle(SessionLocation&& locatio
   const std::shared_ptr<Hold> hold = share->hold;
   turn.hand_to(hold);
   SessionLock handle = SessionLockAccess::make(std::move(share));
-  auto current = is_current(hold->location(), session_, locate_options(false));
+  auto current = is_current(hold->location(), session_, request_.locate_options(false));
   if (!current || !*current) {
     // Between looking and locking, the path was made to lead elsewhere: this lock is on the wrong session.
     if (auto given_back = give_back(handle, hold->location()); !given_back) {
@@ -298,7 +281,8 @@ Result<std::optional<SessionLock>> Acquisition::settle(SessionLocation&& locatio
   if (manager_->observer) {
     notify_midway(*manager_, key_of(hold->location()),
                   {EventKind::acquired, hold->session_path(), hold->lock_path(),
-                   std::chrono::duration_cast<std::chrono::milliseconds>(waited), reclaimed_from_, std::nullopt});
+                   std::chrono::duration_cast<std::chrono::milliseconds>(waited),
+                   taken_over_ ? std::optional(taken_over_->former) : std::nullopt, std::nullopt});
   }
   hold->announce();
   return handle;
@@ -316,131 +300,18 @@ Result<void> Acquisition::give_back(SessionLock& handle, const SessionLocation& 
   return !released && released.error().code != Errc::lost ? released : Result<void>{};
 }
 
-Result<Acquisition::Finding> Acquisition::look(const SessionLocation& location, bool may_take_over) {
-  busy_.reset();
-  in_the_way_.reset();
-  auto pinned = pin(location.lock);
-  if (!pinned) {
-    return tl::unexpected(std::move(pinned).error());
-  }
-  if (!pinned->has_value()) {
-    return Finding::free;
-  }
-  owner_ = {};
-  const InspectionContext context{policy_, is_held_here, file_system_now_, &unchanged_,
-                                  [this](pid_t pid) { return owner_ = probe_process(pid); }};
-  Inspection inspection = judge(**pinned, location.lock, context);
-  inspection.session_path = location.session.path();
-  if (inspection.basis == Basis::not_a_lock) {
-    return failure(Errc::not_a_lock_file, "acquire", location.lock.path(), std::string(not_a_lock_words()));
-  }
-  if (inspection.owner == OwnerState::unknown) {
-    ++this_process_tally().unknown_verdicts;
-  }
-  if (inspection.removable && !may_take_over) {
-    return Finding::free;
-  }
-  Result<Finding> finding = Finding::held;
-  if (inspection.removable) {
-    finding = take_over_stale(location, **pinned, inspection, context);
-  } else {
-    holder_ = std::move(inspection);
-  }
-  if (finding && *finding == Finding::held) {
-    in_the_way_ = std::move(**pinned);
-  }
-  return finding;
-}
-
-Result<Acquisition::Finding> Acquisition::take_over_stale(const SessionLocation& location, PinnedLock& pinned,
-                                                          const Inspection& inspection,
-                                                          const InspectionContext& context) {
-  auto record = draft_record(options_, location, !manager_->lock_directory.empty());
-  if (!record) {
-    return tl::unexpected(std::move(record).error());
-  }
-  Inspection judged = inspection;
-  auto taken =
-      take_over(location.lock, pinned, judged, context, lock_publication(location.lock, *record, manager_->mode));
-  if (!taken) {
-    return tl::unexpected(std::move(taken).error());
-  }
-  switch (taken->outcome) {
-    case Reclaim::done:
-      if (!judged.reasons.empty()) {
-        ++this_process_tally().reclaims[static_cast<std::size_t>(judged.reasons.front())];
-      }
-      reclaimed_from_ = std::move(judged);
-      taken_over_ = TakenOver{std::move(*taken->file), std::move(*record), std::move(pinned)};
-      return Finding::taken_over;
-    case Reclaim::busy:
-      // Another reclaimer is at it. A stopped one delays us until it is continued or killed.
-      busy_ = pinned.file;
-      holder_ = std::move(judged);
-      return Finding::held;
-    case Reclaim::spared:
-      holder_ = std::move(judged);
-      return Finding::held;
-    case Reclaim::replaced:
-      break;
-  }
-  return Finding::look_again;
-}
-
-WatchPlan Acquisition::make_plan() const {
-  WatchPlan plan;
-  plan.poll_briefly = busy_.has_value();
-  if (!holder_) {
-    return plan;
-  }
-  const Inspection& holder = *holder_;
-  // The pid of a dead owner whose heir has the witness may have been given to a stranger.
-  const bool is_stranger =
-      holder.record.starttime && owner_.start_time_ticks && *holder.record.starttime != *owner_.start_time_ticks;
-  const bool owner_lives = holder.pid_alive && !is_stranger;
-  if (owner_lives && holder.basis != Basis::held_here) {
-    plan.owner = holder.record.pid;
-  } else if (holder.basis == Basis::digits) {
-    plan.owner = holder.digits_pid;
-  }
-  // Nothing tells of the end of a dead owner's last heir, nor of an owner that cannot be seen from here.
-  plan.expect_no_event =
-      holder.basis == Basis::unreadable || holder.basis == Basis::undecided ||
-      holder.basis == Basis::no_pid ||  // somebody is about to write it, which raises no event either
-      holder.basis == Basis::witness_inherited || (holder.basis == Basis::witness_held && !owner_lives);
-  plan.due = time_until_removable(holder, policy_);
-  return plan;
-}
-
-std::optional<Deadline::Clock::time_point> Acquisition::report_waiting(const SessionLocation& location) {
-  if (!holder_ || !manager_->observer) {
-    return std::nullopt;
-  }
-  const auto now = Deadline::Clock::now();
-  if (!next_report_ || now >= *next_report_) {
-    const EventKind kind = next_report_ ? EventKind::waiting : EventKind::contended;
-    const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(now - deadline_.start());
-    report_interval_ = std::clamp(report_interval_ * 2, k_report_interval_min, k_report_interval_max);
-    next_report_ = now + report_interval_;
-    notify_midway(*manager_, key_of(location),
-                  {kind, holder_->session_path, holder_->lock_path, waited, holder_, std::nullopt});
-  }
-  return next_report_;
-}
-
 /// For a thread that another of this process keeps from even trying.
 Acquisition::QueueLook Acquisition::look_up_from_queue(const SessionLocation& location) noexcept {
   const auto now = Deadline::Clock::now();
   QueueLook look{.again = now + k_queue_look_interval};
   try {
     retry_failed_releases();  // it may be one of those that this thread waits for
-    if (manager_->observer && (!next_report_ || now >= *next_report_)) {
-      (void)describe_holder(location);  // what cannot be described now is told when the wait is over
-      in_the_way_.reset();
-      (void)report_waiting(location);
+    if (blocking_.is_report_due()) {
+      (void)blocking_.describe_holder(location);  // what cannot be described now is told when the wait is over
+      (void)blocking_.report_waiting(location);
     }
     if (has_looked_up_) {
-      const auto current = is_current(location, session_, locate_options(false));
+      const auto current = is_current(location, session_, request_.locate_options(false));
       look.has_moved = current && !*current;  // what is wrong otherwise is told when it is this thread's turn
     }
   } catch (...) {  // no memory: the next look may have it
@@ -449,10 +320,10 @@ Acquisition::QueueLook Acquisition::look_up_from_queue(const SessionLocation& lo
   return look;
 }
 
-Result<WaitResult> Acquisition::wait(Finding finding, const SessionLocation& location) {
+Result<WaitResult> Acquisition::wait(LookResult finding, const SessionLocation& location) {
   // What is free, or moved, is tried at once, even when the time is over: a stale lock found on the very last try is
   // still taken.
-  if (finding != Finding::held && ++quick_looks_ < k_quick_looks_max) {
+  if (finding != LookResult::held && ++quick_looks_ < k_quick_looks_max) {
     return WaitResult::look_again;
   }
   std::optional<Deadline::Clock::time_point> report;
@@ -464,72 +335,28 @@ Result<WaitResult> Acquisition::wait(Finding finding, const SessionLocation& loc
       ++this_process_tally().waits;
     }
     const FileSystemTraits& traits = *location.lock.directory->traits;
-    if (std::optional<PinnedLock> lock = std::exchange(in_the_way_, std::nullopt);
-        lock && waiter_.watch({std::move(lock->fd), lock->file, traits.local}, make_plan())) {
+    if (auto watched = blocking_.take_watched(location);
+        watched && waiter_.watch(std::move(*watched), blocking_.make_plan())) {
       if (wants_lock_) {
         mark_waiting(waiter_.watched_fd(), traits);
       }
       return WaitResult::look_again;
     }
     if (const auto why = waiter_.take_degradation()) {
-      notify_midway(*manager_, key_of(location),
-                    {EventKind::degraded,
-                     location.session.path(),
-                     location.lock.path(),
-                     {},
-                     std::nullopt,
-                     Error{*why, "watch lock", location.lock.path(), std::nullopt, "the wait has to poll"}});
+      blocking_.report_degradation(location, *why);
     }
-    report = report_waiting(location);
+    report = blocking_.report_waiting(location);
   }
   const auto until = waiter_.begin_rest(report);
   if (!until) {
-    return tl::unexpected(give_up(until.error()));
+    return tl::unexpected(blocking_.give_up(until.error()));
   }
   parker_.sleep(*until);
   const WaitResult woken = waiter_.end_rest();
   if (woken == WaitResult::cancelled) {
-    return tl::unexpected(give_up(woken));
+    return tl::unexpected(blocking_.give_up(woken));
   }
   return woken;
-}
-
-Error Acquisition::give_up(WaitResult reason) {
-  Error error{Errc::timed_out, "acquire", session_, holder_, {}};
-  if (holder_) {
-    error.path = holder_->lock_path;
-  }
-  if (reason == WaitResult::cancelled) {
-    error.code = Errc::cancelled;
-    return error;
-  }
-  if (deadline_.is_single_try()) {
-    error.code = Errc::locked;
-  }
-  error.detail = timeout_words(deadline_.timeout());
-  if (const auto pid = busy_ ? flock_holder(*busy_) : std::nullopt) {
-    error.detail += fmt::format("; pid {} has the lock file locked and may be stopped", *pid);
-  }
-  return error;
-}
-
-/// For who was held up by another thread of this process: that one's lock, or, where it has no file yet or its file is
-/// just going, what is known of it without one.
-Result<void> Acquisition::describe_holder(const SessionLocation& location) {
-  auto found = look(location, false);
-  if (!found) {
-    return tl::unexpected(std::move(found).error());
-  }
-  if (*found == Finding::free) {
-    holder_ = free_lock(location.lock);
-    holder_->session_path = location.session.path();
-    holder_->state = LockState::held;
-    holder_->owner = OwnerState::alive;
-    holder_->basis = Basis::held_here;
-    holder_->record.pid = this_identity().pid;
-    holder_->pid_alive = true;
-  }
-  return {};
 }
 
 Result<void> Acquisition::wait_until_free(const std::optional<std::string>& lock_id) {
@@ -538,19 +365,19 @@ Result<void> Acquisition::wait_until_free(const std::optional<std::string>& lock
     return valid;
   }
   while (true) {
-    auto location = locate(session_, locate_options(false));
+    auto location = locate(session_, request_.locate_options(false));
     if (!location) {
       if (location.error().code == std::errc::no_such_file_or_directory) {
         return {};
       }
       return tl::unexpected(std::move(location).error());
     }
-    auto found = look(*location, false);
+    auto found = blocking_.look(*location);
     if (!found) {
       return tl::unexpected(std::move(found).error());
     }
-    const bool is_another = lock_id && holder_ && holder_->record.lock_id && holder_->record.lock_id != lock_id;
-    if (*found == Finding::free || is_another) {
+    const bool is_another = lock_id && blocking_.is_another_than(*lock_id);
+    if (*found == LookResult::free || is_another) {
       waiter_.count_end();
       return {};
     }

@@ -141,7 +141,7 @@ TEST_CASE("a killed reclaimer leaves no guard behind") {
 }
 
 TEST_CASE("a stopped reclaimer delays others, and their time-out names it") {
-  // Protects: `busy_` and `flock_holder` in `Acquisition::give_up` (trap 3).
+  // Protects: `busy_` and `flock_holder` in `BlockingLock::give_up` (trap 3).
   const Session session;
   plant(session.lock, foreign_record(dead_pid()));
   auto a = acquirer(session, k_patience, replaces_lock, true);

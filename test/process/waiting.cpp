@@ -463,7 +463,7 @@ TEST_CASE("a thread in the queue is called when its turn comes") {
 }
 
 TEST_CASE("a lock that age makes stale is taken when the time has come, not at the next periodic look") {
-  // Protects: `plan.due` in `Acquisition::make_plan`. A busy machine may need more than one try.
+  // Protects: `plan.due` in `BlockingLock::make_plan`. A busy machine may need more than one try.
   const auto owner = idle_process();
   wait_until("taken when the time had come", [&] {
     const Session session;

@@ -4,33 +4,29 @@
 #include <cstdint>
 #include <utility>
 
-#include <fmt/core.h>
-
 #include "hold/events.hpp"
 #include "hold/lock_share.hpp"
 #include "hold/record_draft.hpp"
 #include "hold/yielding.hpp"
-#include "process/flock_holder.hpp"
-#include "process/process_probe.hpp"
-#include "process/this_process.hpp"
 #include "protocol/inode_guard.hpp"
 #include "protocol/take_over.hpp"
-#include "text/duration_text.hpp"
-#include "text/timestamp.hpp"
-#include "verdict/explanation.hpp"
 #include "verdict/failure.hpp"
 #include "waiting/process_counters.hpp"
 
 namespace sessionlock {
 namespace {
 
+using Clock = Deadline::Clock;
+
 /// A session path that leads elsewhere every time is not going to stand still.
 constexpr int k_relocations_max = 100;
 /// Looks without a pause in between, where something moved; a lock that is replaced without end is waited for like
 /// another.
-constexpr int k_quick_looks_max = 100;
+constexpr int k_immediate_retries_max = 100;
 /// How often a thread in the queue of its process looks whether the session is still the one that it queues for.
 constexpr std::chrono::seconds k_queue_look_interval{1};
+/// Between two tries to give a lock back that another process is just judging.
+constexpr std::chrono::milliseconds k_give_back_pause{5};
 
 /// Takes back what was just published, where there is no memory for a hold of it.
 void take_back(const PublishedFile& file, const Place& lock) noexcept {
@@ -46,217 +42,381 @@ void take_back(const PublishedFile& file, const Place& lock) noexcept {
 Acquisition::Acquisition(const std::shared_ptr<const ManagerOptions>& manager, const std::filesystem::path& session,
                          const AcquireOptions& options, LockNaming naming,
                          std::optional<std::chrono::milliseconds> stale_mtime)
-    : manager_(manager),
-      session_(session),
-      options_(options),
-      request_{manager, session, options, naming, RemovalPolicy(options.stale, stale_mtime), Deadline(options.timeout)},
-      waiter_(parker_, deadline_, options.stop) {}
+    : request_{manager, session, options, naming, RemovalPolicy(options.stale, stale_mtime), Deadline(options.timeout)},
+      waiter_(parker_, request_.deadline, options.stop) {}
 
 Acquisition::~Acquisition() {
   if (has_waited_) {
-    const auto waited = Deadline::Clock::now() - deadline_.start();
+    const auto waited = Clock::now() - request_.deadline.start();
     this_process_tally().wait_time_us +=
         static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(waited).count());
   }
 }
 
-Result<void> Acquisition::check_arguments() const {
-  if (session_.empty()) {
-    return failure(Errc::invalid_argument, "acquire", session_, "the session path is empty");
+Result<SessionLock> Acquisition::acquire() {
+  run();
+  return take();
+}
+
+Result<void> Acquisition::wait_until_free(const std::optional<std::string>& lock_id) {
+  goal_ = Goal::see_it_free;
+  lock_id_ = lock_id;
+  run();
+  return error_ ? tl::unexpected(std::move(*error_)) : Result<void>{};
+}
+
+Result<SessionLock> Acquisition::take() {
+  return error_ ? tl::unexpected(std::move(*error_)) : Result<SessionLock>(std::move(lock_));
+}
+
+void Acquisition::run() {
+  while (!advance()) {
+    parker_.sleep(*rests_until_);
   }
-  if (options_.label.size() > k_label_bytes_max) {
-    return failure(Errc::invalid_argument, "acquire", session_, "the label is longer than 1 KiB");
+}
+
+bool Acquisition::advance() {
+  rests_until_.reset();
+  if (stage_ != Stage::wake) {       // which asks for the causes itself
+    waiter_.slot().forget_causes();  // a wake from now on, even before the next rest, ends that
+  }
+  while (stage_ != Stage::ended && !rests_until_) {
+    stage_ = run_stage();
+  }
+  return stage_ == Stage::ended;
+}
+
+Acquisition::Stage Acquisition::run_stage() {
+  switch (stage_) {
+    case Stage::locate:
+      return locate_session();
+    case Stage::queue:
+      return queue();
+    case Stage::yield:
+      return yield();
+    case Stage::publish:
+      return publish_lock();
+    case Stage::look:
+      return look_at_lock();
+    case Stage::rest:
+      return rest();
+    case Stage::wake:
+      return wake();
+    case Stage::give_back:
+      return give_back();
+    case Stage::ended:
+      break;
+  }
+  return Stage::ended;
+}
+
+Acquisition::Stage Acquisition::rest_until(Clock::time_point until, Stage next) {
+  rests_until_ = until;
+  return next;
+}
+
+Acquisition::Stage Acquisition::fail(Error error) {
+  error_ = std::move(error);
+  ticket_.reset();
+  turn_.reset();
+  return Stage::ended;
+}
+
+Acquisition::Stage Acquisition::relocate() {
+  if (++relocations_ > k_relocations_max) {
+    return fail({Errc::replaced_session,
+                 "acquire",
+                 request_.session,
+                 {},
+                 "the path led elsewhere each time the lock was held"});
+  }
+  ticket_.reset();
+  turn_.reset();
+  (void)waiter_.detach_watches();
+  return Stage::locate;
+}
+
+// locate: where the session and its lock are, after all links
+
+Result<void> Acquisition::check_arguments() const {
+  if (request_.session.empty()) {
+    return failure(Errc::invalid_argument, "acquire", request_.session, "the session path is empty");
+  }
+  if (request_.options.label.size() > k_label_bytes_max) {
+    return failure(Errc::invalid_argument, "acquire", request_.session, "the label is longer than 1 KiB");
   }
   return {};
 }
 
-Result<SessionLock> Acquisition::acquire() {
+Acquisition::Stage Acquisition::locate_session() {
   if (auto valid = check_arguments(); !valid) {
-    return tl::unexpected(std::move(valid).error());
+    return fail(std::move(valid).error());
   }
-  for (int relocation = 0; relocation <= k_relocations_max; ++relocation) {
-    auto lock = attempt();
-    if (!lock) {
-      return tl::unexpected(std::move(lock).error());
-    }
-    if (lock->has_value()) {
-      return std::move(**lock);
-    }
+  auto location = locate(request_.session, request_.locate_options(goal_ == Goal::acquire));
+  if (location) {
+    location_ = std::move(*location);
+    return goal_ == Goal::acquire ? Stage::queue : Stage::look;
   }
-  return failure(Errc::replaced_session, "acquire", session_, "the path led elsewhere each time the lock was held");
+  const bool is_missing = location.error().code == std::errc::no_such_file_or_directory;
+  return goal_ == Goal::see_it_free && is_missing ? Stage::ended : fail(std::move(location).error());
 }
 
-Result<std::optional<SessionLock>> Acquisition::attempt() {
-  // What was taken over where the path led before was another session's, and was put back.
-  taken_over_.reset();
-  (void)waiter_.detach_watches();
-  auto location = locate(session_, request_.locate_options(true));
-  if (!location) {
-    return tl::unexpected(std::move(location).error());
-  }
-  Ticket ticket(options_, this_thread(), waiter_.slot());
-  auto answer = wait_in_queue(ticket, *location);
-  if (!answer) {
-    return tl::unexpected(std::move(answer).error());
-  }
-  if (!answer->has_value()) {
-    return std::nullopt;
-  }
-  switch ((*answer)->kind) {
-    case QueueResult::Kind::turn:
-      return contend(*location, *(*answer)->turn);
-    case QueueResult::Kind::shared:
-      return share((*answer)->hold, *location);
-    case QueueResult::Kind::self_deadlock:
-      if (is_notifying(key_of(*location))) {
-        return tl::unexpected(wait_inside_observer(location->lock.path()));
-      }
-      return failure(Errc::invalid_argument, "acquire", location->lock.path(),
-                     "this thread has the lock already and would wait for itself without end; ask for a "
-                     "re-entrant lock, or set a time limit");
-    default:
-      return tl::unexpected(give_up_in_queue(WaitResult::deadline, *location));
-  }
-}
+// queue: behind the other threads of this process
 
-Result<std::optional<QueueResult>> Acquisition::wait_in_queue(Ticket& ticket, const SessionLocation& location) {
-  QueueResult answer = ticket.enter(key_of(location), deadline_);
-  while (answer.kind == QueueResult::Kind::queued) {
-    if (!std::exchange(has_waited_, true)) {
-      ++this_process_tally().waits;
+Acquisition::Stage Acquisition::queue() {
+  if (!ticket_) {
+    ticket_.emplace(request_.options, this_thread(), waiter_.slot());
+    QueueResult answer = ticket_->enter(key_of(*location_), request_.deadline);
+    if (answer.kind != QueueResult::Kind::queued) {
+      return admit(std::move(answer));
     }
+    count_wait();
     waiter_.wake_on_stop();
-    const bool is_over = options_.stop.stop_requested() || deadline_.has_passed();
-    const QueueLook look = is_over ? QueueLook{} : look_up_from_queue(location);
-    if (is_over || look.has_moved) {
-      answer = ticket.leave();
-      if (answer.kind == QueueResult::Kind::queued) {
-        const auto reason = options_.stop.stop_requested() ? WaitResult::cancelled : WaitResult::deadline;
-        return look.has_moved ? Result<std::optional<QueueResult>>(std::nullopt)
-                              : tl::unexpected(give_up_in_queue(reason, location));
-      }
-      break;
-    }
-    parker_.sleep(std::min(deadline_.end(), look.again));
-    (void)waiter_.slot().take_cause();
-    answer = ticket.ask();
   }
-  return answer;
+  QueueResult answer = ticket_->ask();
+  if (answer.kind != QueueResult::Kind::queued) {
+    return admit(std::move(answer));
+  }
+  const bool is_cancelled = request_.options.stop.stop_requested();
+  const bool is_over = is_cancelled || request_.deadline.has_passed();
+  const auto next_look = Clock::now() + k_queue_look_interval;
+  if (!is_over && still_leads_here_from_queue()) {
+    return rest_until(std::min(request_.deadline.end(), next_look), Stage::queue);
+  }
+  answer = ticket_->leave();
+  if (answer.kind != QueueResult::Kind::queued) {
+    return admit(std::move(answer));
+  }
+  return is_over ? give_up_in_queue(is_cancelled ? WaitResult::cancelled : WaitResult::deadline) : relocate();
 }
 
-Result<std::optional<SessionLock>> Acquisition::share(const std::shared_ptr<Hold>& hold,
-                                                      const SessionLocation& location) {
-  SessionLock lock = SessionLockAccess::make(make_share(hold));
-  SessionLockAccess::share(lock)->nested = true;
+bool Acquisition::still_leads_here_from_queue() noexcept {
+  bool leads_here = true;
+  try {
+    retry_failed_releases();  // it may be one of those that this thread waits for
+    if (blocking_.is_report_due()) {
+      (void)blocking_.describe_holder(*location_);  // what cannot be described now is told when the wait is over
+      (void)blocking_.report_waiting(*location_);
+    }
+    if (has_looked_from_queue_) {
+      const auto current = is_current(*location_, request_.session, request_.locate_options(false));
+      leads_here = !current || *current;  // what is wrong otherwise is told when it is this thread's turn
+    }
+  } catch (...) {  // no memory: the next look may have it
+  }
+  has_looked_from_queue_ = true;
+  return leads_here;
+}
+
+Acquisition::Stage Acquisition::give_up_in_queue(WaitResult reason) {
+  auto described = blocking_.describe_holder(*location_);
+  return fail(described ? blocking_.give_up(reason) : std::move(described).error());
+}
+
+Acquisition::Stage Acquisition::admit(QueueResult&& answer) {
+  const HoldKeyView key = key_of(*location_);
+  switch (answer.kind) {
+    case QueueResult::Kind::turn:
+      turn_ = std::move(answer.turn);
+      ticket_.reset();
+      if (!request_.deadline.is_single_try()) {
+        yield_end_ = take_pending_yield(key);
+      }
+      return Stage::yield;
+    case QueueResult::Kind::shared:
+      return share(answer.hold);
+    case QueueResult::Kind::self_deadlock:
+      return fail(is_notifying(key)
+                      ? wait_inside_observer(location_->lock.path())
+                      : Error{Errc::invalid_argument,
+                              "acquire",
+                              location_->lock.path(),
+                              {},
+                              "this thread has the lock already and would wait for itself without end; ask for a "
+                              "re-entrant lock, or set a time limit"});
+    default:
+      return give_up_in_queue(WaitResult::deadline);
+  }
+}
+
+Acquisition::Stage Acquisition::share(const std::shared_ptr<Hold>& hold) {
+  auto made = make_share(hold);
+  made->nested = true;
+  lock_ = SessionLockAccess::make(std::move(made));
   // A thread that shares a hold has a lock, and so checks the path again like every thread that has just got one:
   // 1. A has the turn and waits for another process; B queues behind A, to share. 2. The session becomes a link.
   // 3. The other process releases: A publishes, and B has its share. 4. A finds that the session leads elsewhere.
-  auto current = is_current(location, session_, request_.locate_options(false));
-  if (!current) {
-    return tl::unexpected(std::move(current).error());
-  }
-  if (!*current) {
-    return std::nullopt;
+  auto current = is_current(*location_, request_.session, request_.locate_options(false));
+  if (!current || !*current) {
+    return begin_give_back(std::move(current));
   }
   hold->announce();  // the thread that published it may not have come that far
-  return lock;
+  return Stage::ended;
 }
 
-Error Acquisition::give_up_in_queue(WaitResult reason, const SessionLocation& location) {
-  auto described = blocking_.describe_holder(location);
-  return described ? blocking_.give_up(reason) : std::move(described).error();
-}
+// yield: to other processes that waited for a lock that this one has released
 
-Result<std::optional<SessionLock>> Acquisition::contend(SessionLocation& location, Turn& turn) {
-  if (!deadline_.is_single_try()) {
-    yield_to_waiters(location, deadline_.end(), options_.stop);
+Acquisition::Stage Acquisition::yield() {
+  if (yield_end_) {
+    const auto end = std::min(*yield_end_, request_.deadline.end());
+    if (const auto next_look = continue_yield(*location_, end, request_.options.stop)) {
+      return rest_until(*next_look, Stage::yield);
+    }
+    yield_end_.reset();
   }
   // This thread may have waited for its turn.
-  if (!has_usable_descriptors(location)) {
-    return std::nullopt;
+  return has_usable_descriptors(*location_) ? Stage::publish : relocate();
+}
+
+// publish: a complete lock under a name that must not exist yet
+
+Acquisition::Stage Acquisition::publish_lock() {
+  const ManagerOptions& manager = *request_.manager;
+  if (request_.options.stop.stop_requested()) {
+    return fail(blocking_.give_up(WaitResult::cancelled));
   }
-  while (true) {
-    if (taken_over_) {
-      return settle(std::move(location), turn, std::move(taken_over_->file), std::move(taken_over_->record));
+  auto record = draft_record(request_.options, *location_, !manager.lock_directory.empty());
+  if (!record) {
+    return fail(std::move(record).error());
+  }
+  auto published = publish(location_->lock, *record, manager.mode);
+  if (!published) {
+    return fail(std::move(published).error());
+  }
+  switch (published->outcome) {
+    case PublishOutcome::published:
+      return complete(std::move(*published->file), std::move(*record));
+    case PublishOutcome::directory_gone:
+      return relocate();
+    case PublishOutcome::contended:
+      break;
+  }
+  blocking_.set_file_system_now(published->file_system_now);
+  return Stage::look;
+}
+
+// look: what is in the way, and take it over if it is a dead owner's
+
+Acquisition::Stage Acquisition::look_at_lock() {
+  const auto found = goal_ == Goal::acquire ? blocking_.look_and_take_over(*location_) : blocking_.look(*location_);
+  if (!found) {
+    return fail(found.error());
+  }
+  found_ = *found;
+  if (found_ == LookResult::taken_over) {
+    TakenOver taken = blocking_.take_result();
+    replaced_ = std::move(taken.replaced);
+    reclaimed_from_ = std::move(taken.former);
+    return complete(std::move(taken.file), std::move(taken.record));
+  }
+  const bool is_another = lock_id_ && blocking_.is_another_than(*lock_id_);
+  if (goal_ == Goal::see_it_free && (found_ == LookResult::free || is_another)) {
+    waiter_.count_end();
+    return Stage::ended;
+  }
+  // What is free, or has changed, is tried at once, even when the time is over: a stale lock found on the very last try
+  // is still taken.
+  return found_ == LookResult::held || ++immediate_retries_ >= k_immediate_retries_max ? Stage::rest
+                                                                                       : retry(WaitResult::look_again);
+}
+
+Acquisition::Stage Acquisition::retry(WaitResult woken) {
+  if (goal_ == Goal::see_it_free) {
+    return Stage::locate;
+  }
+  if (!has_usable_descriptors(*location_)) {
+    return relocate();
+  }
+  if (found_ == LookResult::free || woken == WaitResult::name_went) {
+    return Stage::publish;
+  }
+  // A directory that was renamed and made anew, or a link that was turned elsewhere, raises no event.
+  auto current = is_current(*location_, request_.session, request_.locate_options(false));
+  if (!current) {
+    return fail(std::move(current).error());
+  }
+  if (!*current) {
+    return relocate();
+  }
+  if (blocking_.depends_on_age()) {
+    return Stage::publish;  // what is published tells the time
+  }
+  blocking_.set_file_system_now(std::nullopt);
+  return Stage::look;
+}
+
+// rest: until the lock may have changed
+
+Acquisition::Stage Acquisition::rest() {
+  std::optional<Clock::time_point> report;
+  if (!request_.deadline.is_single_try()) {
+    if (is_notifying(key_of(*location_))) {
+      return fail(wait_inside_observer(location_->lock.path()));
     }
-    if (options_.stop.stop_requested()) {
-      return tl::unexpected(blocking_.give_up(WaitResult::cancelled));
+    count_wait();
+    if (watch_and_mark()) {
+      return retry(WaitResult::look_again);
     }
-    auto record = draft_record(options_, location, !manager_->lock_directory.empty());
-    if (!record) {
-      return tl::unexpected(std::move(record).error());
+    if (const auto why = waiter_.take_degradation()) {
+      blocking_.report_degradation(*location_, *why);
     }
-    auto published = publish(location.lock, *record, manager_->mode);
-    if (published && published->outcome == PublishOutcome::published) {
-      return settle(std::move(location), turn, std::move(*published->file), std::move(*record));
-    }
-    if (!published) {
-      return tl::unexpected(std::move(published).error());
-    }
-    if (published->outcome == PublishOutcome::directory_gone) {
-      return std::nullopt;
-    }
-    blocking_.set_file_system_now(published->file_system_now);
-    auto gone = wait_until_gone(location);
-    if (!gone) {
-      return tl::unexpected(std::move(gone).error());
-    }
-    if (!*gone) {
-      return std::nullopt;
-    }
+    report = blocking_.report_waiting(*location_);
+  }
+  const auto until = waiter_.begin_rest(report);
+  return until ? rest_until(*until, Stage::wake) : fail(blocking_.give_up(until.error()));
+}
+
+bool Acquisition::watch_and_mark() {
+  auto watched = blocking_.take_watched(*location_);
+  if (!watched || !waiter_.watch(std::move(*watched), blocking_.make_plan())) {
+    return false;
+  }
+  if (goal_ == Goal::acquire) {
+    mark_waiting(waiter_.watched_fd(), *location_->lock.directory->traits);
+  }
+  return true;
+}
+
+void Acquisition::count_wait() {
+  if (!std::exchange(has_waited_, true)) {
+    ++this_process_tally().waits;
   }
 }
 
-/// Looks at what is in the way, takes it away or waits for it, until there is a point in publishing again.
-Result<bool> Acquisition::wait_until_gone(const SessionLocation& location) {
-  while (true) {
-    const auto finding = blocking_.look_and_take_over(location);
-    if (!finding) {
-      return tl::unexpected(finding.error());
-    }
-    if (*finding == LookResult::taken_over) {
-      taken_over_ = blocking_.take_result();
-      return true;
-    }
-    const auto woken = wait(*finding, location);
-    if (!woken) {
-      return tl::unexpected(woken.error());
-    }
-    if (!has_usable_descriptors(location)) {
-      return false;
-    }
-    if (*finding == LookResult::free || *woken == WaitResult::name_went) {
-      return true;
-    }
-    // A directory that was renamed and made anew, or a link that was turned elsewhere, raises no event.
-    if (auto current = is_current(location, session_, request_.locate_options(false)); !current || !*current) {
-      return current;
-    }
-    // Where a file's age decides, only a file made just now tells the time by that file system: make another.
-    if (blocking_.depends_on_age()) {
-      return true;
-    }
-    blocking_.set_file_system_now(std::nullopt);
-  }
+Acquisition::Stage Acquisition::wake() {
+  const WaitResult woken = waiter_.end_rest();
+  return woken == WaitResult::cancelled ? fail(blocking_.give_up(woken)) : retry(woken);
 }
 
-/// The lock file is ours; now the session path must still lead to it.
-Result<std::optional<SessionLock>> Acquisition::settle(SessionLocation&& location, Turn& turn, PublishedFile&& file,
-                                                       LockRecord&& record) {
+// the lock is held
+
+Acquisition::Stage Acquisition::complete(PublishedFile&& file, LockRecord&& record) {
   waiter_.count_end();
-  HoldParams params{.location = std::move(location),
+  const std::shared_ptr<Hold> hold = make_hold(std::move(file), std::move(record));
+  auto current = is_current(hold->location(), request_.session, request_.locate_options(false));
+  if (!current || !*current) {
+    return begin_give_back(std::move(current));
+  }
+  ++this_process_tally().acquisitions;
+  report_acquired(*hold);
+  hold->announce();
+  return Stage::ended;
+}
+
+std::shared_ptr<Hold> Acquisition::make_hold(PublishedFile&& file, LockRecord&& record) {
+  HoldParams params{.location = std::move(*location_),
                     .file = std::move(file),
                     .record = std::move(record),
-                    .options = manager_,
-                    .reentrant = options_.reentrant,
-                    .max_hold = options_.max_hold,
+                    .options = request_.manager,
+                    .reentrant = request_.options.reentrant,
+                    .max_hold = request_.options.max_hold,
                     .deferred_close = waiter_.detach_watches()};
   std::shared_ptr<LockShare> share;
   try {
     share = std::make_shared<LockShare>();
-    params.owner = options_.owner;
-    if (taken_over_) {
-      params.reclaimed_from = std::make_unique<const std::optional<Inspection>>(taken_over_->former);
+    params.owner = request_.options.owner;
+    if (reclaimed_from_) {
+      params.reclaimed_from = std::make_unique<const std::optional<Inspection>>(reclaimed_from_);
     }
     share->hold = std::make_shared<Hold>(std::move(params));
   } catch (...) {
@@ -266,125 +426,61 @@ Result<std::optional<SessionLock>> Acquisition::settle(SessionLocation&& locatio
     throw;
   }
   const std::shared_ptr<Hold> hold = share->hold;
-  turn.hand_to(hold);
-  SessionLock handle = SessionLockAccess::make(std::move(share));
-  auto current = is_current(hold->location(), session_, request_.locate_options(false));
-  if (!current || !*current) {
-    // Between looking and locking, the path was made to lead elsewhere: this lock is on the wrong session.
-    if (auto given_back = give_back(handle, hold->location()); !given_back) {
-      return tl::unexpected(std::move(given_back).error());
-    }
-    return current ? Result<std::optional<SessionLock>>(std::nullopt) : tl::unexpected(std::move(current).error());
-  }
-  const auto waited = Deadline::Clock::now() - deadline_.start();
-  ++this_process_tally().acquisitions;
-  if (manager_->observer) {
-    notify_midway(*manager_, key_of(hold->location()),
-                  {EventKind::acquired, hold->session_path(), hold->lock_path(),
-                   std::chrono::duration_cast<std::chrono::milliseconds>(waited),
-                   taken_over_ ? std::optional(taken_over_->former) : std::nullopt, std::nullopt});
-  }
-  hold->announce();
-  return handle;
+  turn_->hand_to(hold);
+  turn_.reset();
+  lock_ = SessionLockAccess::make(std::move(share));
+  return hold;
 }
 
-Result<void> Acquisition::give_back(SessionLock& handle, const SessionLocation& location) {
-  if (taken_over_) {
+void Acquisition::report_acquired(const Hold& hold) const {
+  if (!request_.manager->observer) {
+    return;
+  }
+  const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - request_.deadline.start());
+  notify_midway(*request_.manager, key_of(hold.location()),
+                {EventKind::acquired, hold.session_path(), hold.lock_path(), waited, reclaimed_from_, std::nullopt});
+}
+
+// give_back: between looking and locking, the path was made to lead elsewhere, and this lock is on the wrong session
+
+Acquisition::Stage Acquisition::begin_give_back(Result<bool>&& current) {
+  if (!current) {
+    error_ = std::move(current).error();
+  }
+  give_back_end_ = Clock::now() + k_hold_wait;
+  return Stage::give_back;
+}
+
+Acquisition::Stage Acquisition::give_back() {
+  constexpr std::chrono::milliseconds k_no_wait{0};
+  LockShare& share = *SessionLockAccess::share(lock_);
+  Hold& hold = *share.hold;
+  const bool may_retry = Clock::now() < give_back_end_;
+  if (replaced_) {
     // The owner that died was the other session's, whose next turn has to be told of it. Where a copy cannot be made,
     // for want of room, the lock is released all the same.
-    (void)handle.guarded([&] {
-      return put_back(location.lock, std::move(taken_over_->replaced), manager_->mode, *handle.record().lock_id);
-    });
+    const auto guard = hold.enter_guard(k_no_wait);
+    if (!guard && guard.error().code == Errc::timed_out && may_retry) {
+      return rest_until(Clock::now() + k_give_back_pause, Stage::give_back);
+    }
+    if (guard) {
+      (void)put_back(hold.location().lock, std::move(*replaced_), request_.manager->mode, *hold.record().lock_id);
+    }
+    replaced_.reset();
+    reclaimed_from_.reset();
   }
-  auto released = handle.release();
-  return !released && released.error().code != Errc::lost ? released : Result<void>{};
-}
-
-/// For a thread that another of this process keeps from even trying.
-Acquisition::QueueLook Acquisition::look_up_from_queue(const SessionLocation& location) noexcept {
-  const auto now = Deadline::Clock::now();
-  QueueLook look{.again = now + k_queue_look_interval};
-  try {
-    retry_failed_releases();  // it may be one of those that this thread waits for
-    if (blocking_.is_report_due()) {
-      (void)blocking_.describe_holder(location);  // what cannot be described now is told when the wait is over
-      (void)blocking_.report_waiting(location);
-    }
-    if (has_looked_up_) {
-      const auto current = is_current(location, session_, request_.locate_options(false));
-      look.has_moved = current && !*current;  // what is wrong otherwise is told when it is this thread's turn
-    }
-  } catch (...) {  // no memory: the next look may have it
+  auto released = share.release(k_no_wait);
+  if (!released && released.error().code == Errc::timed_out && may_retry) {
+    return rest_until(Clock::now() + k_give_back_pause, Stage::give_back);
   }
-  has_looked_up_ = true;
-  return look;
-}
-
-Result<WaitResult> Acquisition::wait(LookResult finding, const SessionLocation& location) {
-  // What is free, or moved, is tried at once, even when the time is over: a stale lock found on the very last try is
-  // still taken.
-  if (finding != LookResult::held && ++quick_looks_ < k_quick_looks_max) {
-    return WaitResult::look_again;
-  }
-  std::optional<Deadline::Clock::time_point> report;
-  if (!deadline_.is_single_try()) {
-    if (is_notifying(key_of(location))) {
-      return tl::unexpected(wait_inside_observer(location.lock.path()));
-    }
-    if (!std::exchange(has_waited_, true)) {
-      ++this_process_tally().waits;
-    }
-    const FileSystemTraits& traits = *location.lock.directory->traits;
-    if (auto watched = blocking_.take_watched(location);
-        watched && waiter_.watch(std::move(*watched), blocking_.make_plan())) {
-      if (wants_lock_) {
-        mark_waiting(waiter_.watched_fd(), traits);
-      }
-      return WaitResult::look_again;
-    }
-    if (const auto why = waiter_.take_degradation()) {
-      blocking_.report_degradation(location, *why);
-    }
-    report = blocking_.report_waiting(location);
-  }
-  const auto until = waiter_.begin_rest(report);
-  if (!until) {
-    return tl::unexpected(blocking_.give_up(until.error()));
-  }
-  parker_.sleep(*until);
-  const WaitResult woken = waiter_.end_rest();
-  if (woken == WaitResult::cancelled) {
-    return tl::unexpected(blocking_.give_up(woken));
-  }
-  return woken;
-}
-
-Result<void> Acquisition::wait_until_free(const std::optional<std::string>& lock_id) {
-  wants_lock_ = false;
-  if (auto valid = check_arguments(); !valid) {
-    return valid;
-  }
-  while (true) {
-    auto location = locate(session_, request_.locate_options(false));
-    if (!location) {
-      if (location.error().code == std::errc::no_such_file_or_directory) {
-        return {};
-      }
-      return tl::unexpected(std::move(location).error());
-    }
-    auto found = blocking_.look(*location);
-    if (!found) {
-      return tl::unexpected(std::move(found).error());
-    }
-    const bool is_another = lock_id && blocking_.is_another_than(*lock_id);
-    if (*found == LookResult::free || is_another) {
-      waiter_.count_end();
-      return {};
-    }
-    if (const auto woken = wait(*found, *location); !woken) {
-      return tl::unexpected(woken.error());
+  if (!released && released.error().code != Errc::lost) {
+    abandon(share, released.error());
+    if (!share.nested) {
+      error_ = std::move(released).error();
     }
   }
+  lock_ = {};
+  return error_ ? fail(std::move(*error_)) : relocate();
 }
 
 }  // namespace sessionlock

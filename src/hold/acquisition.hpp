@@ -1,29 +1,40 @@
 #pragma once
 
 /// \file
-/// One acquire from call to answer: locate, queue, publish, inspect, reclaim, wait.
+/// One acquire, or one wait until a lock is free, as a machine that never sleeps: its thread does, whenever it rests.
+///
+///     locate ──► queue ──► yield ──► publish ──────────────► ended
+///       ▲          │                  ▲  │                    ▲
+///       │          │ shared           │  ▼      taken over    │
+///       │          │                  │ look ─────────────────┤
+///       │ moved    │                  │  ▲ │ held             │
+///       │          │                  │  │ ▼                  │
+///       │          │                 wake ◄── rest            │
+///       │          └──────────────────────────────────────────┤
+///       └── give_back ◄── the path leads elsewhere by then ───┘
 
+#include <chrono>
 #include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
-#include <system_error>
 
 #include <sessionlock/options.hpp>
 #include <sessionlock/session_lock.hpp>
 
 #include "hold/blocking_lock.hpp"
 #include "hold/lock_queue.hpp"
-#include "protocol/inspector.hpp"
 #include "protocol/session_location.hpp"
-#include "protocol/take_over.hpp"
 #include "waiting/waiter.hpp"
 
 namespace sessionlock {
 
-/// What a wait for a lock needs, whatever it wants in the end: to have it, or only to see it free.
+/// See the file comment. Each stage is one function, which does what can be done at once and says which stage comes
+/// next. Thread safety: for one thread, but for `slot().wake()`.
 class Acquisition {
  public:
+  enum class Stage { locate, queue, yield, publish, look, rest, wake, give_back, ended };
+
   /// `stale_mtime` is for gates: `RemovalPolicy`. Lifetime: refers to its arguments until it is gone.
   Acquisition(const std::shared_ptr<const ManagerOptions>& manager, const std::filesystem::path& session,
               const AcquireOptions& options, LockNaming naming = LockNaming::beside_session,
@@ -32,51 +43,89 @@ class Acquisition {
   Acquisition(const Acquisition&) = delete;
   Acquisition& operator=(const Acquisition&) = delete;
 
+  /// Goes through the machine to its end on the calling thread. Once. Blocking: until the deadline.
   [[nodiscard]] Result<SessionLock> acquire();
-  /// With an id: until it is not that acquisition any more.
+  /// The same for a wait that acquires nothing. With an id: until the lock is not that acquisition's any more.
   [[nodiscard]] Result<void> wait_until_free(const std::optional<std::string>& lock_id = {});
 
+  /// Goes on until it has ended (true), or has to rest: until `slot` is woken, or `rests_until`.
+  [[nodiscard]] bool advance();
+  [[nodiscard]] Stage stage() const noexcept { return stage_; }
+  /// Precondition: `advance` has just said that it has to rest.
+  [[nodiscard]] Deadline::Clock::time_point rests_until() const { return *rests_until_; }
+  [[nodiscard]] WaitSlot& slot() noexcept { return waiter_.slot(); }
+  /// The answer of an acquire that has ended; once.
+  [[nodiscard]] Result<SessionLock> take();
+
  private:
-  /// What a thread that still stands in a queue finds: whether it stands in the wrong one, and when to look again.
-  struct QueueLook {
-    bool has_moved{false};
-    Deadline::Clock::time_point again{};
-  };
+  enum class Goal { acquire, see_it_free };
 
-  /// Until the ticket is answered. None: the session has moved.
-  [[nodiscard]] Result<std::optional<QueueResult>> wait_in_queue(Ticket& ticket, const SessionLocation& location);
-  /// A share of another thread's hold. None: it is on what the session was.
-  [[nodiscard]] Result<std::optional<SessionLock>> share(const std::shared_ptr<Hold>& hold,
-                                                         const SessionLocation& location);
-  [[nodiscard]] Error give_up_in_queue(WaitResult reason, const SessionLocation& location);
+  [[nodiscard]] Stage run_stage();
+  [[nodiscard]] Stage locate_session();
+  [[nodiscard]] Stage queue();
+  [[nodiscard]] Stage yield();
+  [[nodiscard]] Stage publish_lock();
+  [[nodiscard]] Stage look_at_lock();
+  [[nodiscard]] Stage rest();
+  [[nodiscard]] Stage wake();
+  [[nodiscard]] Stage give_back();
+
+  /// What a stage ends with, besides naming the next one.
+  [[nodiscard]] Stage rest_until(Deadline::Clock::time_point until, Stage next);
+  [[nodiscard]] Stage fail(Error error);
+  /// The session leads elsewhere by now: begins anew.
+  [[nodiscard]] Stage relocate();
+
   [[nodiscard]] Result<void> check_arguments() const;
-  /// None: the session has moved; begin again.
-  [[nodiscard]] Result<std::optional<SessionLock>> attempt();
-  /// Takes the location over once the lock is held.
-  [[nodiscard]] Result<std::optional<SessionLock>> contend(SessionLocation& location, Turn& turn);
-  [[nodiscard]] Result<std::optional<SessionLock>> settle(SessionLocation&& location, Turn& turn, PublishedFile&& file,
-                                                          LockRecord&& record);
-  /// Gives a lock on the wrong session back.
-  [[nodiscard]] Result<void> give_back(SessionLock& handle, const SessionLocation& location);
-  /// False: the session leads elsewhere by now.
-  [[nodiscard]] Result<bool> wait_until_gone(const SessionLocation& location);
-  /// Waits before the next look, or says why there is to be none.
-  [[nodiscard]] Result<WaitResult> wait(LookResult finding, const SessionLocation& location);
-  [[nodiscard]] QueueLook look_up_from_queue(const SessionLocation& location) noexcept;
+  /// Goes on with the queue's answer.
+  [[nodiscard]] Stage admit(QueueResult&& answer);
+  /// Goes on with a share of another thread's hold.
+  [[nodiscard]] Stage share(const std::shared_ptr<Hold>& hold);
+  /// Whether the session still leads to where its lock was waited for, seen from the queue now and then. Tells the
+  /// observer too, since this thread is kept from even trying.
+  [[nodiscard]] bool still_leads_here_from_queue() noexcept;
+  [[nodiscard]] Stage give_up_in_queue(WaitResult reason);
+  /// Watches what was found, and marks it. True if that is new.
+  [[nodiscard]] bool watch_and_mark();
+  /// Goes on when the lock in the way may have changed.
+  [[nodiscard]] Stage retry(WaitResult woken);
+  /// The lock file is ours; now the session's path must still lead to it.
+  [[nodiscard]] Stage complete(PublishedFile&& file, LockRecord&& record);
+  [[nodiscard]] std::shared_ptr<Hold> make_hold(PublishedFile&& file, LockRecord&& record);
+  void report_acquired(const Hold& hold) const;
+  /// Goes on with a lock that is held already, and turned out to be on what the session was.
+  [[nodiscard]] Stage begin_give_back(Result<bool>&& current);
+  void count_wait();
+  void run();
 
-  const std::shared_ptr<const ManagerOptions>& manager_;
-  const std::filesystem::path& session_;
-  const AcquireOptions& options_;
   const LockRequest request_;
-  const Deadline& deadline_{request_.deadline};
+  Goal goal_{Goal::acquire};
+  /// Of the acquisition that is waited for, where there is one.
+  std::optional<std::string> lock_id_{};
   Parker parker_{};
   Waiter waiter_;
   BlockingLock blocking_{request_};
-  std::optional<TakenOver> taken_over_{};
-  bool wants_lock_{true};
-  int quick_looks_{0};
+
+  Stage stage_{Stage::locate};
+  std::optional<Deadline::Clock::time_point> rests_until_{};
+  std::optional<SessionLocation> location_{};
+  std::optional<Ticket> ticket_{};
+  std::optional<Turn> turn_{};
+  /// Until when other processes' waiters go first.
+  std::optional<Deadline::Clock::time_point> yield_end_{};
+  LookResult found_{LookResult::free};
+  /// What was taken over on the way to the lock, if anything was.
+  std::optional<PinnedInode> replaced_{};
+  std::optional<Inspection> reclaimed_from_{};
+  SessionLock lock_{};
+  std::optional<Error> error_{};
+  /// Until when a lock that cannot be given back is tried again.
+  Deadline::Clock::time_point give_back_end_{};
+
+  int relocations_{0};
+  int immediate_retries_{0};
   bool has_waited_{false};
-  bool has_looked_up_{false};
+  bool has_looked_from_queue_{false};
 };
 
 }  // namespace sessionlock

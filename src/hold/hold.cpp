@@ -218,7 +218,7 @@ Result<void> Hold::check_reach() const {
   return tl::unexpected(std::move(error));
 }
 
-Result<detail::GuardScope> Hold::enter_guard() {
+Result<detail::GuardScope> Hold::enter_guard(std::chrono::milliseconds wait) {
   if (is_inherited()) {
     return tl::unexpected(lost_error());
   }
@@ -226,7 +226,7 @@ Result<detail::GuardScope> Hold::enter_guard() {
     ++guard_depth_;
     return detail::GuardScope(shared_from_this());
   }
-  const auto deadline = Clock::now() + k_hold_wait;
+  const auto deadline = Clock::now() + wait;
   if (auto claimed = claim(HoldPhase::guarded, deadline); !claimed) {
     return tl::unexpected(std::move(claimed).error());
   }
@@ -328,7 +328,7 @@ Result<void> Hold::verify() {
   return verified;
 }
 
-Result<void> Hold::release() {
+Result<void> Hold::release(std::chrono::milliseconds wait) {
   if (is_inherited()) {
     return tl::unexpected(lost_error());
   }
@@ -336,7 +336,7 @@ Result<void> Hold::release() {
     release_after_guard_ = true;
     return {};
   }
-  const auto deadline = Clock::now() + k_hold_wait;
+  const auto deadline = Clock::now() + wait;
   if (auto claimed = claim(HoldPhase::ending, deadline); !claimed) {
     return claimed;
   }
@@ -432,7 +432,7 @@ bool Hold::add_share() {
   return shares > 0;
 }
 
-Result<void> Hold::drop_share() {
+Result<void> Hold::drop_share(std::chrono::milliseconds wait) {
   if (is_inherited()) {
     return tl::unexpected(lost_error());
   }
@@ -441,7 +441,7 @@ Result<void> Hold::drop_share() {
     if (!is_last) {
       return has_ended() ? tl::unexpected(lost_error()) : Result<void>{};
     }
-    auto released = release();
+    auto released = release(wait);
     if (!released && released.error().code != Errc::lost) {
       ++shares_;
     }

@@ -64,13 +64,14 @@ class Hold : public std::enable_shared_from_this<Hold> {
   Hold(const Hold&) = delete;
   Hold& operator=(const Hold&) = delete;
 
-  /// A guarded write's beginning. Blocking: `k_hold_wait`. Errors: `lost`, `timed_out`, of `flock` and `fstatat`.
-  [[nodiscard]] Result<detail::GuardScope> enter_guard();
+  /// A guarded write's beginning. Blocking: `wait`; with 0, it tries once. Errors: `lost`, `timed_out`, of `flock` and
+  /// `fstatat`.
+  [[nodiscard]] Result<detail::GuardScope> enter_guard(std::chrono::milliseconds wait = k_hold_wait);
   void leave_guard() noexcept;
   /// Whether the lock file is still this hold's.
   [[nodiscard]] Result<void> verify();
-  /// Gives the lock up, or plans it for the end of the calling thread's own guarded write.
-  [[nodiscard]] Result<void> release();
+  /// Gives the lock up, or plans it for the end of the calling thread's own guarded write. Blocking: as `enter_guard`.
+  [[nodiscard]] Result<void> release(std::chrono::milliseconds wait = k_hold_wait);
   /// Gives the lock up if nothing is under way; never waits. True if the hold has ended.
   bool try_release() noexcept;
   /// The acquisition is complete: its end is told to the observer. Where it never was, as on what turned out to be
@@ -83,7 +84,7 @@ class Hold : public std::enable_shared_from_this<Hold> {
   /// One more handle; false if the last is being given up.
   [[nodiscard]] bool add_share();
   /// One handle less; releases with the last. On failure, other than `lost`, the share stays.
-  [[nodiscard]] Result<void> drop_share();
+  [[nodiscard]] Result<void> drop_share(std::chrono::milliseconds wait = k_hold_wait);
   /// The share that a failed `drop_share` left goes without another try. True if it was the last: then nobody can share
   /// the hold any more, and it may be released behind everybody's back.
   [[nodiscard]] bool abandon_share();

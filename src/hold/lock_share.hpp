@@ -4,7 +4,9 @@
 /// What stands between a handle and the hold that it shares with other handles.
 
 #include <atomic>
+#include <chrono>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include <sessionlock/error.hpp>
@@ -24,8 +26,11 @@ struct LockShare {
   /// Errors: `lost` once it was released; otherwise as `Hold::enter_guard`.
   [[nodiscard]] Result<detail::GuardScope> enter_guard() const;
   /// Idempotent. Errors: as `Hold::drop_share`.
-  [[nodiscard]] Result<void> release();
+  [[nodiscard]] Result<void> release(std::chrono::milliseconds wait = k_hold_wait);
 };
+
+/// Gives up a share whose release has failed. If it was the last, the lock is released later; the observer is told.
+void abandon(LockShare& share, const std::optional<Error>& why) noexcept;
 
 /// For a share that no handle will have. What cannot be released now is released later, if the share was the last.
 void give_up_share(const std::shared_ptr<Hold>& hold) noexcept;

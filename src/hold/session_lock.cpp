@@ -2,11 +2,9 @@
 
 #include <utility>
 
-#include "hold/events.hpp"
 #include "hold/hold.hpp"
 #include "hold/lock_queue.hpp"
 #include "hold/lock_share.hpp"
-#include "waiting/process_counters.hpp"
 
 namespace sessionlock {
 namespace {
@@ -36,20 +34,7 @@ void release_quietly(LockShare* share) noexcept {
       return;
     }
   }
-  share->released = true;
-  const bool is_last = hold.abandon_share();
-  try {
-    ++this_process_tally().release_failures;
-    if (is_last) {
-      keep_for_retry(share->hold);
-    }
-    notify(*hold.params().options,
-           {EventKind::release_failed, hold.session_path(), hold.lock_path(), hold.held_for(), std::nullopt, why});
-  } catch (...) {  // no memory to keep it either: what cannot go now goes at exit, or with this process
-    if (is_last) {
-      (void)hold.try_release();
-    }
-  }
+  abandon(*share, why);
 }
 
 }  // namespace

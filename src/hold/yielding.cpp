@@ -1,6 +1,5 @@
 #include "hold/yielding.hpp"
 
-#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <string>
@@ -10,7 +9,6 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
-#include "system/deadline.hpp"
 #include "system/mutex.hpp"
 #include "system/per_process.hpp"
 #include "system/system.hpp"
@@ -79,23 +77,19 @@ void record_yield_outcome(const HoldKeyView& key, bool was_used) {
   }
 }
 
-void yield_to_waiters(const SessionLocation& location, YieldEnd deadline, const std::stop_token& stop) {
+std::optional<YieldEnd> continue_yield(const SessionLocation& location, YieldEnd end, const std::stop_token& stop) {
   const HoldKeyView key = key_of(location);
-  const auto pending = take_pending_yield(key);
-  if (!pending) {
-    return;
-  }
-  const auto end = std::min(deadline, *pending);
   const Place& lock = location.lock;
-  while (Clock::now() < end && !stop.stop_requested()) {
-    struct stat status {};
-    if (sys::fstatat(lock.directory->fd.get(), lock.name.c_str(), status, AT_SYMLINK_NOFOLLOW).ok()) {
-      record_yield_outcome(key, true);
-      return;
-    }
-    sleep_until(Clock::now() + k_look_interval);
+  if (Clock::now() >= end || stop.stop_requested()) {
+    record_yield_outcome(key, false);
+    return std::nullopt;
   }
-  record_yield_outcome(key, false);
+  struct stat status {};
+  if (sys::fstatat(lock.directory->fd.get(), lock.name.c_str(), status, AT_SYMLINK_NOFOLLOW).ok()) {
+    record_yield_outcome(key, true);
+    return std::nullopt;
+  }
+  return Clock::now() + k_look_interval;
 }
 
 }  // namespace sessionlock

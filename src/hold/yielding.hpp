@@ -28,9 +28,9 @@ void schedule_yield(const HoldKeyView& key);
 /// yields are short. Thread safety: safe.
 void record_yield_outcome(const HoldKeyView& key, bool was_used);
 
-/// Does what is scheduled for this lock, if anything is. Blocking: 12 ms at most, and not beyond `deadline` or the stop
-/// request.
-void yield_to_waiters(const SessionLocation& location, std::chrono::steady_clock::time_point deadline,
-                      const std::stop_token& stop);
+/// One step of a yield that lasts until `end`: when to look again; none once it is over, and its outcome recorded.
+/// Never waits.
+[[nodiscard]] std::optional<YieldEnd> continue_yield(const SessionLocation& location, YieldEnd end,
+                                                     const std::stop_token& stop);
 
 }  // namespace sessionlock

@@ -38,6 +38,7 @@ class WaitSlot {
   void wake() noexcept { wake(WakeCause::called); }
   /// What it was woken for, the first in the order of `WakeCause`; asked again, the next.
   [[nodiscard]] WakeCause take_cause() noexcept;
+  void forget_causes() noexcept { causes_.store(0); }
 
   /// From now on the end of this process (a pidfd) wakes it too; no more that of a former one.
   void watch_owner(sys::Fd&& process) noexcept;

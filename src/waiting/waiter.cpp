@@ -139,6 +139,7 @@ std::unique_ptr<EndedWait> Waiter::detach_watches() noexcept {
     watching_->watch.stop_notifying();
     watching_->owner = slot_.take_owner();
     watching_->event = parker_.take_event();
+    slot_.forget_causes();
   }
   return std::exchange(watching_, nullptr);
 }

@@ -117,7 +117,6 @@ Acquisition::Stage Acquisition::rest_until(Clock::time_point until, Stage next) 
 
 Acquisition::Stage Acquisition::fail(Error error) {
   error_ = std::move(error);
-  ticket_.reset();
   turn_.reset();
   return Stage::ended;
 }

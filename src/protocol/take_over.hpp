@@ -34,7 +34,7 @@ struct TakeOver {
 
 /// Undoes a take-over that reaches no caller: a copy of what it replaced, unwitnessed and of the same age, replaces the
 /// lock in its turn, for the next acquire to find. Precondition: the caller has the `flock` of its own lock file, and
-/// has compared it with the place (`SessionLock::guarded`). Errors: as `take_over`; the caller's lock is still there
+/// has compared it with the place (`Hold::enter_guard`). Errors: as `take_over`; the caller's lock is still there
 /// then.
 [[nodiscard]] Result<void> put_back(const Place& place, PinnedInode replaced, mode_t mode, std::string_view id);
 

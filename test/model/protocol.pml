@@ -224,7 +224,7 @@ inline unlink() {
 /* --- a process -------------------------------------------------------------------------------------------------------- */
 
 mtype:step = {
-  /* Acquisition::contend, ForcedRelease::attempt */
+  /* Acquisition: publish_lock, look_at_lock; ForcedRelease::attempt */
   seek, waits, write_record, judge, lock, judge_again, compare, remove, replace, let_go, undo_lock, undo_compare, undo,
   /* Hold: `rest` is a thread that does nothing with it */
   rest, guard_lock, guard_compare, write, end_lock, end_compare, end_unlink, end_unlock
@@ -401,7 +401,7 @@ inline abandon_take_over() {
 }
 #endif
 
-/* Acquisition::contend, look and take_away with pin, judge and reclaim; ForcedRelease::attempt. */
+/* Acquisition: publish_lock, look_at_lock and rest, with pin, judge and take_over; ForcedRelease::attempt. */
 inline contend() {
   if
   /* publish, the path being free. */
@@ -421,7 +421,7 @@ inline contend() {
 #endif
   /* pin: openat. That a link failed (EEXIST) before leaves no trace. */
   :: d_step { first == seek && path != NONE -> open(pin); first = judge }
-  /* Waiter::wait */
+  /* Waiter::begin_rest, Parker::sleep */
   :: d_step { first == waits && worth_a_look -> first = seek }
 
   /* judge, on what `pin` read. */
@@ -509,7 +509,7 @@ inline contend() {
   /* reclaim_locked: unlinkat; then the end of its InodeGuard. */
   :: d_step { first == remove -> remove_judged() }
   :: d_step { first == let_go && hold == NONE -> stop_looking(seek) }
-  /* take_over: renameat; then leave_guard, and Acquisition::settle. */
+  /* take_over: renameat; then leave_guard, and Acquisition::complete. */
   :: d_step { first == replace -> replace_judged() } PROGRESS
   :: d_step { first == let_go && hold != NONE -> stop_looking(rest); phase = idle; forget_replaced }
 #ifdef UNDO

@@ -310,7 +310,7 @@ TEST_CASE("a time-out of 0 or less is one try") {
 }
 
 TEST_CASE("a stale lock found on the very last try is still taken") {
-  // Protects: `Acquisition::wait`, which asks for the time only where a lock is held.
+  // Protects: `Acquisition::look_at_lock`, which asks for the time only where a lock is held.
   const Session session;
   constexpr auto k_timeout = 250ms;
   auto holder = holder_of(session.path);
@@ -325,7 +325,7 @@ TEST_CASE("a stale lock found on the very last try is still taken") {
 }
 
 TEST_CASE("a session that leads elsewhere once the lock is held is located anew") {
-  // Protects: `is_current` in `Acquisition::settle`.
+  // Protects: `is_current` in `Acquisition::complete`.
   const Session session;
   write_text(session.directory / "one", "");
   write_text(session.directory / "two", "");
@@ -522,7 +522,7 @@ AcquireOptions for_both() {
 }
 
 TEST_CASE("who waits to share a hold gets no share of one on what the session was") {
-  // Protects: `is_current` in `Acquisition::attempt`.
+  // Protects: `is_current` in `Acquisition::share`.
   //   1. A has the turn, and is about to publish.   2. B looks at the session, and queues behind A, to share.
   //   3. The session becomes a link.   4. A publishes; B is given its share; A sees the link, and lets go.
   const Session session;
@@ -549,7 +549,7 @@ TEST_CASE("who waits to share a hold gets no share of one on what the session wa
 }
 
 TEST_CASE("the end of a hold is told although who published it failed on the way, and another shares it") {
-  // Protects: `announce` in `Acquisition::attempt`.
+  // Protects: `announce` in `Acquisition::share`.
   //   1. A is about to publish; B queues behind A, to share.   2. A publishes, and B is given its share.
   //   3. A cannot look at the session once more.   4. B has the lock, and loses it.
   const Session session;
@@ -620,7 +620,7 @@ TEST_CASE("an error that ends an acquire leaves no hold, no lock and nobody wait
 }
 
 TEST_CASE("where files cannot be nameless a file's age is still told by the file system's clock, at every look") {
-  // Protects: publishing anew where an age decides, in `Acquisition::contend`.
+  // Protects: publishing anew where an age decides, in `Acquisition::retry`.
   const auto child = ChildProcess::run([](Channel&) {
                        const Session session;
                        plant(session.lock, "");

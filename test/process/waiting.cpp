@@ -478,7 +478,7 @@ TEST_CASE("a lock that age makes stale is taken when the time has come, not at t
 }
 
 TEST_CASE("a thread in the queue gets the lock although its release failed at first") {
-  // Protects: `retry_failed_releases` in `Acquisition::look_up_from_queue`.
+  // Protects: `retry_failed_releases` in `Acquisition::still_leads_here_from_queue`.
   const Session session;
   const Events events;
   LockManager manager(events.options());

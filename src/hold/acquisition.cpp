@@ -5,10 +5,8 @@
 #include <utility>
 
 #include "hold/events.hpp"
-#include "hold/lock_share.hpp"
 #include "hold/record_draft.hpp"
 #include "hold/yielding.hpp"
-#include "protocol/inode_guard.hpp"
 #include "protocol/take_over.hpp"
 #include "verdict/failure.hpp"
 #include "waiting/process_counters.hpp"
@@ -27,15 +25,6 @@ constexpr int k_immediate_retries_max = 100;
 constexpr std::chrono::seconds k_queue_look_interval{1};
 /// Between two tries to give a lock back that another process is just judging.
 constexpr std::chrono::milliseconds k_give_back_pause{5};
-
-/// Takes back what was just published, where there is no memory for a hold of it.
-void take_back(const PublishedFile& file, const Place& lock) noexcept {
-  const int directory = lock.directory->fd.get();
-  const InodeGuard guard = InodeGuard::enter(directory, lock.name.c_str(), file.fd.get(), file.file);
-  if (guard.is_entered()) {
-    (void)sys::unlinkat(directory, lock.name.c_str());
-  }
-}
 
 }  // namespace
 
@@ -274,6 +263,7 @@ Acquisition::Stage Acquisition::publish_lock() {
   if (request_.options.stop.stop_requested()) {
     return fail(blocking_.give_up(WaitResult::cancelled));
   }
+  reserve();
   auto record = draft_record(request_.options, *location_, !manager.lock_directory.empty());
   if (!record) {
     return fail(std::move(record).error());
@@ -389,9 +379,29 @@ Acquisition::Stage Acquisition::wake() {
 
 // the lock is held
 
+void Acquisition::reserve() {
+  if (!reserved_) {
+    const AcquireOptions& options = request_.options;
+    auto share = std::make_shared<LockShare>();
+    share->hold = std::make_shared<Hold>(HoldParams{.options = request_.manager,
+                                                    .owner = options.owner,
+                                                    .reentrant = options.reentrant,
+                                                    .max_hold = options.max_hold});
+    reserved_ = std::move(share);
+  }
+}
+
 Acquisition::Stage Acquisition::complete(PublishedFile&& file, LockRecord&& record) {
   waiter_.count_end();
-  const std::shared_ptr<Hold> hold = make_hold(std::move(file), std::move(record));
+  const std::shared_ptr<Hold> hold = reserved_->hold;
+  hold->begin({.location = std::move(*location_),
+               .file = std::move(file),
+               .record = std::move(record),
+               .reclaimed_from = std::move(reclaimed_from_),
+               .deferred_close = waiter_.detach_watches()});
+  lock_ = SessionLockAccess::make(std::move(reserved_));
+  turn_->hand_to(hold);
+  turn_.reset();
   auto current = is_current(hold->location(), request_.session, request_.locate_options(false));
   if (!current || !*current) {
     return begin_give_back(std::move(current));
@@ -402,42 +412,15 @@ Acquisition::Stage Acquisition::complete(PublishedFile&& file, LockRecord&& reco
   return Stage::ended;
 }
 
-std::shared_ptr<Hold> Acquisition::make_hold(PublishedFile&& file, LockRecord&& record) {
-  HoldParams params{.location = std::move(*location_),
-                    .file = std::move(file),
-                    .record = std::move(record),
-                    .options = request_.manager,
-                    .reentrant = request_.options.reentrant,
-                    .max_hold = request_.options.max_hold,
-                    .deferred_close = waiter_.detach_watches()};
-  std::shared_ptr<LockShare> share;
-  try {
-    share = std::make_shared<LockShare>();
-    params.owner = request_.options.owner;
-    if (reclaimed_from_) {
-      params.reclaimed_from = std::make_unique<const std::optional<Inspection>>(reclaimed_from_);
-    }
-    share->hold = std::make_shared<Hold>(std::move(params));
-  } catch (...) {
-    if (params.file.fd) {
-      take_back(params.file, params.location.lock);
-    }
-    throw;
-  }
-  const std::shared_ptr<Hold> hold = share->hold;
-  turn_->hand_to(hold);
-  turn_.reset();
-  lock_ = SessionLockAccess::make(std::move(share));
-  return hold;
-}
-
 void Acquisition::report_acquired(const Hold& hold) const {
   if (!request_.manager->observer) {
     return;
   }
   const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - request_.deadline.start());
+  const std::optional<Inspection>* reclaimed = hold.reclaimed_from();
   notify_midway(*request_.manager, key_of(hold.location()),
-                {EventKind::acquired, hold.session_path(), hold.lock_path(), waited, reclaimed_from_, std::nullopt});
+                {EventKind::acquired, hold.session_path(), hold.lock_path(), waited,
+                 reclaimed != nullptr ? *reclaimed : std::optional<Inspection>(), std::nullopt});
 }
 
 // give_back: between looking and locking, the path was made to lead elsewhere, and this lock is on the wrong session
@@ -466,7 +449,6 @@ Acquisition::Stage Acquisition::give_back() {
       (void)put_back(hold.location().lock, std::move(*replaced_), request_.manager->mode, *hold.record().lock_id);
     }
     replaced_.reset();
-    reclaimed_from_.reset();
   }
   auto released = share.release(k_no_wait);
   if (!released && released.error().code == Errc::timed_out && may_retry) {

@@ -24,6 +24,7 @@
 
 #include "hold/blocking_lock.hpp"
 #include "hold/lock_queue.hpp"
+#include "hold/lock_share.hpp"
 #include "protocol/session_location.hpp"
 #include "waiting/waiter.hpp"
 
@@ -89,9 +90,10 @@ class Acquisition {
   [[nodiscard]] bool watch_and_mark();
   /// Goes on when the lock in the way may have changed.
   [[nodiscard]] Stage retry(WaitResult woken);
+  /// Makes what a lock needs once it is held, so that no file is published for which there is no memory.
+  void reserve();
   /// The lock file is ours; now the session's path must still lead to it.
   [[nodiscard]] Stage complete(PublishedFile&& file, LockRecord&& record);
-  [[nodiscard]] std::shared_ptr<Hold> make_hold(PublishedFile&& file, LockRecord&& record);
   void report_acquired(const Hold& hold) const;
   /// Goes on with a lock that is held already, and turned out to be on what the session was.
   [[nodiscard]] Stage begin_give_back(Result<bool>&& current);
@@ -116,7 +118,9 @@ class Acquisition {
   LookResult found_{LookResult::free};
   /// What was taken over on the way to the lock, if anything was.
   std::optional<PinnedInode> replaced_{};
-  std::optional<Inspection> reclaimed_from_{};
+  std::unique_ptr<const std::optional<Inspection>> reclaimed_from_{};
+  /// Of a hold that has not begun.
+  std::shared_ptr<LockShare> reserved_{};
   SessionLock lock_{};
   std::optional<Error> error_{};
   /// Until when a lock that cannot be given back is tried again.

@@ -79,25 +79,27 @@ Result<LookResult> BlockingLock::take_over_stale(const SessionLocation& location
   if (!record) {
     return tl::unexpected(std::move(record).error());
   }
+  // Made before there is a lock to report it with.
+  auto former = std::make_unique<std::optional<Inspection>>(std::move(inspection));
   auto taken =
-      take_over(location.lock, pinned, inspection, context, lock_publication(location.lock, *record, manager.mode));
+      take_over(location.lock, pinned, **former, context, lock_publication(location.lock, *record, manager.mode));
   if (!taken) {
     return tl::unexpected(std::move(taken).error());
   }
   switch (taken->outcome) {
     case Reclaim::done:
-      if (!inspection.reasons.empty()) {
-        ++this_process_tally().reclaims[static_cast<std::size_t>(inspection.reasons.front())];
+      if (!(*former)->reasons.empty()) {
+        ++this_process_tally().reclaims[static_cast<std::size_t>((*former)->reasons.front())];
       }
-      taken_over_ = TakenOver{std::move(*taken->file), std::move(*record), std::move(pinned), std::move(inspection)};
+      taken_over_ = TakenOver{std::move(*taken->file), std::move(*record), std::move(pinned), std::move(former)};
       return LookResult::taken_over;
     case Reclaim::busy:
       // Another reclaimer is at it. A stopped one delays us until it is continued or killed.
       busy_ = pinned.file;
-      holder_ = std::move(inspection);
+      holder_ = std::move(*former);
       return LookResult::held;
     case Reclaim::spared:
-      holder_ = std::move(inspection);
+      holder_ = std::move(*former);
       return LookResult::held;
     case Reclaim::replaced:
       break;

@@ -38,7 +38,8 @@ struct TakenOver {
   /// As in the file.
   LockRecord record;
   PinnedInode replaced;
-  Inspection former;
+  /// What was known of the dead owner's; never null, and never none.
+  std::unique_ptr<std::optional<Inspection>> former;
 };
 
 /// What a look at the lock path has found, and dealt with.

@@ -36,20 +36,20 @@ ThreadToken this_thread() noexcept {
 }
 
 Hold::Hold(HoldParams&& params) : params_(std::move(params)) {
-  core_.descriptor = &params_.file.fd;
-  core_.directory = params_.location.lock.directory->fd.get();
-  core_.name = params_.location.lock.name.c_str();
-  core_.file = params_.file.file;
+  core_.descriptor = &held_.file.fd;
   core_.generation = sys::process_generation();
   core_.release_at_exit = params_.options->release_at_exit && !params_.joined;
-  try {
-    register_for_cleanup(core_);
-  } catch (...) {  // no memory: what nobody can hold must not stay
-    if (!params_.joined) {
-      (void)core_.try_end();
-    }
-    throw;
-  }
+  core_.phase.store(HoldPhase::ended);
+  register_for_cleanup(core_);
+}
+
+void Hold::begin(HeldFile&& held) noexcept {
+  held_ = std::move(held);
+  core_.directory = held_.location.lock.directory->fd.get();
+  core_.name = held_.location.lock.name.c_str();
+  core_.file = held_.file.file;
+  since_ = Clock::now();
+  core_.phase.store(HoldPhase::idle);  // last, because a signal handler may look at any moment
 }
 
 Hold::~Hold() {
@@ -58,10 +58,7 @@ Hold::~Hold() {
   if (is_inherited()) {
     return;  // the descriptors went at the fork
   }
-  if (!params_.file.fd) {
-    return;  // closed when the hold ended
-  }
-  if (!params_.joined) {
+  if (held_.file.fd && !params_.joined) {
     (void)core_.try_end();  // has ended long ago, unless there was no memory to hand it to anybody
   }
 }
@@ -92,7 +89,7 @@ std::chrono::milliseconds Hold::held_for() const {
 const Hold::Paths& Hold::paths() const {
   const Paths* made = paths_.load();
   if (made == nullptr) {
-    auto fresh = std::make_unique<const Paths>(Paths{params_.location.session.path(), params_.location.lock.path()});
+    auto fresh = std::make_unique<const Paths>(Paths{held_.location.session.path(), held_.location.lock.path()});
     if (paths_.compare_exchange_strong(made, fresh.get())) {
       made = fresh.release();
     }
@@ -150,15 +147,26 @@ void Hold::set_phase(HoldPhase phase) noexcept {
   }
 }
 
-template <class F>
-Result<void> Hold::give_back_on_exception(F&& step) {
-  try {
-    return step();
-  } catch (...) {
-    set_phase(HoldPhase::idle);
-    throw;
+/// A phase that was claimed: idle again at the end of its scope, also where an exception ends that (the words of an
+/// error take memory), because no other thread would give it back.
+class Hold::ClaimedPhase {
+ public:
+  explicit ClaimedPhase(Hold& hold) noexcept : hold_(&hold) {}
+  ~ClaimedPhase() {
+    if (hold_ != nullptr) {
+      hold_->set_phase(HoldPhase::idle);
+    }
   }
-}
+  ClaimedPhase(const ClaimedPhase&) = delete;
+  ClaimedPhase& operator=(const ClaimedPhase&) = delete;
+  /// It stays as it is.
+  void keep() noexcept { hold_ = nullptr; }
+  /// It ends the hold.
+  void end(bool lost) noexcept { std::exchange(hold_, nullptr)->end(lost); }
+
+ private:
+  Hold* hold_;
+};
 
 template <class F>
 Result<void> Hold::persist(F&& step, Clock::time_point deadline) {
@@ -183,7 +191,7 @@ Result<void> Hold::persist(F&& step, Clock::time_point deadline) {
 }
 
 Result<void> Hold::check_lock_id() const {
-  const Place& place = params_.location.lock;
+  const Place& place = held_.location.lock;
   auto found = pin(place);
   if (!found) {
     return tl::unexpected(std::move(found).error());
@@ -206,7 +214,7 @@ Result<void> Hold::check_lock_id() const {
 // has two locks. 4. A looks before its next write, and writes nothing. Renaming L, or mounting over it, is alike. What
 // is renamed while A writes is noticed before A's next write only.
 Result<void> Hold::check_reach() const {
-  auto reached = is_reached(params_.location);
+  auto reached = is_reached(held_.location);
   if (!reached) {
     return tl::unexpected(std::move(reached).error());
   }
@@ -230,28 +238,25 @@ Result<detail::GuardScope> Hold::enter_guard(std::chrono::milliseconds wait) {
   if (auto claimed = claim(HoldPhase::guarded, deadline); !claimed) {
     return tl::unexpected(std::move(claimed).error());
   }
-  auto entered = give_back_on_exception([&]() -> Result<void> {
-    auto locked = persist([this] { return core_.try_enter(); }, deadline);
-    if (locked) {
-      InodeGuard guard = InodeGuard::of_locked(core_.fd());
-      locked = check_reach();
-      if (locked && params_.joined) {
-        locked = check_lock_id();
-      }
-      if (locked) {
-        guard.keep();
-      }
+  ClaimedPhase phase(*this);
+  auto entered = persist([this] { return core_.try_enter(); }, deadline);
+  if (entered) {
+    InodeGuard guard = InodeGuard::of_locked(core_.fd());
+    entered = check_reach();
+    if (entered && params_.joined) {
+      entered = check_lock_id();
     }
-    return locked;
-  });
+    if (entered) {
+      guard.keep();
+    }
+  }
   if (!entered) {
     if (entered.error().code == Errc::lost) {
-      end(true);
-    } else {
-      set_phase(HoldPhase::idle);
+      phase.end(true);
     }
     return tl::unexpected(std::move(entered).error());
   }
+  phase.keep();
   guarding_thread_.store(this_thread());
   guard_depth_ = 1;
   return detail::GuardScope(shared_from_this());
@@ -266,7 +271,7 @@ void Hold::leave_guard() noexcept {
   }
   const bool release = std::exchange(release_after_guard_, false);
   guarding_thread_.store(k_no_thread);
-  if (params_.file.fd.is_usable()) {  // else the program closed it while it wrote, and may have locked another file
+  if (held_.file.fd.is_usable()) {  // else the program closed it while it wrote, and may have locked another file
     (void)sessionlock::leave_guard(core_.fd());
   }
   if (!release) {
@@ -319,11 +324,10 @@ Result<void> Hold::verify() {
   if (inside) {
     return look();
   }
-  auto verified = give_back_on_exception(look);
+  ClaimedPhase phase(*this);
+  auto verified = look();
   if (!verified && verified.error().code == Errc::lost) {
-    end(true);
-  } else {
-    set_phase(HoldPhase::idle);
+    phase.end(true);
   }
   return verified;
 }
@@ -344,26 +348,24 @@ Result<void> Hold::release(std::chrono::milliseconds wait) {
 }
 
 Result<void> Hold::release_now(Clock::time_point deadline) {
+  ClaimedPhase phase(*this);
   Result<void> released;
   if (!params_.joined) {
-    released = give_back_on_exception([&] {
-      auto reached = check_reach();
-      auto unlinked = persist([this] { return core_.try_unlink(); }, deadline);
-      const bool has_moved = !reached && reached.error().code == Errc::lost;
-      return unlinked && has_moved ? std::move(reached) : std::move(unlinked);
-    });
+    auto reached = check_reach();
+    released = persist([this] { return core_.try_unlink(); }, deadline);
+    if (released && !reached && reached.error().code == Errc::lost) {
+      released = std::move(reached);
+    }
     // Asked when those who wait know already: who is gone by now has had what it waited for.
-    if (released && has_waiting_mark(core_.fd(), *params_.location.lock.directory->traits)) {
+    if (released && has_waiting_mark(core_.fd(), *held_.location.lock.directory->traits)) {
       try {
-        schedule_yield(key_of(params_.location));
+        schedule_yield(key_of(held_.location));
       } catch (...) {  // only politeness is lost
       }
     }
   }
   if (released || released.error().code == Errc::lost) {
-    end(!released);
-  } else {
-    set_phase(HoldPhase::idle);
+    phase.end(!released);
   }
   return released;
 }
@@ -388,9 +390,9 @@ void Hold::end(bool lost) noexcept {
   }
   set_phase(HoldPhase::ended);
   remove_hold(*this);
-  params_.deferred_close.reset();
+  held_.deferred_close.reset();
   if (!lost) {
-    params_.file.fd.reset();  // nobody uses that of a hold that has ended
+    held_.file.fd.reset();  // nobody uses that of a hold that has ended
   }
   if (!params_.options->observer || !is_announced_.load()) {
     return;

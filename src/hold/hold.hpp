@@ -37,29 +37,36 @@ using ThreadToken = std::uint64_t;
 inline constexpr ThreadToken k_no_thread = 0;
 [[nodiscard]] ThreadToken this_thread() noexcept;
 
-/// What a hold is made of.
+/// What a hold is, whatever file it is of.
 struct HoldParams {
-  SessionLocation location;
-  PublishedFile file;
-  /// As in the lock file.
-  LockRecord record;
   std::shared_ptr<const ManagerOptions> options;
   std::string owner{};
   bool reentrant{false};
   /// Joined under another process's hold: checked by lock id too, and never unlinked.
   bool joined{false};
   std::chrono::milliseconds max_hold{0};
+};
+
+/// A lock file, and what belongs to it.
+struct HeldFile {
+  SessionLocation location;
+  PublishedFile file;
+  /// As in the lock file.
+  LockRecord record;
   /// What was taken over, which is big and rare; null: nothing was.
   std::unique_ptr<const std::optional<Inspection>> reclaimed_from{};
   /// What the wait for it left to be closed, which takes time and so comes after the hold.
   std::unique_ptr<EndedWait> deferred_close{};
 };
 
-/// A hold, shared by the handles of a re-entrant acquisition and by transcripts.
+/// A hold, shared by the handles of a re-entrant acquisition and by transcripts. It is made before its lock file is, so
+/// that no file is ever published for which there is no memory; until it begins it counts as ended.
 /// Thread safety: safe from any thread. Lifetime: the descriptor's number stays reserved until the last share is gone.
 class Hold : public std::enable_shared_from_this<Hold> {
  public:
   explicit Hold(HoldParams&& params);
+  /// From now on the file is this hold's, which ends it. Once, and before any other thread knows the hold.
+  void begin(HeldFile&& held) noexcept;
   ~Hold();
   Hold(const Hold&) = delete;
   Hold& operator=(const Hold&) = delete;
@@ -97,10 +104,12 @@ class Hold : public std::enable_shared_from_this<Hold> {
   [[nodiscard]] int depth() const;
   [[nodiscard]] std::chrono::milliseconds held_for() const;
 
-  [[nodiscard]] const SessionLocation& location() const noexcept { return params_.location; }
+  [[nodiscard]] const SessionLocation& location() const noexcept { return held_.location; }
   [[nodiscard]] const HoldParams& params() const noexcept { return params_; }
+  /// Null: nothing was taken over.
+  [[nodiscard]] const std::optional<Inspection>* reclaimed_from() const noexcept { return held_.reclaimed_from.get(); }
   [[nodiscard]] const FileIdentity& file() const noexcept { return core_.file; }
-  [[nodiscard]] const LockRecord& record() const noexcept { return params_.record; }
+  [[nodiscard]] const LockRecord& record() const noexcept { return held_.record; }
   [[nodiscard]] const std::filesystem::path& session_path() const { return paths().session; }
   [[nodiscard]] const std::filesystem::path& lock_path() const { return paths().lock; }
   [[nodiscard]] ThreadToken thread() const noexcept { return thread_; }
@@ -121,10 +130,7 @@ class Hold : public std::enable_shared_from_this<Hold> {
   [[nodiscard]] Result<void> claim(HoldPhase phase, std::chrono::steady_clock::time_point deadline);
   /// Gives the phase back, and wakes who waits for it.
   void set_phase(HoldPhase phase) noexcept;
-  /// Does a step for who has the phase. The words of an error take memory; where there is none the phase goes back to
-  /// idle, because nobody else would give it back.
-  template <class F>
-  [[nodiscard]] Result<void> give_back_on_exception(F&& step);
+  class ClaimedPhase;
   /// Repeats a step on the lock file while that is busy.
   template <class F>
   [[nodiscard]] Result<void> persist(F&& step, std::chrono::steady_clock::time_point deadline);
@@ -136,10 +142,11 @@ class Hold : public std::enable_shared_from_this<Hold> {
   void release_after_guard() noexcept;
   void end(bool lost) noexcept;
 
-  HoldParams params_;
+  const HoldParams params_;
+  HeldFile held_{};
   HoldCore core_;
   mutable std::atomic<const Paths*> paths_{nullptr};
-  const std::chrono::steady_clock::time_point since_{std::chrono::steady_clock::now()};
+  std::chrono::steady_clock::time_point since_{};
   const ThreadToken thread_{this_thread()};
 
   std::atomic<ThreadToken> guarding_thread_{k_no_thread};

@@ -186,13 +186,10 @@ Result<SessionLock> LockManager::join(const std::filesystem::path& session, std:
   if (!record.lock_id || *record.lock_id != lock_id) {
     return failure(Errc::lost, "join", location->lock.path(), "the lock is not that acquisition any more");
   }
-  HoldParams params{.location = std::move(*location),
-                    .file = {std::move(lock.fd), lock.file},
-                    .record = std::move(record),
-                    .options = options_,
-                    .joined = true};
   auto share = std::make_shared<LockShare>();
-  share->hold = std::make_shared<Hold>(std::move(params));
+  share->hold = std::make_shared<Hold>(HoldParams{.options = options_, .joined = true});
+  share->hold->begin(
+      {.location = std::move(*location), .file = {std::move(lock.fd), lock.file}, .record = std::move(record)});
   return SessionLockAccess::make(std::move(share));
 }
 

@@ -102,8 +102,7 @@ SessionLock acquired(Bench& session, const AcquireOptions& options = {}) {
 }  // namespace
 
 TEST_CASE("an acquisition that memory is missing for leaves no lock, and keeps nobody from another") {
-  // Protects: `take_back`, the handlers in `Hold::Hold` and `Hold::~Hold`, and the order in `Ticket::enter` and
-  // `Turn::hand_to`.
+  // Protects: `Acquisition::reserve`, `Hold::~Hold`, and the order in `Ticket::enter` and `Turn::hand_to`.
   Bench session;
   AcquireOptions options;
   options.owner = "an owner with a long name, too";
@@ -175,7 +174,7 @@ TEST_CASE("a lock is released without memory") {
 }
 
 TEST_CASE("a step that fails, and has no memory for words, can be tried again") {
-  // Protects: `Hold::give_back_on_exception`.
+  // Protects: `Hold::ClaimedPhase`.
   Bench session;
   std::optional<SessionLock> lock;
   const auto failing_at = [&](sys::Call call, const std::function<void()>& act) {

@@ -57,12 +57,10 @@ std::shared_ptr<Hold> hold_of(const Session& session, const AcquireOptions& opti
   auto published = publish(location.lock, *record, 0600);
   REQUIRE(published.has_value());
   REQUIRE(published->file.has_value());
-  return std::make_shared<Hold>(HoldParams{.location = std::move(location),
-                                           .file = std::move(*published->file),
-                                           .record = std::move(*record),
-                                           .options = std::make_shared<const ManagerOptions>(),
-                                           .owner = options.owner,
-                                           .reentrant = options.reentrant});
+  auto hold = std::make_shared<Hold>(HoldParams{
+      .options = std::make_shared<const ManagerOptions>(), .owner = options.owner, .reentrant = options.reentrant});
+  hold->begin({.location = std::move(location), .file = std::move(*published->file), .record = std::move(*record)});
+  return hold;
 }
 
 }  // namespace

@@ -55,12 +55,6 @@ void Hold::begin(HeldFile&& held) noexcept {
 Hold::~Hold() {
   delete paths_.load();
   unregister_from_cleanup(core_);
-  if (is_inherited()) {
-    return;  // the descriptors went at the fork
-  }
-  if (held_.file.fd && !params_.joined) {
-    (void)core_.try_end();  // has ended long ago, unless there was no memory to hand it to anybody
-  }
 }
 
 bool Hold::has_ended() const noexcept {

@@ -102,7 +102,7 @@ SessionLock acquired(Bench& session, const AcquireOptions& options = {}) {
 }  // namespace
 
 TEST_CASE("an acquisition that memory is missing for leaves no lock, and keeps nobody from another") {
-  // Protects: `Acquisition::reserve`, `Hold::~Hold`, and the order in `Ticket::enter` and `Turn::hand_to`.
+  // Protects: `Acquisition::reserve`, and the order in `Acquisition::complete`, `Ticket::enter` and `Turn::hand_to`.
   Bench session;
   AcquireOptions options;
   options.owner = "an owner with a long name, too";

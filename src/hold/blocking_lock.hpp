@@ -23,7 +23,7 @@ struct LockRequest {
   const std::shared_ptr<const ManagerOptions>& manager;
   const std::filesystem::path& session;
   const AcquireOptions& options;
-  LockNaming naming;
+  LockNaming naming{LockNaming::beside_session};
   RemovalPolicy policy;
   Deadline deadline;
 

@@ -28,9 +28,9 @@ WaitSlot::~WaitSlot() {
 }
 
 // A wake is never missed, and never signals a thread that is awake:
-// 1. A, the thread, says that it is asleep, under the mutex. 2. It asks its slots for causes, and sleeps if there are
-// none. B, the waker: 1. leaves the cause. 2. It asks, under the mutex, whether A is asleep, and signals only then.
-// Whichever has the mutex first, either A sees the cause or B sees A asleep.
+// A, the thread: 1. It says that it is asleep. 2. It asks its slots for causes, and sleeps if there are none.
+// B, the waker: 1. It leaves the cause. 2. It asks whether A is asleep, and signals only then.
+// Whatever the order of these four steps, A sees the cause or B sees A asleep.
 void WaitSlot::wake(WakeCause cause) noexcept {
   causes_.fetch_or(bit(cause));
   parker_.unpark();
@@ -69,8 +69,11 @@ WakeEvent Parker::take_event() noexcept {
 }
 
 void Parker::unpark() noexcept {
+  if (!is_asleep_.load()) {
+    return;
+  }
   const MutexLock lock(mutex_);
-  if (std::exchange(is_asleep_, false)) {
+  if (is_asleep_.exchange(false)) {
     event_.signal();
     woken_.notify_one();
   }

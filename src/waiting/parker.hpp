@@ -109,7 +109,9 @@ class Parker {
   std::vector<::pollfd> poll_set_{};
   Mutex mutex_;
   Condition woken_;
-  bool is_asleep_ GUARDED_BY(mutex_){false};
+  /// Changed under the mutex, and looked at first without: a thread that is awake has its mutex to itself, and so has a
+  /// child that it forks.
+  std::atomic<bool> is_asleep_{false};
   /// Opened and closed under the mutex.
   WakeEvent event_{};
 };

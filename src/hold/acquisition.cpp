@@ -328,7 +328,7 @@ Acquisition::Stage Acquisition::retry(WaitResult woken) {
     return relocate();
   }
   if (blocking_.depends_on_age()) {
-    return Stage::publish;  // what is published tells the time
+    return Stage::publish;  // the time by its file system is that of the file made for it
   }
   blocking_.set_file_system_now(std::nullopt);
   return Stage::look;

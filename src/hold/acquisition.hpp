@@ -74,7 +74,7 @@ class Acquisition {
   /// What a stage ends with, besides naming the next one.
   [[nodiscard]] Stage rest_until(Deadline::Clock::time_point until, Stage next);
   [[nodiscard]] Stage fail(Error error);
-  /// The session leads elsewhere by now: begins anew.
+  /// The session leads elsewhere now: begins anew.
   [[nodiscard]] Stage relocate();
 
   [[nodiscard]] Result<void> check_arguments() const;

@@ -158,7 +158,7 @@ WatchPlan BlockingLock::make_plan() const {
   } else if (holder.basis == Basis::digits) {
     plan.owner = holder.digits_pid;
   }
-  // No event tells of the end of a dead owner's last heir, nor of an owner that cannot be seen from here.
+  // No event reports the end of a dead owner's last heir, nor that of an owner that cannot be seen from here.
   plan.expect_no_event = holder.basis == Basis::unreadable || holder.basis == Basis::undecided ||
                          holder.basis == Basis::no_pid ||  // its writer is about to name it, without an event either
                          holder.basis == Basis::witness_inherited ||

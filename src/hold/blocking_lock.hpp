@@ -66,9 +66,9 @@ class BlockingLock {
   /// yet or its file is just going, what is known of it without one. Errors: those of `look`.
   [[nodiscard]] Result<void> describe_holder(const SessionLocation& location);
 
-  /// The time by the lock's file system, where a file made just now tells it.
+  /// The time by the lock's file system, where a file was made just now.
   void set_file_system_now(std::optional<WallTime> now) noexcept { file_system_now_ = now; }
-  /// Whether the file's age decided. Only a file made just now tells the time by its file system.
+  /// Whether the file's age decided. The time by its file system is only known of a file made just now.
   [[nodiscard]] bool depends_on_age() const { return holder_ && holder_->file_age; }
   /// Whether the lock that was seen last is another acquisition's.
   [[nodiscard]] bool is_another_than(const std::string& lock_id) const;

@@ -16,7 +16,7 @@ using std::chrono::milliseconds;
 constexpr microseconds k_pause_min{1000};
 /// While a lock changes hands, or another process is in the middle of changing it.
 constexpr microseconds k_pause_contended_max{10'000};
-/// While no event tells of the one thing waited for: the witness of a dead owner, an owner elsewhere.
+/// While the one thing waited for raises no event: the witness of a dead owner, an owner elsewhere.
 constexpr microseconds k_pause_silent_min{10'000};
 constexpr microseconds k_pause_silent_max{250'000};
 /// While everything is watched: only against what nobody thought of.
@@ -56,7 +56,7 @@ bool Waiter::watch(WatchedFile&& file, const WatchPlan& plan) {
   WatchPlan next = plan;
   if (same && owner_has_ended_ && plan.owner == owner_) {
     next.owner.reset();           // its end is told already, and would be told again and again
-    next.expect_no_event = true;  // there is none when what is left of it goes
+    next.expect_no_event = true;  // none is raised when what is left of it goes
   }
   // The same lock with the same owner is watched already.
   const bool is_watched =

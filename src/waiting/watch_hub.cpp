@@ -15,7 +15,7 @@
 
 namespace sessionlock {
 
-/// The inotify instance of the process, and those who wait by it. A program that becomes a daemon may close its number
+/// The inotify instance of the process, and the watches in it. A program that becomes a daemon may close its number
 /// and open an instance of its own under it, so it is asked whose it is (`has_instance`) before it is used.
 struct Hub {
   Mutex mutex;

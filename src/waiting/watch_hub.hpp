@@ -8,7 +8,7 @@
 ///
 /// A change is never missed, whichever thread leads:
 /// 1. A leads, and sleeps. 2. B begins to watch, and sleeps without the instance. 3. A is woken for its own sake, and
-/// passes the lead on: B, if it is asleep by now, is woken to poll on the instance; if it is not yet, it finds itself
+/// passes the lead on: B, if it is asleep already, is woken to poll on the instance; if it is not yet, it finds itself
 /// the leader when it asks, which it does before each poll. What was changed meanwhile is still in the instance.
 
 #include <cstdint>

@@ -19,6 +19,7 @@
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "system/cancellation.hpp"
@@ -57,6 +58,8 @@ std::string_view to_string(Call call) {
       return "renameat2";
     case Call::readlinkat:
       return "readlinkat";
+    case Call::lseek:
+      return "lseek";
     case Call::pread:
       return "pread";
     case Call::write:
@@ -67,6 +70,12 @@ std::string_view to_string(Call call) {
       return "fsync";
     case Call::futimens:
       return "futimens";
+    case Call::fchmod:
+      return "fchmod";
+    case Call::fchown:
+      return "fchown";
+    case Call::fgetxattr:
+      return "fgetxattr";
     case Call::flock:
       return "flock";
     case Call::ofd_setlk:
@@ -230,6 +239,11 @@ Outcome readlinkat(int directory, const char* path, char* buffer, std::size_t si
                 [&]() -> std::int64_t { return ::readlinkat(directory, path, buffer, size); });
 }
 
+Outcome seek_data(int fd, std::uint64_t offset) {
+  return invoke({Call::lseek, fd},
+                [&]() -> std::int64_t { return ::lseek(fd, static_cast<off_t>(offset), SEEK_DATA); });
+}
+
 Outcome pread(int fd, void* buffer, std::size_t size, std::uint64_t offset) {
   return invoke({Call::pread, fd, nullptr, &size},
                 [&]() -> std::int64_t { return ::pread(fd, buffer, size, static_cast<off_t>(offset)); });
@@ -287,6 +301,22 @@ Outcome set_modification_time(int fd, WallTime time) {
   const std::chrono::nanoseconds rest = time - seconds;
   const struct timespec times[] = {{0, UTIME_OMIT}, {seconds.time_since_epoch().count(), rest.count()}};
   return invoke({Call::futimens, fd}, [&]() -> std::int64_t { return ::futimens(fd, times); });
+}
+
+Outcome fchmod(int fd, mode_t mode) {
+  return invoke({Call::fchmod, fd}, [&]() -> std::int64_t { return ::fchmod(fd, mode); });
+}
+
+Outcome fchown(int fd, uid_t user, gid_t group) {
+  return invoke({Call::fchown, fd}, [&]() -> std::int64_t { return ::fchown(fd, user, group); });
+}
+
+Outcome has_access_list(int fd) {
+  return invoke({Call::fgetxattr, fd}, [&]() -> std::int64_t {
+    const auto size = ::fgetxattr(fd, "system.posix_acl_access", nullptr, 0);
+    const bool has_none = size < 0 && (errno == ENODATA || errno == EOPNOTSUPP);
+    return size > 0 ? 1 : has_none ? 0 : size;
+  });
 }
 
 Outcome flock(int fd, int operation) {

@@ -41,11 +41,15 @@ enum class Call {
   renameat,
   renameat2,
   readlinkat,
+  lseek,
   pread,
   write,
   ftruncate,
   fsync,
   futimens,
+  fchmod,
+  fchown,
+  fgetxattr,
   flock,
   ofd_setlk,
   ofd_getlk,
@@ -203,6 +207,9 @@ Outcome rename_no_replace(int directory, const char* from, const char* to);
 Outcome rename_over(int directory, const char* from, const char* to);
 /// The length of the target; a value equal to `size` may have been cut.
 Outcome readlinkat(int directory, const char* path, char* buffer, std::size_t size);
+/// lseek(2) with `SEEK_DATA`: where the first byte at `offset` or behind it stands that is not in a hole. ENXIO: there
+/// is none up to the end. A file system that keeps no holes answers `offset` itself.
+Outcome seek_data(int fd, std::uint64_t offset);
 Outcome pread(int fd, void* buffer, std::size_t size, std::uint64_t offset);
 Outcome write(int fd, const void* data, std::size_t size);
 /// As `write`, but a file-size limit (setrlimit(2), `RLIMIT_FSIZE`) only answers EFBIG: its SIGXFSZ, which would end
@@ -214,6 +221,12 @@ Outcome fsync(int fd);
 Outcome touch(int fd);
 /// futimens(2) of the modification time alone.
 Outcome set_modification_time(int fd, WallTime time);
+Outcome fchmod(int fd, mode_t mode);
+/// fchown(2); an id of all ones changes nothing.
+Outcome fchown(int fd, uid_t user, gid_t group);
+/// Whether a file has an access control list besides its mode (acl(5)), as value 0 or 1: fgetxattr(2) of
+/// `system.posix_acl_access`.
+Outcome has_access_list(int fd);
 /// flock(2). `operation` is `LOCK_EX | LOCK_NB` or `LOCK_UN`; a lock that is busy is EWOULDBLOCK.
 Outcome flock(int fd, int operation);
 /// `F_OFD_SETLK` (fcntl(2), Linux 3.15) of one byte; `type` is `F_WRLCK`, `F_RDLCK` or `F_UNLCK`.

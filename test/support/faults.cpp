@@ -192,6 +192,8 @@ const std::vector<int>& ways_to_fail(sys::Call call) {
   static const std::map<Call, std::vector<int>> others = {
       {Call::faccessat, {EACCES, EROFS, EIO, ENOMEM, ESTALE, EINTR}},
       {Call::fcntl, {EPERM, EINTR}},
+      {Call::lseek, {EINVAL, EIO, ESTALE, EINTR}},
+      {Call::fgetxattr, {EIO, EACCES, ENOMEM, ESTALE, EINTR}},
       {Call::fstatfs, {EIO, ENOMEM, ENOSYS, ESTALE, EINTR}},
       {Call::kill, {EPERM, ENOSYS}},
       {Call::poll, {ENOMEM, EINTR}},
@@ -225,6 +227,8 @@ const std::vector<int>& ways_to_fail(sys::Call call) {
     case Call::ftruncate:
     case Call::fsync:
     case Call::futimens:
+    case Call::fchmod:
+    case Call::fchown:
       return changes;
     case Call::flock:
       return locks;

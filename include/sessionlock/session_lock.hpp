@@ -100,7 +100,8 @@ class SESSIONLOCK_API SessionLock {
   [[nodiscard]] const LockRecord& record() const;
 
   /// Starts a program (posix_spawnp(3)) that inherits the witness: while it lives the lock is not stale, even if this
-  /// process is killed. Release by this process ends the hold all the same.
+  /// process is killed. Release by this process ends the hold all the same. A transcript under this lock repairs nothing
+  /// from then on; `Transcript::repair` does it before.
   /// Returns: the child's pid. Errors: `Errc::lost`; what posix_spawn(3) says.
   [[nodiscard]] Result<pid_t> spawn_with(const char* file, char* const argv[], char* const envp[]) const;
 

@@ -412,6 +412,9 @@ Result<pid_t> Hold::spawn(const char* file, char* const argv[], char* const envp
   auto spawned = looked.answer == Step::Answer::done
                      ? sys::spawn_with_descriptor(core_.fd(), file, argv, envp)
                      : sys::Outcome{-1, looked.answer == Step::Answer::failed ? looked.error : EBADF};
+  if (spawned.ok()) {
+    is_handed_over_ = true;  // before another thread's guarded write can begin
+  }
   if (!inside) {
     set_phase(HoldPhase::idle);
   }

@@ -87,6 +87,8 @@ class Hold : public std::enable_shared_from_this<Hold> {
   /// Whether an acquire has returned it, or is about to: before, only the acquiring thread may end it.
   [[nodiscard]] bool is_announced() const noexcept { return is_announced_.load(); }
   [[nodiscard]] Result<pid_t> spawn(const char* file, char* const argv[], char* const envp[]);
+  /// A program was started with this lock, and may write under it for as long as it likes.
+  [[nodiscard]] bool is_handed_over() const noexcept { return is_handed_over_.load(); }
 
   /// One more handle; false if the last is being given up.
   [[nodiscard]] bool add_share();
@@ -161,6 +163,7 @@ class Hold : public std::enable_shared_from_this<Hold> {
   std::atomic<int> queued_{0};
   std::atomic<int> shares_{1};
   std::atomic<bool> is_announced_{params_.joined};
+  std::atomic<bool> is_handed_over_{false};
 };
 
 }  // namespace sessionlock

@@ -1,7 +1,6 @@
 #include "sessions/appended_file.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <chrono>
 #include <utility>
@@ -18,11 +17,13 @@ namespace {
 /// How long an open waits for a lease to be given up. The kernel breaks it after 45 s by default
 /// (proc_sys_fs(5), lease-break-time); a holder that reacts needs a moment.
 constexpr std::chrono::seconds k_lease_patience{5};
+/// How much of a file is in memory at a time.
+constexpr std::size_t k_chunk_bytes = std::size_t{64} * 1024;
 
 }  // namespace
 
 Result<AppendedFile> AppendedFile::open(const Directory& directory, const std::string& name, mode_t mode,
-                                        struct stat& status) {
+                                        struct stat& status, Missing missing) {
   AppendedFile file{{}, {}, directory.path_of(name)};
   // O_NONBLOCK: what turns out to be a FIFO or a device must not hang us. O_CREAT only where there is nothing: in a
   // sticky directory it is refused for another user's file that may be written (proc_sys_fs(5), protected_regular).
@@ -31,7 +32,7 @@ Result<AppendedFile> AppendedFile::open(const Directory& directory, const std::s
   // EAGAIN: another process has a lease on the file (fcntl(2), F_SETLEASE) and has just been asked to give it up.
   retry_until(std::chrono::steady_clock::now() + k_lease_patience, [&] {
     opened = sys::open(directory.fd.get(), name.c_str(), flags);
-    if (opened.error == ENOENT) {
+    if (opened.error == ENOENT && missing == Missing::create) {
       opened = sys::open(directory.fd.get(), name.c_str(), flags | O_CREAT, mode);
     }
     return opened.error != EAGAIN;
@@ -75,31 +76,57 @@ Result<bool> AppendedFile::ends_inside_line(std::uint64_t size) const {
   return last != '\n';
 }
 
-Result<bool> AppendedFile::ends_in_copy(std::uint64_t start, std::uint64_t size, const AppendedFile& copy,
-                                        std::uint64_t copy_start) const {
-  struct stat status {};
-  if (const auto found = sys::fstat(fd.get(), status); !found.ok()) {
-    return failure(found.code(), "fstat", path);
+// A failure other than ENXIO says nothing about the file (EINVAL: no holes there), and then all of it is read.
+std::uint64_t AppendedFile::next_data(std::uint64_t start, std::uint64_t end) const {
+  const auto found = sys::seek_data(fd.get(), start);
+  if (!found.ok()) {
+    return found.error == ENXIO ? end : std::min(start, end);
   }
-  if (size_of(status) != start + size) {
-    return false;
+  return std::clamp(static_cast<std::uint64_t>(found.value), std::min(start, end), end);
+}
+
+// The kernel looks for data forwards only. So the last byte is found by halves: in a file without holes at the first
+// question, in one with a hole of a terabyte at the end after forty.
+std::uint64_t AppendedFile::data_end_before(std::uint64_t end) const {
+  std::uint64_t low = 0;
+  for (std::uint64_t high = end; low < high;) {
+    const std::uint64_t at = high == end ? high - 1 : low + (high - low) / 2;
+    if (next_data(at, end) < end) {
+      low = at + 1;
+    } else {
+      high = at;
+    }
   }
-  std::array<char, 4096> own{};
-  std::array<char, 4096> copied{};
-  for (std::uint64_t done = 0; done < size;) {
-    const auto length = static_cast<std::size_t>(std::min<std::uint64_t>(size - done, own.size()));
-    if (auto got = read(start + done, own.data(), length); !got) {
+  return low;
+}
+
+Result<bool> AppendedFile::equals(std::uint64_t start, std::uint64_t end, const AppendedFile& other,
+                                  std::uint64_t other_start) const {
+  std::string own;
+  std::string others;
+  const std::uint64_t other_end = other_start + (end - start);
+  while (true) {
+    const std::uint64_t hole =
+        std::min(next_data(start, end) - start, other.next_data(other_start, other_end) - other_start);
+    start += hole;
+    other_start += hole;
+    if (start >= end) {
+      return true;
+    }
+    own.resize(static_cast<std::size_t>(std::min<std::uint64_t>(end - start, k_chunk_bytes)));
+    others.resize(own.size());
+    if (auto got = read(start, own.data(), own.size()); !got) {
       return tl::unexpected(std::move(got).error());
     }
-    if (auto got = copy.read(copy_start + done, copied.data(), length); !got) {
+    if (auto got = other.read(other_start, others.data(), others.size()); !got) {
       return tl::unexpected(std::move(got).error());
     }
-    if (!std::equal(own.begin(), own.begin() + static_cast<std::ptrdiff_t>(length), copied.begin())) {
+    if (own != others) {
       return false;
     }
-    done += length;
+    start += own.size();
+    other_start += own.size();
   }
-  return true;
 }
 
 Result<void> AppendedFile::append(std::string_view bytes, std::uint64_t size) const {

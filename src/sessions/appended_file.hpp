@@ -20,6 +20,9 @@
 
 namespace sessionlock {
 
+/// What to do where there is no file.
+enum class Missing { create, fail };
+
 struct AppendedFile {
   sys::Fd fd{};
   FileIdentity identity{};
@@ -30,19 +33,25 @@ struct AppendedFile {
   /// s at most, while another process gives up a lease on the file. Errors: those of the calls;
   /// `Errc::invalid_argument` if it is no regular file.
   [[nodiscard]] static Result<AppendedFile> open(const Directory& directory, const std::string& name, mode_t mode,
-                                                 struct stat& status);
+                                                 struct stat& status, Missing missing = Missing::create);
   /// Fills the buffer with what stands at `offset`. Errors: of `pread`; EIO if the file ends before that.
   [[nodiscard]] Result<void> read(std::uint64_t offset, char* buffer, std::size_t size) const;
+  /// Where the first byte from `start` on stands that is not in a hole, or `end` if that comes before. Where the file
+  /// system does not say, all is data.
+  [[nodiscard]] std::uint64_t next_data(std::uint64_t start, std::uint64_t end) const;
+  /// Where the last byte before `end` ends that is not in a hole; 0 if there is none. As `next_data`.
+  [[nodiscard]] std::uint64_t data_end_before(std::uint64_t end) const;
   /// Whether a file of this size ends in the middle of a line.
   [[nodiscard]] Result<bool> ends_inside_line(std::uint64_t size) const;
   /// Appends to the file, which has `size` bytes now. Whatever fails, it is cut back to those; where that fails as
   /// well, the error's detail says so.
   [[nodiscard]] Result<void> append(std::string_view bytes, std::uint64_t size) const;
+  /// Changes its size; bytes that it gains are a hole.
   [[nodiscard]] Result<void> truncate(std::uint64_t size) const;
   [[nodiscard]] Result<void> sync() const;
-  /// Whether the `size` bytes from `start` on are its last, and are the same as those from `copy_start` on in `copy`.
-  [[nodiscard]] Result<bool> ends_in_copy(std::uint64_t start, std::uint64_t size, const AppendedFile& copy,
-                                          std::uint64_t copy_start) const;
+  /// Whether the bytes from `start` to `end` are the same as those from `other_start` on in another file.
+  [[nodiscard]] Result<bool> equals(std::uint64_t start, std::uint64_t end, const AppendedFile& other,
+                                    std::uint64_t other_start) const;
   /// Cuts off `done` bytes that were appended to `size` bytes, unless others have written behind them. Returns what to
   /// say of bytes that stay; nothing if none does.
   [[nodiscard]] std::string cut_back(std::uint64_t size, std::uint64_t done) const;

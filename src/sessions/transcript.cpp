@@ -1,6 +1,6 @@
 #include <sessionlock/transcript.hpp>
 
-#include <algorithm>
+#include <cerrno>
 #include <optional>
 #include <string>
 #include <utility>
@@ -12,6 +12,8 @@
 #include "hold/lock_share.hpp"
 #include "protocol/directory.hpp"
 #include "sessions/appended_file.hpp"
+#include "sessions/torn_file.hpp"
+#include "sessions/transcript_end.hpp"
 #include "system/file_status.hpp"
 #include "system/system.hpp"
 #include "text/json_grammar.hpp"
@@ -20,9 +22,6 @@
 namespace sessionlock {
 namespace {
 
-constexpr std::string_view k_torn_suffix = ".torn";
-/// How much of a torn line is in memory at a time: it may be as long as the disk is large.
-constexpr std::size_t k_chunk_bytes = std::size_t{64} * 1024;
 /// A program that changes the end of the file each time does not stop for this one.
 constexpr int k_repairs_max = 8;
 /// What is kept of the buffer between appends.
@@ -42,11 +41,27 @@ std::string_view fault_of(std::string_view text) {
   return is_json_value(text) ? "" : "is not one JSON value";
 }
 
-/// Whether a JSON value is a number.
-bool is_number(std::string_view json) {
-  const char first = json[json.find_first_not_of(" \t\n\r")];
-  return first == '-' || (first >= '0' && first <= '9');
+/// Whether an error of opening a session says that it is not for this process to write, or is gone.
+bool is_for_others(const std::error_code& code) {
+  return code == std::errc::permission_denied || code == std::errc::operation_not_permitted ||
+         code == std::errc::read_only_file_system || code == std::errc::text_file_busy ||
+         code == std::errc::no_such_file_or_directory || code == std::errc::too_many_symbolic_link_levels;
 }
+
+/// What was found at the end of a session, which is ready for records now.
+struct Prepared {
+  /// The first of them needs a newline before it.
+  bool needs_newline{false};
+  /// Of an incomplete last line, which stays.
+  std::uint64_t left_bytes{0};
+};
+
+/// What became of an attempt to cut a session back to its last record.
+enum class Cut {
+  done,
+  changed,   ///< Another program changed its end meanwhile, and nothing was moved or cut.
+  forbidden  ///< It can only be appended to.
+};
 
 }  // namespace
 
@@ -57,8 +72,9 @@ struct Transcript::State {
   AppendedFile file{};
   /// Where the file ended, with a newline, when this last left it.
   std::optional<std::uint64_t> clean_end{};
-  /// Moved, and not yet reported.
+  /// Moved and cut off, and not yet reported.
   std::uint64_t torn_bytes{0};
+  std::uint64_t nul_bytes{0};
   /// A newline, which the file may lack, and the records, each with its own.
   std::string buffer{};
 
@@ -68,19 +84,14 @@ struct Transcript::State {
   [[nodiscard]] Result<std::uint64_t> size_by_name() const;
   [[nodiscard]] Result<AppendReport> append(std::size_t records);
 
-  /// What stands behind the last newline.
-  struct Tail {
-    std::uint64_t start{0};
-    std::uint64_t end{0};
-    [[nodiscard]] std::uint64_t size() const { return end - start; }
-  };
-  /// Makes the file end where a record may begin; true if it lacks a newline for that. `size` is that of the file.
-  [[nodiscard]] Result<bool> repair_tail(std::uint64_t& size);
-  [[nodiscard]] Result<Tail> find_tail(std::uint64_t size) const;
-  [[nodiscard]] Result<bool> lacks_only_newline(const Tail& tail) const;
-  /// False: another program changed the end of the file meanwhile, and nothing was moved.
-  [[nodiscard]] Result<bool> move_to_torn(const Tail& tail);
-  [[nodiscard]] Result<bool> copy_to(const AppendedFile& torn, std::uint64_t torn_size, const Tail& tail) const;
+  /// Appends the buffer to the file, which has `size` bytes, behind what `prepare_end` makes of its end.
+  [[nodiscard]] Result<AppendReport> write(std::uint64_t size, std::size_t records);
+  /// Makes the file end where a record may begin. `size` is that of the file.
+  [[nodiscard]] Result<Prepared> prepare_end(std::uint64_t& size);
+  [[nodiscard]] Result<Cut> cut_off(const TranscriptEnd& end);
+  [[nodiscard]] Result<Cut> cut_where_it_was(const TranscriptEnd& end, const TornFile* torn) const;
+  /// Whether other programs may write under this lock, and be in the middle of a line.
+  [[nodiscard]] bool is_shared_with_others() const;
 };
 
 Result<void> Transcript::State::assemble(std::span<const std::string_view> records) {
@@ -118,120 +129,99 @@ Result<std::uint64_t> Transcript::State::size_by_name() const {
   return size_of(status);
 }
 
-Result<Transcript::State::Tail> Transcript::State::find_tail(std::uint64_t size) const {
-  std::string chunk(k_chunk_bytes, '\0');
-  for (std::uint64_t end = size; end > 0;) {
-    const auto length = static_cast<std::size_t>(std::min<std::uint64_t>(end, chunk.size()));
-    if (auto got = file.read(end - length, chunk.data(), length); !got) {
-      return tl::unexpected(std::move(got).error());
-    }
-    end -= length;
-    if (const auto newline = std::string_view(chunk.data(), length).rfind('\n'); newline != std::string_view::npos) {
-      return Tail{end + newline + 1, size};
-    }
-  }
-  return Tail{0, size};
+bool Transcript::State::is_shared_with_others() const {
+  return share->hold->params().joined || share->hold->is_handed_over();
 }
 
-/// `12` may be what is left of `123`; no other JSON value can be cut off and still be one.
-Result<bool> Transcript::State::lacks_only_newline(const Tail& tail) const {
-  if (tail.size() > k_transcript_record_bytes_max) {
-    return false;
-  }
-  std::string text(static_cast<std::size_t>(tail.size()), '\0');
-  if (auto got = file.read(tail.start, text.data(), text.size()); !got) {
-    return tl::unexpected(std::move(got).error());
-  }
-  return is_transcript_record(text) && !is_number(text);
-}
-
-Result<bool> Transcript::State::copy_to(const AppendedFile& torn, std::uint64_t torn_size, const Tail& tail) const {
-  auto inside_line = torn.ends_inside_line(torn_size);  // a repair that was killed while it copied
-  if (!inside_line) {
-    return tl::unexpected(std::move(inside_line).error());
-  }
-  std::string chunk = *inside_line ? "\n" : "";
-  std::uint64_t written = 0;
-  for (std::uint64_t at = tail.start; at < tail.end;) {
-    const auto length = static_cast<std::size_t>(std::min<std::uint64_t>(tail.end - at, k_chunk_bytes));
-    const std::size_t before = chunk.size();
-    chunk.resize(before + length);
-    if (auto got = file.read(at, chunk.data() + before, length); !got) {
-      (void)torn.cut_back(torn_size, written);
-      return tl::unexpected(std::move(got).error());
-    }
-    at += length;
-    if (at == tail.end) {
-      chunk += '\n';
-    }
-    if (auto done = torn.append(chunk, torn_size + written); !done) {
-      (void)torn.cut_back(torn_size, written);
-      return tl::unexpected(std::move(done).error());
-    }
-    written += chunk.size();
-    chunk.clear();
-  }
-  // Only what is safe there may go here. If we die in between, it is in both, and is copied once more.
-  auto done = torn.sync();
-  if (done) {
-    done = sync_directory(*place().directory);
-  }
+Result<Cut> Transcript::State::cut_where_it_was(const TranscriptEnd& end, const TornFile* torn) const {
   // 1. A program that knows no lock, such as a log rotation, cuts the file, or completes its line. 2. The cut would
-  // lengthen a file that is shorter now, or take a line that is whole now. So the end is compared once more.
-  Result<bool> is_same = done ? file.ends_in_copy(tail.start, tail.size(), torn, torn_size + (*inside_line ? 1 : 0))
-                              : tl::unexpected(std::move(done).error());
-  if (is_same && *is_same) {
-    if (auto cut = file.truncate(tail.start); !cut) {
-      is_same = tl::unexpected(std::move(cut).error());
-    }
-  }
-  if (!is_same || !*is_same) {
-    (void)torn.cut_back(torn_size, written);
-  }
-  return is_same;
-}
-
-Result<bool> Transcript::State::move_to_torn(const Tail& tail) {
+  // lengthen a file that is shorter now, or take a line that is whole now. So all is compared once more.
   struct stat status {};
   if (const auto found = sys::fstat(file.fd.get(), status); !found.ok()) {
     return failure(found.code(), "fstat", file.path);
   }
-  // Who may read and write the one may read and write the other.
-  const mode_t mode = status.st_mode & (S_IRUSR | S_IWUSR | S_IRGRP | S_IWGRP | S_IROTH | S_IWOTH);
-  auto torn = AppendedFile::open(*place().directory, place().name + std::string(k_torn_suffix), mode, status);
-  if (!torn) {
-    return tl::unexpected(std::move(torn).error());
+  if (size_of(status) != end.size) {
+    return Cut::changed;
   }
-  auto moved = copy_to(*torn, size_of(status), tail);
-  torn_bytes += moved && *moved ? tail.size() : 0;
-  return moved;
+  auto again = find_transcript_end(file, end.size);
+  if (!again) {
+    return tl::unexpected(std::move(again).error());
+  }
+  Result<bool> is_same = *again == end;
+  if (*is_same && torn != nullptr) {
+    is_same = torn->has_taken(file, end.fragment_start, end.fragment_end);
+  }
+  if (!is_same || !*is_same) {
+    return is_same ? Result<Cut>(Cut::changed) : tl::unexpected(std::move(is_same).error());
+  }
+  auto cut = file.truncate(end.kept_end);
+  if (!cut && cut.error().code != std::errc::operation_not_permitted) {
+    return tl::unexpected(std::move(cut).error());
+  }
+  return cut ? Cut::done : Cut::forbidden;
 }
 
-Result<bool> Transcript::State::repair_tail(std::uint64_t& size) {
+Result<Cut> Transcript::State::cut_off(const TranscriptEnd& end) {
+  // A file that is open for writing and yet may not be cut is one that can only be appended to: EPERM has no other
+  // meaning in ftruncate(2). Where the file system says so beforehand, nothing is copied in vain.
+  sys::Attributes attributes;
+  if (sys::attributes(file.fd.get(), attributes).ok() && attributes.append_only) {
+    return Cut::forbidden;
+  }
+  std::optional<TornFile> torn;
+  if (end.fragment_bytes() > 0) {
+    auto opened = TornFile::open(place(), file);
+    if (!opened) {
+      return tl::unexpected(std::move(opened).error());
+    }
+    torn = std::move(*opened);
+    // Only what is safe there may go here. If we die in between, it is in both, and is copied once more.
+    auto taken = torn->take(file, end.fragment_start, end.fragment_end);
+    if (taken) {
+      taken = sync_directory(*place().directory);
+    }
+    if (!taken) {
+      torn->give_back();
+      return tl::unexpected(std::move(taken).error());
+    }
+  }
+  auto cut = cut_where_it_was(end, torn ? &*torn : nullptr);
+  const bool is_done = cut && *cut == Cut::done;
+  if (torn && !is_done) {
+    torn->give_back();
+  }
+  torn_bytes += is_done ? end.fragment_bytes() : 0;
+  nul_bytes += is_done ? end.nul_bytes() : 0;
+  return cut;
+}
+
+Result<Prepared> Transcript::State::prepare_end(std::uint64_t& size) {
   for (int attempt = 0; attempt < k_repairs_max; ++attempt) {
     auto inside_line = file.ends_inside_line(size);
-    if (!inside_line || !*inside_line) {
-      return inside_line;
+    if (!inside_line) {
+      return tl::unexpected(std::move(inside_line).error());
     }
-    if (share->hold->params().joined) {
+    if (!*inside_line) {
+      return Prepared{};
+    }
+    if (is_shared_with_others()) {
       return failure(Errc::torn_transcript, "append", file.path,
                      "its last line is incomplete; another program under the same lock may be writing it");
     }
-    auto tail = find_tail(size);
-    if (!tail) {
-      return tl::unexpected(std::move(tail).error());
+    auto end = find_transcript_end(file, size);
+    if (!end) {
+      return tl::unexpected(std::move(end).error());
     }
-    auto complete = lacks_only_newline(*tail);
-    if (!complete || *complete) {
-      return complete;
+    auto cut = end->kept_end == size ? Result<Cut>(Cut::done) : cut_off(*end);
+    if (!cut) {
+      return tl::unexpected(std::move(cut).error());
     }
-    auto moved = move_to_torn(*tail);
-    if (!moved) {
-      return tl::unexpected(std::move(moved).error());
+    if (*cut == Cut::forbidden) {
+      return Prepared{true, size - end->line_start};
     }
-    if (*moved) {
-      size = tail->start;
-      return false;
+    if (*cut == Cut::done) {
+      size = end->kept_end;
+      return Prepared{end->lacks_newline(), 0};
     }
     auto now = size_by_name();
     if (!now) {
@@ -256,31 +246,36 @@ Result<AppendReport> Transcript::State::append(std::size_t records) {
     return tl::unexpected(std::move(size).error());
   }
   if (records == 0) {
-    return AppendReport{0, *size, 0};
+    return AppendReport{.offset = *size};
   }
-  bool needs_newline = false;
-  if (clean_end != *size) {  // the first append, or others wrote meanwhile
+  return write(*size, records);
+}
+
+Result<AppendReport> Transcript::State::write(std::uint64_t size, std::size_t records) {
+  Prepared prepared;
+  if (clean_end != size) {  // the first append, or others wrote meanwhile
     clean_end.reset();
-    auto repaired = repair_tail(*size);
-    if (!repaired) {
-      return tl::unexpected(std::move(repaired).error());
+    auto found = prepare_end(size);
+    if (!found) {
+      return tl::unexpected(std::move(found).error());
     }
-    needs_newline = *repaired;
+    prepared = *found;
   }
-  const std::string_view bytes = std::string_view(buffer).substr(needs_newline ? 0 : 1);
+  const std::string_view bytes = std::string_view(buffer).substr(prepared.needs_newline ? 0 : 1);
   clean_end.reset();
-  auto written = file.append(bytes, *size);
+  auto written = bytes.empty() ? Result<void>{} : file.append(bytes, size);
   if (written && options.fsync) {
     written = file.sync();
     if (!written) {
-      written.error().detail = file.cut_back(*size, bytes.size());
+      written.error().detail = file.cut_back(size, bytes.size());
     }
   }
   if (!written) {
     return tl::unexpected(std::move(written).error());
   }
-  clean_end = *size + bytes.size();
-  return AppendReport{records, *size + (needs_newline ? 1 : 0), std::exchange(torn_bytes, 0)};
+  clean_end = size + bytes.size();
+  return AppendReport{records, size + (prepared.needs_newline ? 1 : 0), std::exchange(torn_bytes, 0),
+                      std::exchange(nul_bytes, 0), prepared.left_bytes};
 }
 
 Transcript::Transcript(std::unique_ptr<State> state) noexcept : state_(std::move(state)) {}
@@ -331,6 +326,41 @@ Result<AppendReport> Transcript::append(std::span<const std::string_view> record
     return tl::unexpected(std::move(assembled).error());
   }
   return state_->append(records.size());
+}
+
+Result<AppendReport> Transcript::repair(SessionLock& lock) {
+  retry_failed_releases();
+  Transcript::State state;
+  state.share = SessionLockAccess::share(lock);
+  if (!state.share) {
+    return failure(Errc::lost, "repair transcript", std::filesystem::path(), "the handle owns no lock");
+  }
+  auto scope = state.share->enter_guard();
+  if (!scope) {
+    return tl::unexpected(std::move(scope).error());
+  }
+  const Place& place = state.place();
+  struct stat status {};
+  const auto found = sys::fstatat(place.directory->fd.get(), place.name.c_str(), status, AT_SYMLINK_NOFOLLOW);
+  if (!found.ok() || !S_ISREG(status.st_mode)) {  // nothing is opened that an open might change
+    return found.ok() || found.error == ENOENT ? Result<AppendReport>{}
+                                               : failure(found.code(), "fstatat", place.path());
+  }
+  auto file = AppendedFile::open(*place.directory, place.name, 0, status, Missing::fail);
+  if (!file) {
+    return is_for_others(file.error().code) ? Result<AppendReport>{} : tl::unexpected(std::move(file).error());
+  }
+  state.file = std::move(*file);
+  const std::uint64_t size = size_of(status);
+  auto is_torn = state.file.ends_inside_line(size);
+  if (is_torn && *is_torn) {
+    is_torn = has_lines_of_objects(state.file, size);
+  }
+  if (!is_torn) {
+    return tl::unexpected(std::move(is_torn).error());
+  }
+  state.buffer = "\n";
+  return *is_torn ? state.write(size, 0) : AppendReport{};
 }
 
 bool is_transcript_record(std::string_view text) {

@@ -25,7 +25,7 @@ bool skip_digits(std::string_view text, std::size_t& i) {
   return i > start;
 }
 
-/// Goes once over a text that is known to be UTF-8.
+/// Goes once over a text. Whether it is UTF-8 is another question.
 class Walk {
  public:
   explicit Walk(std::string_view text) : text_(text) {}
@@ -38,6 +38,17 @@ class Walk {
       }
     }
     return expect == Expect::nothing_or_more && in_object_.empty();
+  }
+
+  /// Where the first value ends; none if there is no whole one.
+  std::optional<std::size_t> end_of_value() {
+    Expect expect = Expect::value;
+    while (skip_space() && step(expect)) {
+      if (expect == Expect::nothing_or_more && in_object_.empty()) {
+        return at_;
+      }
+    }
+    return std::nullopt;
   }
 
  private:
@@ -181,6 +192,11 @@ bool json_escapes_are_valid(std::string_view body) {
 
 bool is_json_value(std::string_view text) {
   return is_utf8(text) && Walk(text).is_one_value();
+}
+
+std::optional<std::size_t> end_of_json_value(std::string_view text) {
+  const auto end = Walk(text).end_of_value();
+  return end && is_utf8(text.substr(0, *end)) ? end : std::nullopt;
 }
 
 }  // namespace sessionlock

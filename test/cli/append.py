@@ -67,7 +67,8 @@ class Records(Case):
 
     def test_a_session_in_a_missing_directory_is_made(self):
         self.session = self.folder / "a/b/s.jsonl"
-        self.assertStatus(self.append("1\n"), 0)
+        result = self.append("1\n")
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
         self.assertEqual(self.lines(), ["1"])
 
     def test_a_lock_directory_is_used(self):
@@ -187,6 +188,39 @@ class TornTail(Case):
         self.assertComplaint(self.append("3\n"), 0, ".torn")
         self.assertEqual(self.lines(), ["1", "3"])
 
+    def test_nuls_behind_a_value_are_cut_off_and_counted(self):
+        self.session.write_bytes(b'{"n":1}\n{"n":2}')
+        os.truncate(self.session, 15 + 300 * MIB)
+        result = self.append('{"n":3}\n')
+        self.assertComplaint(result, 0, "NUL", f"{self.session} ({300 * MIB} bytes)")
+        self.assertEqual(self.lines(), ['{"n":1}', '{"n":2}', '{"n":3}'])
+        self.assertFalse((self.folder / "s.jsonl.torn").exists())
+
+    def test_a_value_behind_a_byte_order_mark_stays(self):
+        self.session.write_bytes(b'\xef\xbb\xbf{"n":1}')
+        result = self.append('{"n":2}\n')
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        self.assertEqual(self.lines(), ['\ufeff{"n":1}', '{"n":2}'])
+
+    def test_in_an_append_only_session_a_torn_line_stays_and_that_is_said(self):
+        self.session.write_text('{"n":1}\n{"n":')
+        if subprocess.run(["chattr", "+a", self.session], capture_output=True).returncode != 0:
+            self.skip_aloud("no append-only files here")
+        self.addCleanup(subprocess.run, ["chattr", "-a", self.session], check=True)
+        self.assertComplaint(self.append('{"n":2}\n'), 0, "only be appended to", "newline", "5 bytes")
+        result = self.append('{"n":3}\n')
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        self.assertEqual(self.lines(), ['{"n":1}', '{"n":', '{"n":2}', '{"n":3}'])
+
+    def test_what_is_in_the_way_of_the_torn_line_is_named_with_the_way_out(self):
+        self.session.write_text('{"n":')
+        precious = self.folder / "precious"
+        precious.write_text("precious\n")
+        os.link(precious, f"{self.session}.torn")
+        result = self.append('{"n":2}\n')
+        self.assertComplaint(result, USAGE, f"{self.session}.torn", "2 names", "move it away, then append again")
+        self.assertEqual(precious.read_text(), "precious\n")
+
 
 class Locking(Case):
     def test_a_lock_that_stays_held_ends_it_with_one_line(self):
@@ -295,13 +329,21 @@ class InsideRun(Case):
         for w in range(4):
             self.assertEqual([record["n"] for record in self.records() if record["w"] == w], list(range(50)))
 
-    def test_a_torn_tail_is_not_repaired_there(self):
-        self.session.write_text('{"n":1}\n{"n":')
-        before = self.session.read_bytes()
-        result = self.run_with("""echo '{"n":2}' | "$0" append "$1" """)
+    def test_a_tail_that_was_torn_there_is_not_repaired_there(self):
+        self.session.write_text('{"n":1}\n')
+        result = self.run_with("""printf '{"n":' >> "$1"; echo '{"n":2}' | "$0" append "$1" """)
         self.assertComplaint(result, LOCKED, "incomplete line")
-        self.assertEqual(self.session.read_bytes(), before)
+        self.assertEqual(self.session.read_text(), '{"n":1}\n{"n":')
         self.assertFalse((self.folder / "s.jsonl.torn").exists())
+
+    def test_a_tail_that_was_torn_before_is_repaired_before_the_program_starts(self):
+        self.session.write_bytes(b'{"n":1}\n{"n":\0\0')
+        result = self.run_with("""cat "$1"; echo '{"n":2}' | "$0" append "$1" """)
+        self.assertStatus(result, 0)
+        self.assertRegex(result.stderr, rf"^.*{self.session}\.torn \(5 bytes\)\n.*NUL.*{self.session} \(2 bytes\)\n$")
+        self.assertEqual(result.stdout, '{"n":1}\n')
+        self.assertEqual(self.lines(), ['{"n":1}', '{"n":2}'])
+        self.assertEqual((self.folder / "s.jsonl.torn").read_text(), '{"n":\n')
 
     def test_an_id_that_is_not_the_current_locks_means_an_ordinary_acquire(self):
         self.environment["SESSIONLOCK_ID"] = "0" * 32

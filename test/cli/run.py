@@ -49,6 +49,28 @@ class Case(command.Case):
         return int(self.logged()[1])
 
 
+class BeforeTheProgram(Case):
+    def test_a_session_that_is_no_transcript_is_left_as_it_is(self):
+        for content in (b"words", b"a,b\n1,2", b"[\n1,\n2\n]", b'{\n  "a": 1\n}', b"{{ name }}", b"\0" * 5000, b"1\n2\n3"):
+            self.session.write_bytes(content)
+            result = self.run_command("run", self.session, "--", "true")
+            self.assertEqual((result.returncode, result.stderr), (0, ""))
+            self.assertEqual(self.session.read_bytes(), content)
+        self.assertFalse((self.folder / "s.jsonl.torn").exists())
+
+    def test_a_session_that_is_not_there_is_not_made(self):
+        self.assertStatus(self.run_command("run", self.session, "--", "true"), 0)
+        self.assertFalse(self.session.exists())
+
+    def test_a_session_that_cannot_be_repaired_does_not_keep_the_program_from_running(self):
+        self.session.write_text('{"n":')
+        (self.folder / "s.jsonl.torn").mkdir()
+        result = self.run_command("run", self.session, "--", "echo", "ran")
+        self.assertComplaint(result, 0, "not repaired", "s.jsonl.torn", "move it away")
+        self.assertEqual(result.stdout, "ran\n")
+        self.assertEqual(self.session.read_text(), '{"n":')
+
+
 class ExitStatus(Case):
     def test_the_exit_status_is_the_commands(self):
         for status in (0, 1, 7, 75, 255):

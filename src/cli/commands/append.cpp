@@ -20,6 +20,7 @@
 #include "cli/command.hpp"
 #include "cli/exit_status.hpp"
 #include "cli/line_source.hpp"
+#include "cli/repair_report.hpp"
 #include "cli/signals.hpp"
 #include "cli/verbose.hpp"
 #include "text/printable_text.hpp"
@@ -122,10 +123,7 @@ class BatchWriter {
       return tl::unexpected(report.error());
     }
     written_ += report->records;
-    if (report->torn_bytes_moved > 0) {
-      print_error(fmt::format("an incomplete last line was moved to {}.torn ({} bytes)",
-                              printable_text(lock_.session_path().native()), report->torn_bytes_moved));
-    }
+    print_repair(*report, lock_.session_path());
     return {};
   }
 

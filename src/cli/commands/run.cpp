@@ -10,6 +10,7 @@
 // signals is not asked for: it would do just that.
 
 #include <sessionlock/lock_manager.hpp>
+#include <sessionlock/transcript.hpp>
 
 #include <algorithm>
 #include <memory>
@@ -20,12 +21,14 @@
 #include <utility>
 #include <vector>
 
+#include <fmt/core.h>
 #include <unistd.h>
 
 #include "cli/arguments.hpp"
 #include "cli/command.hpp"
 #include "cli/exit_status.hpp"
 #include "cli/program.hpp"
+#include "cli/repair_report.hpp"
 #include "cli/signals.hpp"
 #include "cli/verbose.hpp"
 
@@ -99,6 +102,16 @@ Result<SessionLock> acquire(LockManager& manager, const RunArguments& arguments,
   return manager.acquire(arguments.session.session, options);
 }
 
+/// COMMAND, and the appends in it, repair nothing, since none of them can know whether another one is in the middle of
+/// a line. Now nobody is. What fails here may not matter to COMMAND, which need not append.
+void repair(SessionLock& lock) {
+  if (const Result<AppendReport> report = Transcript::repair(lock)) {
+    print_repair(*report, lock.session_path());
+  } else {
+    print_error(fmt::format("the end of the session is not repaired: {}", report.error().message()));
+  }
+}
+
 int run(const RunArguments& arguments, std::vector<std::string> program) {
   ManagerOptions manager_options = arguments.session.manager_options();
   if (arguments.acquire.verbose) {
@@ -120,6 +133,7 @@ int run(const RunArguments& arguments, std::vector<std::string> program) {
   if (!lock) {
     return fail(lock.error());
   }
+  repair(*lock);
   int status = run_program(*lock, program, !manager_options.lock_directory.empty(), signals);
   if (const Result<void> released = lock->release(); !released) {
     print_error(released.error().message());

@@ -4,7 +4,9 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <cstdint>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <optional>
 #include <string>
@@ -60,6 +62,13 @@ Error failed(const Result<AppendReport>& result) {
 /// Adds bytes as a program does that knows no lock.
 void add_raw(const fs::path& path, std::string_view bytes) {
   write_text(path, read_text(path) + std::string(bytes));
+}
+
+/// As `add_raw`, for a file that is too long to be read.
+void append_bytes(const fs::path& path, std::string_view bytes) {
+  std::ofstream file(path, std::ios::binary | std::ios::app);
+  file << bytes << std::flush;
+  REQUIRE(file.good());
 }
 
 mode_t mode_of(const fs::path& path) {
@@ -383,7 +392,7 @@ TEST_CASE("a long torn line of which only a part can be copied leaves nothing of
 }
 
 TEST_CASE("a torn last line is moved away before the first append, and said so once") {
-  for (const std::string torn : {"{\"n\":1", "{\"n\":1}}", "nul", "\"a", " ", "\r", "{}{}", "a"}) {
+  for (const std::string torn : {"{\"n\":1", "{\"n\":1]", "nul", "\"a", " ", "\r", "a", "null]", "\"a\":1}", "[1,"}) {
     CAPTURE(torn);
     Session session("{\"n\":0}\n" + torn);
     auto transcript = session.open();
@@ -397,12 +406,111 @@ TEST_CASE("a torn last line is moved away before the first append, and said so o
   }
 }
 
-TEST_CASE("zeros that a power failure left are a torn line") {
-  const std::string zeros(5000, '\0');
-  Session session("1\n" + zeros);
-  CHECK(must(session.open().append("2")).torn_bytes_moved == 5000);
-  CHECK(session.text() == "1\n2\n");
-  CHECK(session.torn() == zeros + "\n");
+TEST_CASE("a crash may leave values, parts of values and NULs in any order, and each gets what is its") {
+  struct Case {
+    std::string_view what{};
+    std::string_view before{};
+    std::string_view kept{};
+    std::string_view torn{};
+    std::uint64_t nuls{};
+  };
+  for (const Case& one : {
+           Case{"a value, NULs", "0\n{\"b\":2}\0\0\0"sv, "0\n{\"b\":2}\n", "", 3},
+           Case{"a word, NULs", "null\0"sv, "null\n", "", 1},
+           Case{"a line, NULs", "0\n{\"b\":2}\n\0\0\0"sv, "0\n{\"b\":2}\n", "", 3},
+           Case{"a value, NULs, a part", "{\"b\":2}\0\0{\"c"sv, "{\"b\":2}\n", "{\"c\n", 2},
+           Case{"a value, NULs, a part, NULs", "{\"b\":2}\0\0{\"c\0"sv, "{\"b\":2}\n", "{\"c\n", 3},
+           Case{"a value, NULs, a value", "{\"b\":2}\0{\"c\":3}"sv, "{\"b\":2}\n", "{\"c\":3}\n", 1},
+           Case{"a value, a part", "{\"b\":2}{\"c"sv, "{\"b\":2}\n", "{\"c\n", 0},
+           Case{"a value, words", "[1] and more"sv, "[1]\n", " and more\n", 0},
+           Case{"a value, a line's end, NULs", "{}\r\0"sv, "{}\r\n", "", 1},
+           Case{"a value, NULs, a line's end", "{}\0\r"sv, "{}\n", "\r\n", 1},
+           Case{"a part with NULs inside", "0\n{\"b\":\0\0 2}"sv, "0\n", "{\"b\":\0\0 2}\n"sv, 0},
+           Case{"a part, NULs", "0\n{\"b\":\0\0"sv, "0\n", "{\"b\":\n", 2},
+           Case{"a line, NULs, a part", "0\n\0\0{\"c"sv, "0\n", "{\"c\n", 2},
+           Case{"a line, NULs, a value", "0\n\0\0{\"c\":3}"sv, "0\n\0\0{\"c\":3}\n"sv, "", 0},
+           Case{"a line, NULs, a line", "0\n\0\0{\"c\":3}\n"sv, "0\n\0\0{\"c\":3}\n"sv, "", 0},
+           Case{"a line, NULs, the end of a value", "0\n\0\0\"c\":3}"sv, "0\n", "\"c\":3}\n", 2},
+           Case{"nothing but NULs", "\0\0\0\0"sv, "", "", 4},
+           Case{"NULs, a newline, NULs", "\0\n\0\0"sv, "\0\n"sv, "", 2},
+           Case{"a number, NULs", "0\n12\0\0"sv, "0\n", "12\n", 2},
+           Case{"a byte-order mark, a value", "\xef\xbb\xbf{\"a\":1}"sv, "\xef\xbb\xbf{\"a\":1}\n", "", 0},
+           Case{"the same behind a line", "0\n\xef\xbb\xbf{}"sv, "0\n\xef\xbb\xbf{}\n", "", 0},
+           Case{"a byte-order mark, a value, NULs", "\xef\xbb\xbf{}\0"sv, "\xef\xbb\xbf{}\n", "", 1},
+           Case{"a byte-order mark, a part", "0\n\xef\xbb\xbf{\"a"sv, "0\n", "\xef\xbb\xbf{\"a\n", 0},
+           Case{"a byte-order mark alone", "\xef\xbb\xbf"sv, "", "\xef\xbb\xbf\n", 0},
+       }) {
+    CAPTURE(one.what);
+    Session session(one.before);
+    auto transcript = session.open();
+    const auto report = must(transcript.append("9"));
+    CHECK(session.text() == std::string(one.kept) + "9\n");
+    CHECK(session.torn() == one.torn);
+    CHECK(report.torn_bytes_moved == (one.torn.empty() ? 0 : one.torn.size() - 1));
+    CHECK(report.nul_bytes_cut == one.nuls);
+    CHECK(report.torn_bytes_left == 0);
+    CHECK(report.offset == one.kept.size());
+    const auto next = must(transcript.append("10"));
+    CHECK(next.torn_bytes_moved + next.nul_bytes_cut == 0);
+    CHECK(fs::exists(session.torn_path) == !one.torn.empty());
+  }
+}
+
+TEST_CASE("NULs behind a newline are not looked for in a file that ends with one") {
+  Session session("0\n\0\0\n"sv);
+  CHECK(must(session.open().append("1")).nul_bytes_cut == 0);
+  CHECK(session.text() == "0\n\0\0\n1\n"sv);
+}
+
+TEST_CASE("NULs that another program fills before they are cut off are no NULs any more") {
+  // Protects: looking at the end again in `Transcript::State::cut_where_it_was`.
+  Session session("0\n{\"b\":2}\0\0\0"sv);
+  auto transcript = session.open();
+  bool done = false;
+  const Script script([&](const sys::CallInfo& info) {
+    if (!done && info.call == sys::Call::statx) {  // what is left of looking at the end
+      done = true;
+      write_text(session.path, "0\n{\"b\":2}\n1\n");
+    }
+    return 0;
+  });
+  const auto report = must(transcript.append("9"));
+  CHECK(done);
+  CHECK(report.nul_bytes_cut == 0);
+  CHECK(session.text() == "0\n{\"b\":2}\n1\n9\n");
+}
+
+TEST_CASE("NULs that were cut off before an append that failed are reported with the next") {
+  Session session("0\n\0\0"sv);
+  auto transcript = session.open();
+  {
+    const Script script(failing(sys::Call::write, ENOSPC));
+    CHECK(failed(transcript.append("1")).code == std::errc::no_space_on_device);
+  }
+  CHECK(session.text() == "0\n");
+  CHECK(must(transcript.append("1")).nul_bytes_cut == 2);
+  CHECK(session.text() == "0\n1\n");
+}
+
+TEST_CASE("where a cut is refused for good, the torn line stays and gets a newline") {
+  Session session("0\n{\"a"sv);
+  auto transcript = session.open();
+  {
+    const Script script([&](const sys::CallInfo& info) {
+      struct stat own {};
+      struct stat status {};
+      return info.call == sys::Call::ftruncate && ::fstat(info.fd, &own) == 0 &&
+                     ::stat(session.path.c_str(), &status) == 0 && own.st_ino == status.st_ino
+                 ? EPERM
+                 : 0;
+    });
+    const auto report = must(transcript.append("1"));
+    CHECK(report.torn_bytes_left == 3);
+    CHECK(report.torn_bytes_moved == 0);
+    CHECK(report.offset == 6);
+  }
+  CHECK(session.text() == "0\n{\"a\n1\n");
+  CHECK(session.torn().empty());
 }
 
 TEST_CASE("a file that is nothing but a torn line becomes a transcript") {
@@ -451,9 +559,10 @@ TEST_CASE("a torn line of any length is moved whole") {
 
 TEST_CASE("a torn line longer than any record is moved without being held in memory") {
   Session session;
-  write_text(session.path, "{}\n");
-  constexpr std::uint64_t size = 3 + (std::uint64_t{256} << 20U);
-  REQUIRE(::truncate(session.path.c_str(), size) == 0);
+  constexpr std::uint64_t size = std::uint64_t{256} << 20U;
+  write_text(session.path, "{}\nx");
+  REQUIRE(::truncate(session.path.c_str(), 3 + size - 1) == 0);  // a hole, which takes no time to make
+  append_bytes(session.path, "x");
   auto transcript = session.open();
   std::size_t longest = 0;
   const Script script([&](const sys::CallInfo& info) {
@@ -462,9 +571,9 @@ TEST_CASE("a torn line longer than any record is moved without being held in mem
     }
     return 0;
   });
-  CHECK(must(transcript.append("1")).torn_bytes_moved == size - 3);
+  CHECK(must(transcript.append("1")).torn_bytes_moved == size);
   CHECK(session.text() == "{}\n1\n");
-  CHECK(fs::file_size(session.torn_path) == size - 3 + 1);
+  CHECK(fs::file_size(session.torn_path) == size + 1);
   CHECK(longest < 1'000'000);
 }
 
@@ -569,11 +678,10 @@ TEST_CASE("a torn line that cannot be cut off is not saved again and again") {
       struct stat status {};
       REQUIRE(::stat(session.path.c_str(), &status) == 0);
       struct stat own {};
-      return info.call == sys::Call::ftruncate && ::fstat(info.fd, &own) == 0 && own.st_ino == status.st_ino ? EPERM
-                                                                                                             : 0;
+      return info.call == sys::Call::ftruncate && ::fstat(info.fd, &own) == 0 && own.st_ino == status.st_ino ? EIO : 0;
     });
     const Error error = failed(transcript.append("2"));
-    CHECK(error.code == std::errc::operation_not_permitted);
+    CHECK(error.code == std::errc::io_error);
     CHECK(error.operation == "ftruncate");
     CHECK(error.path == session.path);
   }
@@ -599,7 +707,7 @@ TEST_CASE("a torn line is on stable storage before it is cut off") {
 }
 
 TEST_CASE("a torn line that another program completes while it is copied stays, and gets no second copy") {
-  // Protects: `ends_in_copy` before the cut in `Transcript::State::copy_to`.
+  // Protects: the comparison before the cut in `Transcript::State::cut_where_it_was`.
   Session session("{\"a\":1}\n{\"b\":");
   auto transcript = session.open();
   bool done = false;
@@ -632,6 +740,23 @@ TEST_CASE("a transcript that another program cuts while its torn line is copied 
   CHECK(done);
   CHECK(session.text() == "{\"c\":3}\n");
   CHECK(session.torn().empty());
+}
+
+TEST_CASE("a torn line that another program overwrites while it is copied is copied again") {
+  Session session("0\n{\"a\":");
+  auto transcript = session.open();
+  bool done = false;
+  const Script script([&](const sys::CallInfo& info) {
+    if (!done && info.call == sys::Call::fsync) {
+      done = true;
+      write_text(session.path, "0\n{\"b\":");
+    }
+    return 0;
+  });
+  CHECK(must(transcript.append("1")).torn_bytes_moved == 5);
+  CHECK(done);
+  CHECK(session.text() == "0\n1\n");
+  CHECK(session.torn() == "{\"b\":\n");
 }
 
 TEST_CASE("a transcript whose end changes each time is left alone, and that is said") {
@@ -706,6 +831,85 @@ TEST_CASE("under a joined lock nothing is repaired, since another writer may be 
   CHECK(session.text() == "1\n2\n3\n");
   REQUIRE(session.lock.release());
   CHECK(failed(transcript.append("4")).code == Errc::lost);
+}
+
+// --- a repair alone --------------------------------------------------------------------------------------------------
+
+TEST_CASE("a repair does what an append would do first, and adds no record") {
+  Session session("{\"n\":0}\n{\"n\":1}{\"n\0"sv);
+  const auto report = must(Transcript::repair(session.lock));
+  CHECK(report.records == 0);
+  CHECK(report.torn_bytes_moved == 3);
+  CHECK(report.nul_bytes_cut == 1);
+  CHECK(session.text() == "{\"n\":0}\n{\"n\":1}\n");
+  const auto again = must(Transcript::repair(session.lock));
+  CHECK(again.torn_bytes_moved + again.nul_bytes_cut == 0);
+  CHECK(session.text() == "{\"n\":0}\n{\"n\":1}\n");
+}
+
+TEST_CASE("a repair makes no session") {
+  Session session;
+  (void)must(Transcript::repair(session.lock));
+  CHECK_FALSE(fs::exists(session.path));
+}
+
+TEST_CASE("a repair makes no session in the place of one that is removed meanwhile") {
+  Session session("{\"torn");
+  const Script script([&](const sys::CallInfo& info) {
+    if (is_call_on(info, sys::Call::openat, "run.jsonl")) {
+      fs::remove(session.path);
+    }
+    return 0;
+  });
+  CHECK(must(Transcript::repair(session.lock)).torn_bytes_moved == 0);
+  CHECK_FALSE(fs::exists(session.path));
+}
+
+TEST_CASE("a repair leaves alone what is no transcript") {
+  for (const auto text : {"words and words"sv, "{\n  \"a\": 1\n}"sv, "\0\0\0\0"sv, "1\n2\n3"sv, "{{ name }}"sv}) {
+    CAPTURE(text);
+    Session session(text);
+    CHECK(must(Transcript::repair(session.lock)).torn_bytes_moved == 0);
+    CHECK(session.text() == text);
+    CHECK_FALSE(fs::exists(session.torn_path));
+  }
+}
+
+TEST_CASE("a repair opens nothing but a regular file") {
+  Session session;
+  SUBCASE("a FIFO") {
+    REQUIRE(::mkfifo(session.path.c_str(), 0600) == 0);
+  }
+  SUBCASE("a directory") {
+    fs::create_directory(session.path);
+  }
+  SUBCASE("a link") {
+    write_text(session.directory / "target", "{\"torn");
+    fs::create_symlink("target", session.path);
+  }
+  int opens = 0;
+  const Script script([&](const sys::CallInfo& info) {
+    opens += is_call_on(info, sys::Call::openat, "run.jsonl") ? 1 : 0;
+    return 0;
+  });
+  CHECK(must(Transcript::repair(session.lock)).torn_bytes_moved == 0);
+  CHECK(opens == 0);
+}
+
+TEST_CASE("a repair needs the lock, and says what keeps it from its work") {
+  Session session("{\"torn");
+  fs::create_directory(session.torn_path);
+  CHECK(failed(Transcript::repair(session.lock)).path == session.torn_path);
+  {
+    const Script script(
+        [](const sys::CallInfo& info) { return is_call_on(info, sys::Call::openat, "run.jsonl") ? EIO : 0; });
+    CHECK(failed(Transcript::repair(session.lock)).code == std::errc::io_error);
+  }
+  REQUIRE(session.lock.release());
+  CHECK(failed(Transcript::repair(session.lock)).code == Errc::lost);
+  SessionLock none;
+  CHECK(failed(Transcript::repair(none)).code == Errc::lost);
+  CHECK(session.text() == "{\"torn");
 }
 
 // --- failures --------------------------------------------------------------------------------------------------------

@@ -135,3 +135,25 @@ TEST_CASE("nesting costs nothing of the stack") {
   CHECK_FALSE(is_json_value(open + std::string(depth + 1, ']')));
   CHECK_FALSE(is_json_value(open));
 }
+
+TEST_CASE("a whole value at the beginning of a text ends where it ends, whatever follows") {
+  struct Case {
+    std::string_view value{};
+    std::string_view rest{};
+  };
+  for (const Case& one : {Case{"{}", ""}, Case{"{\"a\":[1,{}]}", "}"}, Case{" {}", " "}, Case{"[]", "x"},
+                          Case{"{}", "{\"b"}, Case{"\"a\"", "\xff"}, Case{"null", " story"}, Case{"12", ",3"},
+                          Case{"true", "]"}, Case{"[\"}\"]", "\0"sv}, Case{"\"\xc3\xa4\"", "\"\xc3"}}) {
+    CAPTURE(one.value);
+    CAPTURE(one.rest);
+    CHECK(end_of_json_value(std::string(one.value) + std::string(one.rest)) == one.value.size());
+  }
+}
+
+TEST_CASE("a text that begins with no whole value has no end of one") {
+  for (const auto text : {""sv, "  "sv, "{"sv, "{\"a\":1"sv, "[1,2"sv, "\"a"sv, "nul"sv, "nullx"sv, "12x"sv, "]"sv,
+                          ",{}"sv, "x{}"sv, "\0{}"sv, "\"\xff\""sv, "{\"a\" 1}"sv, "\"\\q\""sv, "\xef\xbb\xbf{}"sv}) {
+    CAPTURE(text);
+    CHECK_FALSE(end_of_json_value(text).has_value());
+  }
+}

@@ -56,7 +56,7 @@ void add_acquire_options(OptionTable& table, AcquireArguments& arguments) {
   add_timeout(table, arguments);
   table.flag("--no-wait", arguments.no_wait, "Try once, and give up if somebody has it").excludes = "--timeout";
   table.text("--label", "TEXT", arguments.options.label, "Words for people who meet the lock");
-  table.flag("-v,--verbose", arguments.verbose, "Tell whom it waits for and what it takes over");
+  table.flag("-v,--verbose", arguments.verbose, "Tell whom it waits for, what it takes over and which directories it makes");
 }
 
 std::string environment(const char* name) {

@@ -71,6 +71,17 @@ class Records(Case):
         self.assertEqual((result.returncode, result.stderr), (0, ""))
         self.assertEqual(self.lines(), ["1"])
 
+    def test_verbose_says_which_directories_are_made_and_says_it_once(self):
+        self.session = self.folder / "a/b/s.jsonl"
+        process = self.start("append", "-v", "--lock-directory", "locks", self.session)
+        for n in range(2):
+            self.send(process, f"{n}\n")
+            wait_until("it is appended", lambda: len(self.lines()) == n + 1)
+        status, _, error = self.finish(process)
+        self.assertEqual(status, 0)
+        made = [f"sessionlock: made the directory {name}\n" for name in (self.folder / "a", self.folder / "a/b", "locks")]
+        self.assertEqual(error, "".join(made))
+
     def test_a_lock_directory_is_used(self):
         held = self.start("run", "--lock-directory", "locks", self.session, "--", "cat")
         wait_until("the lock is held", lambda: list(self.folder.glob("locks/*.lock")))

@@ -50,6 +50,19 @@ class Case(command.Case):
 
 
 class BeforeTheProgram(Case):
+    def test_verbose_says_which_directories_are_made(self):
+        for session, made in (("a/b/s.jsonl", ["a", "a/b"]), ("a/b/t.jsonl", []), ("c//s.jsonl", ["c"])):
+            result = self.run_command("run", "-v", session, "--", "true")
+            self.assertEqual(result.stderr, "".join(f"sessionlock: made the directory {name}\n" for name in made))
+            self.assertEqual(result.returncode, 0)
+        result = self.run_command("run", "d/s.jsonl", "--", "true")
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+
+    def test_verbose_says_so_of_directories_that_a_link_leads_to(self):
+        (self.folder / "link").symlink_to("far/away/s.jsonl")
+        result = self.run_command("run", "-v", "link", "--", "true")
+        self.assertEqual(result.stderr, "".join(f"sessionlock: made the directory {name}\n" for name in ("far", "far/away")))
+
     def test_a_session_that_is_no_transcript_is_left_as_it_is(self):
         for content in (b"words", b"a,b\n1,2", b"[\n1,\n2\n]", b'{\n  "a": 1\n}', b"{{ name }}", b"\0" * 5000, b"1\n2\n3"):
             self.session.write_bytes(content)

@@ -20,6 +20,7 @@
 #include "cli/command.hpp"
 #include "cli/exit_status.hpp"
 #include "cli/line_source.hpp"
+#include "cli/made_directories.hpp"
 #include "cli/repair_report.hpp"
 #include "cli/signals.hpp"
 #include "cli/verbose.hpp"
@@ -46,6 +47,9 @@ class BatchWriter {
         options_(arguments.acquire.acquire_options(arguments.session)),
         enclosing_id_(environment("SESSIONLOCK_ID")) {
     options_.stop = std::move(stop);
+    if (arguments.acquire.verbose) {
+      missing_directories_.emplace(arguments.session);
+    }
   }
 
   /// Writes all of them or, where it fails, none.
@@ -100,6 +104,9 @@ class BatchWriter {
   Result<void> write_acquired(Records records) {
     if (!transcript_) {
       Result<SessionLock> lock = manager_.acquire(arguments_.session.session, options_);
+      if (missing_directories_) {
+        missing_directories_->print_made();
+      }
       if (!lock) {
         return tl::unexpected(std::move(lock).error());
       }
@@ -133,6 +140,7 @@ class BatchWriter {
   const std::string enclosing_id_;
   SessionLock lock_;
   std::optional<Transcript> transcript_;
+  std::optional<MissingDirectories> missing_directories_;
   std::uint64_t written_{0};
 };
 

@@ -27,6 +27,7 @@
 #include "cli/arguments.hpp"
 #include "cli/command.hpp"
 #include "cli/exit_status.hpp"
+#include "cli/made_directories.hpp"
 #include "cli/program.hpp"
 #include "cli/repair_report.hpp"
 #include "cli/signals.hpp"
@@ -99,7 +100,15 @@ Result<SessionLock> acquire(LockManager& manager, const RunArguments& arguments,
   const Interruption interruption{signals};
   AcquireOptions options = arguments.acquire.acquire_options(arguments.session);
   options.stop = interruption.token();
-  return manager.acquire(arguments.session.session, options);
+  std::optional<MissingDirectories> missing;
+  if (arguments.acquire.verbose) {
+    missing.emplace(arguments.session);
+  }
+  Result<SessionLock> lock = manager.acquire(arguments.session.session, options);
+  if (missing) {
+    missing->print_made();
+  }
+  return lock;
 }
 
 /// COMMAND, and the appends in it, repair nothing, since none of them can know whether another one is in the middle of

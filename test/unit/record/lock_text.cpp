@@ -60,6 +60,11 @@ TEST_CASE("a record is an object, and its pid is no digits") {
   CHECK_FALSE(read.digits_pid);
 }
 
+TEST_CASE("a record is one however its names are escaped") {
+  CHECK(read_lock_text(R"({"\u0070id": 41237})").record.pid == 41237);
+  CHECK(form_of(R"({"\u0070id": 41237})") == LockForm::object);
+}
+
 TEST_CASE("every beginning of a record may be a lock") {
   for (const std::string_view text : {k_written, R"({"label":"a \"b\"","host":[1,{"x":"]"}],"pid":7})"sv}) {
     for (std::size_t size = 0; size <= text.size(); ++size) {
@@ -76,7 +81,8 @@ TEST_CASE("an object with no member, or with one that a lock has, may be a lock"
   for (const auto text :
        {"{}"sv, " { } \n"sv, "{"sv, R"({"pid": "nobody"})"sv, R"({"pid": null})"sv, R"({"pid": 1.5, "more": [1, 2]})"sv,
         R"({"owner": "x", "createdAt": 5})"sv, R"({"host": "build7")"sv, R"({"more": {"a": [)"sv.substr(0, 1),
-        "\xef\xbb\xbf{\"pid\": 7}"sv, "{\"pid\": 7, \"label\": \"\xff\"}"sv, R"({"starttime")"sv, R"({"st)"sv}) {
+        "\xef\xbb\xbf{\"pid\": 7}"sv, "{\"pid\": 7, \"label\": \"\xff\"}"sv, R"({"starttime")"sv, R"({"st)"sv,
+        R"({"pid": nul)"sv, R"({"pid": -)"sv}) {
     CAPTURE(text);
     CHECK(form_of(text) == LockForm::object);
   }
@@ -103,6 +109,7 @@ TEST_CASE("what is no lock is told from one") {
            R"({"pid": 7x})"sv,
            R"({pid: 7})"sv,
            "{\"pid\": \"a\nb\"}"sv,
+           "{\"pid\": [\"a\nb\"]}"sv,
            R"({"pid" 7})"sv,
            R"({"pid": 7,})"sv,
            R"({"pid": 7]})"sv,

@@ -34,10 +34,11 @@ struct GateEntry {
 /// neither of the two outcomes: whether to go on without the gate is the caller's decision. Thread safety: safe.
 class SESSIONLOCK_API SpawnGate {
  public:
-  /// `path` is the gate file itself, such as `spawn.lock`.
+  /// `path` is the gate's lock file itself, such as `spawn.lock`. A symbolic link there is not followed.
   explicit SpawnGate(std::filesystem::path path, GateOptions options = {});
 
-  /// One try, without waiting.
+  /// One try, without waiting. Errors: `Errc::not_a_lock_file` for anything else than a lock file at the path: a
+  /// symbolic link, a directory, a FIFO, a socket, a device, other content; system errors.
   [[nodiscard]] Result<GateEntry> try_enter();
   /// Waits until whoever is at it is done, or dead, without taking the gate. With the `holder` that `try_enter` found:
   /// until that one is, even if another has entered since.

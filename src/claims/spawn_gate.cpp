@@ -26,11 +26,24 @@ AcquireOptions acquire_options(const GateOptions& gate, std::chrono::millisecond
   AcquireOptions options;
   options.timeout = timeout;
   options.stop = gate.stop;
-  options.allow_hard_links = true;  // the path is the lock file; there is no session to have two names
   if (const auto limit = mtime_limit(gate)) {
     options.max_hold = std::min(*limit, k_max_hold_max);
   }
   return options;
+}
+
+Result<void> check_path(const std::filesystem::path& path) {
+  return path.empty() ? failure(Errc::invalid_argument, "enter gate", path, "the path is empty") : Result<void>{};
+}
+
+/// An acquire's error about a path that keeps changing names the session, and a gate has none.
+Error gate_error(Error error) {
+  if (error.code == Errc::replaced_session) {
+    error.code = Errc::timed_out;
+    error.operation = "enter gate";
+    error.detail = "the path led to another directory each time the gate was entered";
+  }
+  return error;
 }
 
 }  // namespace
@@ -39,6 +52,9 @@ SpawnGate::SpawnGate(std::filesystem::path path, GateOptions options)
     : path_(std::move(path)), options_(std::move(options)) {}
 
 Result<GateEntry> SpawnGate::try_enter() {
+  if (auto checked = check_path(path_); !checked) {
+    return tl::unexpected(std::move(checked).error());
+  }
   retry_failed_releases();
   const AcquireOptions once = acquire_options(options_, std::chrono::milliseconds{0});
   auto lock = Acquisition(gate_manager(), path_, once, LockNaming::itself, mtime_limit(options_)).acquire();
@@ -48,10 +64,13 @@ Result<GateEntry> SpawnGate::try_enter() {
   if (lock.error().code == Errc::locked) {
     return GateEntry{GateOutcome::busy, {}, std::move(lock.error().holder)};
   }
-  return tl::unexpected(std::move(lock).error());
+  return tl::unexpected(gate_error(std::move(lock).error()));
 }
 
 Result<void> SpawnGate::wait_until_done(std::chrono::milliseconds timeout, const std::optional<Inspection>& holder) {
+  if (auto checked = check_path(path_); !checked) {
+    return checked;
+  }
   retry_failed_releases();
   const AcquireOptions options = acquire_options(options_, timeout);
   return Acquisition(gate_manager(), path_, options, LockNaming::itself, mtime_limit(options_))

@@ -4,6 +4,7 @@
 #include <cerrno>
 
 #include <fcntl.h>
+#include <fmt/core.h>
 
 #include "system/file_status.hpp"
 
@@ -60,7 +61,9 @@ std::string_view describe_kind(mode_t mode) {
 }
 
 tl::unexpected<Error> not_a_lock_file(const Place& place, mode_t mode) {
-  return failure(Errc::not_a_lock_file, "open lock", place, "it is " + std::string(describe_kind(mode)));
+  const std::string_view advice = S_ISLNK(mode) ? "which is not followed: name the file itself, or move the link away"
+                                                : "which is left alone: move it away, or use another name";
+  return failure(Errc::not_a_lock_file, "open", place, fmt::format("it is {}, {}", describe_kind(mode), advice));
 }
 
 /// What a lock path that cannot be opened means.
@@ -110,7 +113,7 @@ Result<Readable<LockText>> understand(const Readable<FileContent>& content, cons
     return Readable<LockText>(tl::unexpect, content.error());
   }
   if (content->too_long) {
-    return failure(Errc::not_a_lock_file, "read lock", place, "it is longer than any lock file");
+    return failure(Errc::not_a_lock_file, "read lock file", place, "it is longer than any lock file");
   }
   return read_lock_text(content->text);
 }

@@ -91,7 +91,8 @@ SplitPath split(const std::string& path) {
 Result<FollowedSession> enter(const std::string& path, const LocateOptions& options) {
   auto [folder, name] = split(path);
   if (name.empty() || name == "." || name == ".." || path.find('\0') != std::string::npos) {
-    return failure(Errc::invalid_argument, "locate session", path, "the path does not name a file");
+    return failure(Errc::invalid_argument, options.naming == LockNaming::itself ? "locate gate" : "locate session",
+                   path, "the path does not name a file");
   }
   auto opened = open_directory(folder);
   if (!opened && options.create_directories && opened.error().code == std::errc::no_such_file_or_directory) {
@@ -138,24 +139,35 @@ Result<void> check_session_name(const FollowedSession& at) {
                  fmt::format("it is the name of a lock; name its session, {}", session));
 }
 
+/// The location of a lock file that is named itself. A symbolic link under its name is not followed: whoever may write
+/// the directory could turn it while processes enter.
+///   1. Another user makes the link `work.gate`, to `a`. 2. A follows it, and locks `a`. 3. The user removes the link.
+///   4. B locks `work.gate`, and both are inside.
+/// Opening the lock file (`pin_file`) refuses the link, as it refuses every file that is not regular.
+Result<SessionLocation> locate_lock_file(const std::string& path, const LocateOptions& options) {
+  auto at = enter(path, options);
+  if (!at) {
+    return tl::unexpected(std::move(at).error());
+  }
+  const Place place{std::move(at->directory), std::move(at->name)};
+  return SessionLocation{place, place, std::move(at->given_folder), {}};
+}
+
 }  // namespace
 
 Result<SessionLocation> locate(const std::filesystem::path& session, const LocateOptions& options) {
+  if (options.naming == LockNaming::itself) {
+    return locate_lock_file(session.native(), options);
+  }
   auto followed = follow_to_end(session.native(), options);
   if (!followed) {
     return tl::unexpected(std::move(followed).error());
   }
-  if (options.naming != LockNaming::itself) {
-    if (auto checked = check_session_name(*followed); !checked) {
-      return tl::unexpected(std::move(checked).error());
-    }
+  if (auto checked = check_session_name(*followed); !checked) {
+    return tl::unexpected(std::move(checked).error());
   }
   SessionLocation location{
       {std::move(followed->directory), std::move(followed->name)}, {}, std::move(followed->given_folder), {}};
-  if (options.naming == LockNaming::itself) {
-    location.lock = location.session;
-    return location;
-  }
   if (options.lock_directory.empty()) {
     location.lock = {location.session.directory, lock_name_beside(location.session.name)};
     auto checked = check_lock_name(location.lock.path());
@@ -182,8 +194,11 @@ Result<SessionLocation> locate(const std::filesystem::path& session, const Locat
 
 namespace {
 
-/// Whether the name in the given folder is no link now.
+/// Whether the name in the given folder is no link now, or is one that is not followed.
 Result<bool> is_plain_now(const SessionLocation& location, const LocateOptions& options) {
+  if (options.naming == LockNaming::itself) {
+    return true;
+  }
   auto next = follow(*location.session.directory, location.session.name, options);
   return next ? Result<bool>(!next->has_value()) : tl::unexpected(std::move(next).error());
 }

@@ -25,7 +25,7 @@ struct SessionLocation {
 /// What the path given to `locate` names.
 enum class LockNaming {
   beside_session,  ///< The session.
-  itself           ///< The lock file: there is no session.
+  itself           ///< The lock file, such as a gate's: there is no session, and a link is not followed to another.
 };
 
 struct LocateOptions {
@@ -37,9 +37,10 @@ struct LocateOptions {
 };
 
 /// Finds the canonical session: links are followed one by one to the end, so that a link, dangling or not, and its
-/// target have one lock; directories above it are resolved by the kernel. Errors: `Errc::invalid_argument` for a path
-/// that cannot name a file, `Errc::aliased_session` for a file with several hard links, ENAMETOOLONG for a name whose
-/// lock's would be too long, ELOOP, and those of the calls it makes.
+/// target have one lock; directories above it are resolved by the kernel. Of a lock file that is named itself only the
+/// directories are resolved; what lies under its name is for `pin_file` to accept or refuse.
+/// Errors: `Errc::invalid_argument` for a path that cannot name a file, `Errc::aliased_session` for a file with several
+/// hard links, ENAMETOOLONG for a name whose lock's would be too long, ELOOP, and those of the calls it makes.
 [[nodiscard]] Result<SessionLocation> locate(const std::filesystem::path& session, const LocateOptions& options);
 
 /// Whether `locate` would still give this location: asked again once the lock is held.

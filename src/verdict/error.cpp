@@ -60,8 +60,9 @@ std::string holder_words(const Inspection& holder) {
 }
 
 std::string contention_message(const Error& error, const Inspection& holder) {
-  // Whatever stopped the wait: to whoever wanted the session, it is locked.
-  std::string message = make_error_code(Errc::locked).message();
+  // Whatever ended the wait, the caller finds the session locked. A gate is its own lock file, and has no session.
+  const bool is_gate = !holder.lock_path.empty() && holder.session_path == holder.lock_path;
+  std::string message = is_gate ? "gate locked" : make_error_code(Errc::locked).message();
   if (!error.detail.empty()) {
     message += fmt::format(" ({})", error.detail);
   }

@@ -7,6 +7,7 @@
 
 #include <doctest/doctest.h>
 
+#include <sessionlock/lock_record.hpp>
 #include <sessionlock/spawn_gate.hpp>
 
 #include "lock_tools.hpp"
@@ -66,6 +67,91 @@ TEST_CASE("an error is neither acquired nor busy, so that a caller may go on wit
   std::filesystem::create_directory(directory / "spawn.lock");
   SpawnGate gate(directory / "spawn.lock");
   CHECK_FALSE(gate.try_enter());
+}
+
+TEST_CASE("what is no regular file at a gate's path is refused, with its kind and what to do, and stays") {
+  for (const StrangeNode& node : strange_nodes()) {
+    CAPTURE(node.words);
+    const TemporaryDirectory directory;
+    const auto path = directory / "work.gate";
+    node.make(path);
+    const auto before = names_in(directory.path());
+    SpawnGate gate(path);
+    for (const auto& error : {gate.try_enter().error(), gate.wait_until_done(k_patience).error()}) {
+      CHECK(error.code == Errc::not_a_lock_file);
+      CHECK(error.path == path);
+      CHECK(error.message().find(node.words) != std::string::npos);
+      CHECK((error.operation + error.detail).find("session") == std::string::npos);
+    }
+    CHECK(names_in(directory.path()) == before);
+  }
+}
+
+// Protects: another user of the directory cannot lead two processes into a gate at once, by a link that is there for
+// one of them and removed before the other.
+TEST_CASE("a gate is not entered through a symbolic link, dangling or not, nor is a gate made where it leads") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "work.gate";
+  std::filesystem::create_symlink("elsewhere", path);
+  SpawnGate gate(path);
+  CHECK(gate.try_enter().error().code == Errc::not_a_lock_file);
+  CHECK_FALSE(std::filesystem::exists(directory / "elsewhere"));
+  auto first = inside(directory / "elsewhere");
+  CHECK(gate.try_enter().error().code == Errc::not_a_lock_file);
+  CHECK(gate.wait_until_done(20ms).error().code == Errc::not_a_lock_file);
+}
+
+TEST_CASE("a gate below a directory that is a symbolic link is the same gate") {
+  const TemporaryDirectory directory;
+  std::filesystem::create_directory(directory / "real");
+  std::filesystem::create_directory_symlink("real", directory / "link");
+  auto first = inside(directory / "link" / "work.gate");
+  CHECK(SpawnGate(directory / "real" / "work.gate").try_enter()->outcome == GateOutcome::busy);
+}
+
+TEST_CASE("a gate whose name becomes a link while its owner is inside is lost to the owner, and stays refused") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "work.gate";
+  SpawnGate gate(path);
+  auto entry = gate.try_enter();
+  REQUIRE(entry);
+  std::filesystem::rename(path, directory / "elsewhere");
+  std::filesystem::create_symlink("elsewhere", path);
+  CHECK(SpawnGate::touch(entry->lock).error().code == Errc::lost);
+  CHECK(gate.try_enter().error().code == Errc::not_a_lock_file);
+  CHECK(std::filesystem::is_symlink(path));
+}
+
+TEST_CASE("what holds something else than a lock is no gate: refused at any age, and left alone") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "work.gate";
+  const auto check_refused = [&] {
+    make_older(path, 24h);
+    const auto before = inode_of(path);
+    const auto error = SpawnGate(path).try_enter().error();
+    CHECK(error.code == Errc::not_a_lock_file);
+    CHECK(error.message().find(path.native()) != std::string::npos);
+    CHECK((error.operation + error.detail).find("session") == std::string::npos);
+    CHECK(SpawnGate(path).wait_until_done(k_patience).error().code == Errc::not_a_lock_file);
+    CHECK(inode_of(path) == before);
+  };
+  for (const std::string text : {"[1, 2]", "words", "{\"version\": 3}"}) {
+    CAPTURE(text);
+    write_text(path, text);
+    check_refused();
+  }
+  write_text(path, std::string(k_lock_record_bytes_max + 1, '7'));
+  check_refused();
+}
+
+TEST_CASE("the errors of a gate name no session") {
+  const TemporaryDirectory directory;
+  CHECK(SpawnGate("").try_enter().error().message() == "enter gate: invalid argument (the path is empty)");
+  CHECK(SpawnGate("").wait_until_done(0ms).error().message() == "enter gate: invalid argument (the path is empty)");
+  CHECK(SpawnGate(directory / "..").try_enter().error().message().find("locate gate: invalid argument") == 0);
+  auto first = inside(directory / "spawn.lock");
+  const auto late = SpawnGate(directory / "spawn.lock").wait_until_done(20ms).error();
+  CHECK(late.message().find("gate locked (timeout 20ms): pid=" + std::to_string(first.pid())) == 0);
 }
 
 TEST_CASE("a loser waits until the holder is done, without taking the gate") {

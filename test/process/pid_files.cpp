@@ -727,23 +727,25 @@ TEST_CASE("hostile records are never signalled, by whatever name it is asked for
 }
 
 TEST_CASE("what is no regular file, or far too long, is reported and neither followed nor removed") {
-  const TemporaryDirectory directory;
-  const auto path = directory / "serve.pid";
-  const auto check_refused = [&] {
-    CHECK(inspect_pid_file(path).error().code == Errc::not_a_lock_file);
-    CHECK(PidFile::claim(path).error().code == Errc::not_a_lock_file);
-    CHECK(remove_pid_file(path, RemoveWhose::own_or_stale).error().code == Errc::not_a_lock_file);
-    CHECK(std::filesystem::symlink_status(path).type() != std::filesystem::file_type::not_found);
-    std::filesystem::remove_all(path);
+  const auto check_refused = [](const std::filesystem::path& path, std::string_view words) {
+    CAPTURE(words);
+    const auto before = names_in(path.parent_path());
+    for (const auto& error : {inspect_pid_file(path).error(), PidFile::claim(path).error(),
+                              remove_pid_file(path, RemoveWhose::own_or_stale).error()}) {
+      CHECK(error.code == Errc::not_a_lock_file);
+      CHECK(error.path == path);
+      CHECK(error.message().find(words) != std::string::npos);
+    }
+    CHECK(names_in(path.parent_path()) == before);
   };
-  std::filesystem::create_symlink(directory / "elsewhere", path);
-  check_refused();
-  std::filesystem::create_directory(path);
-  check_refused();
-  REQUIRE(::mkfifo(path.c_str(), 0600) == 0);
-  check_refused();
-  write_text(path, std::string(64 * 1024 + 1, '7'));
-  check_refused();
+  for (const StrangeNode& node : strange_nodes()) {
+    const TemporaryDirectory directory;
+    node.make(directory / "serve.pid");
+    check_refused(directory / "serve.pid", node.words);
+  }
+  const TemporaryDirectory directory;
+  write_text(directory / "serve.pid", std::string(64 * 1024 + 1, '7'));
+  check_refused(directory / "serve.pid", "it is longer than any PID file");
 }
 
 TEST_CASE("a failing system call of a claim is an error under its own name, and leaves nothing") {

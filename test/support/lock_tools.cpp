@@ -109,6 +109,32 @@ void plant(const std::filesystem::path& lock, std::string_view text) {
   }
 }
 
+namespace {
+
+void make_node(const std::filesystem::path& path, mode_t kind, dev_t device) {
+  if (::mknod(path.c_str(), kind | S_IRUSR | S_IWUSR, device) != 0) {
+    throw_errno(path);
+  }
+}
+
+}  // namespace
+
+const std::vector<StrangeNode>& strange_nodes() {
+  using std::filesystem::path;
+  constexpr dev_t k_whiteout{};  // a device that needs no privilege to be made
+  static const std::vector<StrangeNode> nodes{
+      {"a symbolic link, which is not followed",
+       [](const path& at) {
+         plant(at.parent_path() / "target", foreign_record(dead_pid()));
+         std::filesystem::create_symlink("target", at);
+       }},
+      {"a directory, which is left alone", [](const path& at) { std::filesystem::create_directory(at); }},
+      {"a FIFO, which is left alone", [](const path& at) { make_node(at, S_IFIFO, 0); }},
+      {"a socket, which is left alone", [](const path& at) { make_node(at, S_IFSOCK, 0); }},
+      {"a device, which is left alone", [](const path& at) { make_node(at, S_IFCHR, k_whiteout); }}};
+  return nodes;
+}
+
 void make_older(const std::filesystem::path& file, std::chrono::seconds age) {
   struct timespec now {};
   ::clock_gettime(CLOCK_REALTIME, &now);

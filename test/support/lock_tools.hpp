@@ -72,6 +72,15 @@ template <class T>
 /// Creates a lock file as other programs do: `open(O_EXCL)`, then `write`. Throws if it exists.
 void plant(const std::filesystem::path& lock, std::string_view text);
 
+/// What may lie at a lock's path and is no regular file.
+struct StrangeNode {
+  /// What an error says it is.
+  std::string_view words;
+  void (*make)(const std::filesystem::path& path);
+};
+/// One of each kind; the symbolic link leads to a lock file beside it, whose owner is dead.
+[[nodiscard]] const std::vector<StrangeNode>& strange_nodes();
+
 /// Lets a file look as if it was last written that long ago.
 void make_older(const std::filesystem::path& file, std::chrono::seconds age);
 

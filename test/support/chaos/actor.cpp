@@ -45,7 +45,7 @@ AcquireOptions Actor::acquire_options(std::chrono::milliseconds timeout) {
 }
 
 bool Actor::is_obstructed(const Error& error) const {
-  const bool is_no_lock = error.code == Errc::not_a_lock_file || error.code == std::errc::is_a_directory;
+  const bool is_no_lock = error.code == Errc::not_a_lock_file;
   const bool is_kept_from_us =
       error.code == std::errc::permission_denied || error.code == std::errc::resource_unavailable_try_again;
   const bool may_be = is_no_lock || is_kept_from_us || error.code == Errc::aliased_session ||

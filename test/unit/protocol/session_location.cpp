@@ -185,6 +185,20 @@ TEST_CASE("another session's lock is refused as a session, also through a link, 
   CHECK(refused.error().message().find("name its session, s.jsonl") != std::string::npos);
 }
 
+TEST_CASE("a lock file that is named itself is not looked for behind a link, but below a linked directory") {
+  const TemporaryDirectory directory;
+  fs::create_directory(directory / "real");
+  fs::create_directory_symlink("real", directory / "link");
+  fs::create_symlink("elsewhere", directory / "real/work.gate");
+  const LocateOptions options{.naming = LockNaming::itself};
+  const auto gate = located(directory / "link/work.gate", options);
+  CHECK(gate.lock.path() == directory / "real/work.gate");
+  CHECK(*is_current(gate, directory / "link/work.gate", options));
+  fs::remove(directory / "link");
+  fs::create_directory_symlink(".", directory / "link");
+  CHECK_FALSE(*is_current(gate, directory / "link/work.gate", options));
+}
+
 TEST_CASE("a file where a directory should be keeps its own error") {
   const TemporaryDirectory directory;
   write_text(directory / "file", "");

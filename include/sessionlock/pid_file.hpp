@@ -35,7 +35,8 @@ struct PidFileOptions {
   std::string extra_fields{};
   /// Leave the file where the object is destroyed or the program ends: a stale one then means "interrupted".
   bool keep{false};
-  /// Files that describe a former owner (`*.port`): removed once the claim stands.
+  /// Files that describe a former owner (`*.port`): removed once the claim stands, while no other claim can begin. If
+  /// the claim is lost by then none is removed, and the answer is `Errc::lost`.
   std::vector<std::filesystem::path> invalidate{};
   /// How long to wait for a claim in progress by a program that creates before it writes.
   std::chrono::milliseconds timeout{std::chrono::seconds{2}};
@@ -54,12 +55,15 @@ class SESSIONLOCK_API PidFile {
   /// Claims the file: of any number of simultaneous callers exactly one succeeds, and the others learn who it is.
   ///
   /// Returns: the claim, or the survivor; an error is neither, so that a caller may choose to go on without a claim.
-  /// Blocking: `options.timeout` at most. Errors: `Errc::timed_out` with a claim that does not come to an end,
+  /// Blocking: `options.timeout` at most, and 5 s more with files to invalidate, while another process has the file
+  /// locked. Errors: `Errc::timed_out` with a claim that does not come to an end, `Errc::lost` (see `invalidate`),
   /// `Errc::not_a_lock_file`, `Errc::unsupported_file_system`, system errors.
   [[nodiscard]] static Result<PidClaim> claim(const std::filesystem::path& path, const PidFileOptions& options = {});
 
-  /// Removes the file if it is still this very claim's. Idempotent.
-  /// Errors: `Errc::lost` if it is another's, or gone.
+  /// Removes the file if it is still this very claim's: the same inode, which names the same pid, the same start token
+  /// if the claim wrote one, and no other boot or PID namespace. Idempotent. Blocking: 5 s at most, while another
+  /// process has the file locked. Errors: `Errc::lost` if it is not, or is gone; what is there stays.
+  /// `Errc::timed_out`, and those of the calls: the claim is still this object's.
   [[nodiscard]] Result<void> release();
   /// Sets the file's modification time to now. Errors: `Errc::lost`.
   [[nodiscard]] Result<void> touch();

@@ -33,15 +33,6 @@ std::optional<std::string> token_of(const ProcessIdentity& identity) {
   return identity.start_time_ticks ? std::optional(std::to_string(*identity.start_time_ticks)) : std::nullopt;
 }
 
-/// Whether the record is this running process's. Without a token the pid may have been another's before; where such
-/// records are trusted that is its own as well.
-bool names(const PidRecord& record, const ProcessIdentity& process, const PidFilePolicy& policy) {
-  if (record.pid != process.pid || record.corrupt_token) {
-    return false;
-  }
-  return record.start_token ? record.start_token == token_of(process) : policy.without_token == UnverifiedOwner::trust;
-}
-
 /// What a claim for a process says; the JSON form also where its pid and token are numbered.
 PidRecord record_of(const ProcessIdentity& owner, const PidFileOptions& options) {
   PidRecord record;
@@ -58,6 +49,17 @@ PidRecord record_of(const ProcessIdentity& owner, const PidFileOptions& options)
     }
   }
   return record;
+}
+
+/// Whether the record is this running process's. Without a token the pid may have been another's before; where such
+/// records are trusted that is its own as well.
+bool names(const PidRecord& record, const ProcessIdentity& process, const PidFilePolicy& policy) {
+  const bool trusts_bare_pid = policy.without_token == UnverifiedOwner::trust;
+  PidRecord own = record_of(process, {});
+  if (!record.start_token && trusts_bare_pid) {
+    own.start_token.reset();
+  }
+  return (record.start_token || trusts_bare_pid) && means_owner_of(own, record);
 }
 
 /// The same, naming the inode that the witness was taken on, where there is a place for it.
@@ -154,7 +156,7 @@ tl::unexpected<Error> Claim::timed_out(const Step& last) const {
 }
 
 /// Removes what describes a former owner.
-Result<void> invalidate(const std::vector<std::filesystem::path>& paths) {
+Result<void> remove_all(const std::vector<std::filesystem::path>& paths) {
   for (const auto& path : paths) {
     const auto unlinked = sys::unlinkat(AT_FDCWD, path.c_str());
     if (!unlinked.ok() && unlinked.error != ENOENT) {
@@ -170,14 +172,16 @@ struct PidFile::State {
   State(std::filesystem::path claimed, Place where, PublishedFile published, const PidRecord& says)
       : path(std::move(claimed)),
         place(std::move(where)),
-        file(std::move(published)),
-        record(with_witness(says, file.has_witness ? &file.file : nullptr, place)),
-        own(std::in_place, file.file) {}
+        record(with_witness(says, published.has_witness ? &published.file : nullptr, place)),
+        own(std::in_place, published.file) {
+    file.fd = std::move(published.fd);
+    file.file = published.file;
+  }
 
   std::filesystem::path path;
   Place place;
   /// Its descriptor carries the witness, until the claim ends.
-  PublishedFile file;
+  PinnedFile file{};
   PidRecord record;
   std::optional<OwnClaim> own;
   bool keep{false};
@@ -185,10 +189,18 @@ struct PidFile::State {
   bool ended{false};
 
   [[nodiscard]] bool is_inherited() const { return generation != sys::process_generation(); }
-  [[nodiscard]] tl::unexpected<Error> lost() const { return failure(Errc::lost, "use PID file", path); }
+  [[nodiscard]] tl::unexpected<Error> lost(std::string detail = {}) const {
+    return failure(Errc::lost, "use PID file", path, std::move(detail));
+  }
   /// Runs with the inode locked, and named by the path.
   Result<Retry> guarded(const std::function<Result<void>()>& action);
   Result<Retry> release_once();
+  Result<void> check_owner();
+  /// Removes files that describe a former owner. While the claim's inode is locked no other claim can begin, so what is
+  /// removed is not a successor's:
+  ///   1. A claims, and is stopped. 2. A's file is removed, B claims, and describes itself in such a file. 3. A goes
+  ///   on, and finds its claim lost.
+  Result<void> invalidate(const std::vector<std::filesystem::path>& paths);
   /// Gives the witness up: what is at the path is nobody's, or another's.
   void end() {
     ended = true;
@@ -217,8 +229,30 @@ Result<Retry> PidFile::State::guarded(const std::function<Result<void>()>& actio
   return done ? Result<Retry>(Retry::done) : tl::unexpected(std::move(done).error());
 }
 
+/// With the inode locked: whether the file still means the owner for which it was claimed. A daemon that went into the
+/// background may have written its own pid into it, and another container's process that has the same one.
+Result<void> PidFile::State::check_owner() {
+  if (auto read = read_again(file, place); !read) {
+    return read;
+  }
+  if (!file.content) {
+    return failure(file.content.error(), "read PID file", path);
+  }
+  const bool is_same = !file.content->too_long && means_owner_of(record, parse_pid_record(file.content->text));
+  return is_same ? Result<void>{} : lost("the file names another owner now, or none, and stays");
+}
+
+Result<void> PidFile::State::invalidate(const std::vector<std::filesystem::path>& paths) {
+  return paths.empty()
+             ? Result<void>{}
+             : retry_while_busy("invalidate", path, [&] { return guarded([&] { return remove_all(paths); }); });
+}
+
 Result<Retry> PidFile::State::release_once() {
   return guarded([this]() -> Result<void> {
+    if (auto same = check_owner(); !same) {
+      return same;
+    }
     const auto unlinked = sys::unlinkat(place.directory->fd.get(), place.name.c_str());
     if (!unlinked.ok() && unlinked.error != ENOENT) {
       return failure(unlinked.code(), "unlinkat", path);
@@ -271,7 +305,7 @@ Result<PidClaim> PidFile::claim(const std::filesystem::path& path, const PidFile
     }
     if (step->published) {
       PidFile file(std::make_unique<State>(path, std::move(*place), std::move(*step->published), record));
-      if (auto done = invalidate(options.invalidate); !done) {
+      if (auto done = file.state_->invalidate(options.invalidate); !done) {
         return tl::unexpected(std::move(done).error());  // and the file goes again
       }
       file.state_->keep = options.keep;

@@ -223,6 +223,18 @@ bool is_tick_token(std::string_view token) {
   return plain_number<std::uint64_t>(token).has_value();
 }
 
+bool means_owner_of(const PidRecord& claimed, const PidRecord& found) {
+  if (!found.pid || found.pid != claimed.pid || found.corrupt_token) {
+    return false;
+  }
+  if ((found.boot_id && claimed.boot_id && found.boot_id != claimed.boot_id) ||
+      (found.pid_namespace && claimed.pid_namespace && found.pid_namespace != claimed.pid_namespace)) {
+    return false;
+  }
+  const bool wrote_token = claimed.start_token && claimed.format != PidFileFormat::plain;
+  return found.start_token || wrote_token ? found.start_token == claimed.start_token : true;
+}
+
 namespace {
 
 std::string format_json(const PidRecord& record) {

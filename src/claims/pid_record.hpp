@@ -27,6 +27,11 @@ struct PidText {
 /// Whether a token has the form of those that count clock ticks; the others are ps(1)'s.
 [[nodiscard]] bool is_tick_token(std::string_view token);
 
+/// Whether a record that was found means the process that a claim was made for: it has that one's pid, the start token
+/// if the claim wrote one, and names no other boot or PID namespace. A token that the claim had no place for may be
+/// there, if it is right.
+[[nodiscard]] bool means_owner_of(const PidRecord& claimed, const PidRecord& found);
+
 /// Whether these are members of a JSON object that can stand beside those that the library writes.
 [[nodiscard]] bool are_extra_fields(std::string_view fields);
 

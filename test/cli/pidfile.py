@@ -246,13 +246,37 @@ class Claim(Case):
         self.assertStatus(self.pidfile("claim", self.file, "--", "sh", "-c", script), 0)
         self.assertEqual(list(self.folder.iterdir()), [])
 
-    def test_a_file_that_is_anothers_by_then_stays(self):
+    def test_a_file_that_is_anothers_by_then_stays_and_is_reported(self):
         self.write(self.idler())
         self.file.rename(self.folder / "n")
         for script in ("mv n d.pid", "rm d.pid"):
-            self.assertStatus(self.pidfile("claim", self.file, "--", "sh", "-c", script), 0)
+            result = self.pidfile("claim", self.file, "--", "sh", "-c", script)
+            self.assertStatus(result, 0)
             self.assertEqual(self.file.exists(), script == "mv n d.pid")
+            self.assertEqual("stays" in result.stderr, script == "mv n d.pid")
             self.file.unlink(missing_ok=True)
+
+    def test_a_daemon_that_goes_into_the_background_and_writes_its_pid_keeps_the_file(self):
+        for write in ("echo $! >d.pid", "echo $! >n; mv n d.pid"):
+            # The daemon closes the inherited kernel lock, as daemons do, so that only its pid is left.
+            close = "for fd in /proc/self/fd/*; do fd=${fd##*/}; [ $fd -gt 2 ] && eval \"exec $fd>&-\"; done"
+            script = f"(exec </dev/null >/dev/null 2>&1; {close}; exec sleep 1000) & {write}; echo $!"
+            result = self.pidfile("claim", self.file, "--", "bash", "-c", script)
+            daemon = int(result.stdout)
+            self.addCleanup(os.kill, daemon, signal.SIGKILL)
+            self.assertStatus(result, 0)
+            self.assertIn(f"{self.file} stays", result.stderr)
+            self.assertEqual(self.file.read_text(), f"{daemon}\n")
+            self.assertComplaint(self.pidfile("claim", self.file, "--", "true"), LOCKED, f"already running (pid {daemon})")
+            self.file.unlink()
+
+    def test_a_bare_pid_in_the_place_of_a_start_time_does_not_prove_that_the_file_is_the_commands(self):
+        for form in ("json", "colon", "plain"):
+            for write in ("echo $$ >d.pid", "echo $$ >n; mv n d.pid"):
+                result = self.pidfile("claim", "--format", form, self.file, "--", "sh", "-c", write)
+                stays = form != "plain" or "mv" in write
+                self.assertEqual((result.returncode, self.file.exists(), "stays" in result.stderr), (0, stays, stays))
+                self.file.unlink(missing_ok=True)
 
     def test_the_command_inherits_no_descriptor_but_the_witness_and_no_signal_setting(self):
         result = self.pidfile("claim", self.file, "--", "cat", "/proc/self/status", restore_signals=True)

@@ -62,13 +62,21 @@ int report_running(const PidFileInspection& owner, bool ok_if_running) {
   return is_running && ok_if_running ? k_done : k_locked;
 }
 
-/// Removes the file after COMMAND has ended. Where it is not the one that was claimed it may still be COMMAND's, which
-/// may have written it anew to say more; a successor's it is not, for it names a process that is gone.
+/// Removes the file after COMMAND has ended. If it is not what was claimed any more it may still be COMMAND's, which
+/// may have written it anew to say more; but a bare pid may be that of another process, in another container. What is
+/// not COMMAND's stays, and is reported: it is that of a daemon which COMMAND has started, or a successor's.
 int clean_up(PidFile& file, const ProcessIdentity& owner, int status) {
   Result<void> done = file.release();
   if (!done && done.error().code == Errc::lost) {
-    const auto removed = remove_pid_file(file.path(), RemoveWhose::own, {}, owner);
-    done = removed || removed.error().code == Errc::locked ? Result<void>{} : tl::unexpected(removed.error());
+    const auto removed =
+        remove_pid_file(file.path(), RemoveWhose::own, {.without_token = UnverifiedOwner::stale}, owner);
+    done = removed ? Result<void>{} : tl::unexpected(removed.error());
+    if (!done && done.error().code == Errc::locked) {
+      const Result<PidFileInspection> found = inspect_pid_file(file.path());
+      print_error(fmt::format("{} stays: nothing in it proves that it is still the command's. {}",
+                              printable_text(file.path().native()), found ? found->explanation() : ""));
+      return status;
+    }
   }
   if (done) {
     return status;

@@ -4,6 +4,7 @@
 #include <string_view>
 #include <vector>
 
+#include "protocol/reclaim.hpp"
 #include "protocol/temporary_name.hpp"
 #include "system/deadline.hpp"
 #include "system/file_status.hpp"
@@ -14,6 +15,17 @@ namespace {
 
 /// Another process is done with the file in a moment; only a stopped one takes longer.
 constexpr std::chrono::seconds k_retry_timeout{5};
+
+void remove_if(const Place& place, WallTime now, const IsLeftBehind& is_left_behind) {
+  auto found = pin_file(place);
+  if (!found || !found->has_value()) {
+    return;
+  }
+  PinnedFile& file = **found;
+  if (is_left_behind(file, place, now)) {
+    (void)reclaim(place, file, [&]() -> Result<bool> { return is_left_behind(file, place, now); });
+  }
+}
 
 }  // namespace
 
@@ -29,7 +41,7 @@ Result<Place> place_of(const std::filesystem::path& path) {
   return Place{std::move(*directory), name};
 }
 
-void remove_files_left_behind(const std::filesystem::path& path) {
+void remove_files_left_behind(const std::filesystem::path& path, const IsLeftBehind& is_left_behind) {
   const auto place = place_of(path);
   if (!place) {
     return;
@@ -43,7 +55,7 @@ void remove_files_left_behind(const std::filesystem::path& path) {
   const auto now = names.empty() ? std::nullopt : file_system_clock(place->directory->fd.get());
   for (auto& name : names) {
     if (now) {
-      (void)remove_if_left_behind({place->directory, std::move(name)}, *now);
+      remove_if({place->directory, std::move(name)}, *now, is_left_behind);
     }
   }
 }

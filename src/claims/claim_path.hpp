@@ -11,7 +11,7 @@
 
 #include <sessionlock/error.hpp>
 
-#include "protocol/directory.hpp"
+#include "protocol/lock_file.hpp"
 
 namespace sessionlock {
 
@@ -19,9 +19,12 @@ namespace sessionlock {
 /// Errors: `Errc::invalid_argument` for a path that names no file; those of opening the directory.
 [[nodiscard]] Result<Place> place_of(const std::filesystem::path& path);
 
-/// Removes the unfinished files that killed publishers of this file left in its directory. What cannot be removed
-/// stays.
-void remove_files_left_behind(const std::filesystem::path& path);
+/// Decides by what a file says now whether a killed publisher left it under a temporary name. `now`: by the clock of
+/// the file's file system.
+using IsLeftBehind = std::function<bool(const PinnedFile& file, const Place& place, WallTime now)>;
+/// Removes the unfinished files that killed publishers of this file left in its directory, each under its `flock`. What
+/// cannot be judged or removed stays.
+void remove_files_left_behind(const std::filesystem::path& path, const IsLeftBehind& is_left_behind);
 
 /// What an attempt came to: it is over, or another process was faster or had the file locked.
 enum class Retry { done, again };

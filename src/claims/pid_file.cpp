@@ -155,6 +155,27 @@ tl::unexpected<Error> Claim::timed_out(const Step& last) const {
                  last.pending ? last.pending->explanation() : "another process has the file locked");
 }
 
+/// Whether a file under a temporary name is what a claim left that was killed: one whose owner is gone, or one that was
+/// not written to its end long ago. Its publisher holds the witness until it has ended.
+bool is_left_behind(const PinnedFile& file, const Place& place, WallTime now) {
+  if (!file.content || file.content->too_long) {
+    return false;
+  }
+  switch (read_pid_text(file.content->text).form) {
+    case PidTextForm::record: {
+      const auto found = inspect_pinned(file, place, {});
+      return found && found->state == PidFileState::stale;
+    }
+    case PidTextForm::blank:
+    case PidTextForm::torn:
+      return is_abandoned(file, now);
+    case PidTextForm::no_pid:
+    case PidTextForm::other:
+      break;
+  }
+  return false;
+}
+
 /// Removes what describes a former owner.
 Result<void> remove_all(const std::vector<std::filesystem::path>& paths) {
   for (const auto& path : paths) {
@@ -309,6 +330,7 @@ Result<PidClaim> PidFile::claim(const std::filesystem::path& path, const PidFile
         return tl::unexpected(std::move(done).error());  // and the file goes again
       }
       file.state_->keep = options.keep;
+      remove_files_left_behind(path, is_left_behind);
       return PidClaim{std::move(file), std::nullopt};
     }
     if (step->running) {

@@ -14,6 +14,7 @@
 #include "protocol/lock_file.hpp"
 #include "protocol/publication.hpp"
 #include "protocol/take_over.hpp"
+#include "protocol/temporary_name.hpp"
 #include "system/random_id.hpp"
 #include "verdict/failure.hpp"
 
@@ -41,6 +42,11 @@ Result<void> check_kind(const PinnedFile& file, const std::string& operation, co
                    "there is something else than a sentinel in it; name another file, or move this one away");
   }
   return {};
+}
+
+/// What a killed `set` left, or one that was stopped for very long; nothing that cannot be a sentinel.
+bool is_left_behind(const PinnedFile& file, const Place& place, WallTime now) {
+  return check_kind(file, "clear sentinel", place.path()).has_value() && is_abandoned(file, now);
 }
 
 /// Puts a new file in the place of the one that is there, under that one's `flock`: a process that is about to remove
@@ -216,7 +222,7 @@ Result<void> Sentinel::set(milliseconds ttl) const {
   auto done = retry_while_busy("set sentinel", path_, [&] {
     return set_once(path_, fmt::format("{}\n", (sys::wall_clock() + ttl).time_since_epoch().count()));
   });
-  remove_files_left_behind(path_);
+  remove_files_left_behind(path_, is_left_behind);
   return done;
 }
 
@@ -232,7 +238,7 @@ Result<bool> Sentinel::active() const {
 
 Result<void> Sentinel::clear() const {
   auto done = retry_while_busy("clear sentinel", path_, [&] { return clear_once(path_); });
-  remove_files_left_behind(path_);
+  remove_files_left_behind(path_, is_left_behind);
   return done;
 }
 

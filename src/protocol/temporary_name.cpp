@@ -12,7 +12,6 @@ namespace sessionlock {
 namespace {
 
 constexpr std::string_view k_suffix = ".tmp";
-/// Far longer than any publication takes.
 constexpr std::chrono::minutes k_age_left_behind{10};
 
 }  // namespace
@@ -33,6 +32,11 @@ std::string_view lock_name_of_temporary(std::string_view name) {
   return is_one ? name.substr(1, name.size() - 1 - k_tail) : std::string_view{};
 }
 
+bool is_abandoned(const PinnedFile& unfinished, WallTime now) {
+  return age_of(unfinished.modified, now) > k_age_left_behind &&
+         query_witness(unfinished).query != WitnessQuery::write_locked;
+}
+
 Result<void> remove_if_left_behind(const Place& unfinished, WallTime now) {
   const auto pinned = pin_file(unfinished);
   if (!pinned) {
@@ -45,7 +49,8 @@ Result<void> remove_if_left_behind(const Place& unfinished, WallTime now) {
   if (!file.content) {
     return failure(file.content.error(), "read temporary file", unfinished);
   }
-  if (age_of(file.modified, now) <= k_age_left_behind || query_witness(file).query == WitnessQuery::write_locked) {
+  const bool can_be_lock = !file.content->too_long && read_lock_text(file.content->text).form != LockForm::other;
+  if (!can_be_lock || !is_abandoned(file, now)) {
     return {};
   }
   const auto unlinked = sys::unlinkat(unfinished.directory->fd.get(), unfinished.name.c_str());

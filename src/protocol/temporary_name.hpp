@@ -24,9 +24,14 @@ namespace sessionlock {
   return !lock_name_of_temporary(name).empty();
 }
 
-/// Removes an unfinished file that its maker left behind: one that was last written more than ten minutes ago, and
-/// whose witness no process holds. Its name was made for one publication and is never used again, so it is removed by
-/// its name. Anything else is left alone. `now`: by the clock of the file's file system. Errors: those of the calls.
+struct PinnedFile;
+/// Whether an unfinished file was last written more than ten minutes ago, far longer than any publication takes, and no
+/// process holds its witness. `now`: by the clock of the file's file system.
+[[nodiscard]] bool is_abandoned(const PinnedFile& unfinished, WallTime now);
+
+/// Removes an unfinished lock that its maker left behind: a file that can be one and is abandoned. Its name was made
+/// for one publication and is never used again, so it is removed by its name. Anything else is left alone. `now`: by
+/// the clock of the file's file system. Errors: those of the calls.
 [[nodiscard]] Result<void> remove_if_left_behind(const Place& unfinished, WallTime now);
 
 /// A file under a temporary name, which is removed at the end of the scope unless the file has got another name by

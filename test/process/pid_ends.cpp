@@ -3,6 +3,7 @@
 
 #include <cerrno>
 #include <chrono>
+#include <csignal>
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -16,6 +17,8 @@
 
 #include "lock_tools.hpp"
 #include "process.hpp"
+#include "protocol/temporary_name.hpp"
+#include "publishing.hpp"
 #include "script.hpp"
 
 using namespace sessionlock;
@@ -213,4 +216,127 @@ TEST_CASE("no other claim can begin while a claim removes a former owner's files
   CHECK(removals == 2);
   CHECK(is_unguarded(path));
   CHECK(names_in(directory.path()) == std::vector<std::string>{"serve.pid"});
+}
+
+// --- What a killed claim leaves --------------------------------------------------------------------------------------
+
+namespace {
+
+/// Whether a claim in a directory of its own is about to write its temporary file, or to give the whole file its name.
+bool is_about_to(sys::Call call, const sys::CallInfo& info, const std::filesystem::path& path) {
+  const auto names = names_in(path.parent_path());
+  // A link is tried out before that, with an empty file.
+  return info.call == call && (call == sys::Call::write || !read_text(path.parent_path() / names.front()).empty());
+}
+
+/// Lets a claim be killed there, where files cannot be nameless. Its temporary file stays.
+void kill_claim_at(const std::filesystem::path& path, sys::Call call) {
+  auto child = ChildProcess::run([&](Channel&) {
+    const Script script([&](const sys::CallInfo& info) {
+      if (is_about_to(call, info, path)) {
+        ::raise(SIGKILL);
+      }
+      return no_nameless_files(info);
+    });
+    return PidFile::claim(path) ? 0 : 1;
+  });
+  CHECK(child.wait().killed_by(SIGKILL));
+}
+
+std::filesystem::path temporary_of(const std::filesystem::path& path, char digit) {
+  return path.parent_path() / temporary_name(path.filename().native(), std::string(32, digit));
+}
+
+}  // namespace
+
+TEST_CASE("the next claim removes what a killed claim left, at once if it names the dead owner") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  kill_claim_at(path, sys::Call::linkat);
+  REQUIRE(names_in(directory.path()).size() == 1);
+  CHECK(PidFile::claim(path)->file);
+  CHECK(names_in(directory.path()).empty());
+}
+
+TEST_CASE("the next claim removes what was not written to its end when it is ten minutes old") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  kill_claim_at(path, sys::Call::write);
+  write_text(temporary_of(path, 'b'), "{\"pid\": 4");
+  REQUIRE(names_in(directory.path()).size() == 2);
+  CHECK(PidFile::claim(path)->file);
+  REQUIRE(names_in(directory.path()).size() == 2);
+  for (const std::string& name : names_in(directory.path())) {
+    make_older(directory / name, 11min);
+  }
+  CHECK(PidFile::claim(path)->file);
+  CHECK(names_in(directory.path()).empty());
+}
+
+TEST_CASE("a claim that meets a living owner removes nothing") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  kill_claim_at(path, sys::Call::linkat);
+  auto owner = idle_process();
+  write_text(path, std::to_string(owner.pid()));
+  CHECK(PidFile::claim(path)->running);
+  CHECK(names_in(directory.path()).size() == 2);
+}
+
+TEST_CASE("a file under a temporary name stays that is locked, a living process's, another file's or no PID file") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  auto living = idle_process();
+  write_text(temporary_of(path, '1'), std::to_string(living.pid()));
+  write_text(temporary_of(path, '2'), "a stranger's\n");
+  write_text(temporary_of(path, '3'), "{}");
+  write_text(temporary_of(path, '4'), std::string(64 * 1024 + 1, '\0'));
+  write_text(temporary_of(directory / "other.pid", '5'), std::to_string(dead_pid()));
+  std::filesystem::create_symlink("elsewhere", temporary_of(path, '6'));
+  std::filesystem::create_directory(temporary_of(path, '7'));
+  write_text(temporary_of(path, '8'), std::to_string(dead_pid()));
+  const SecondDescription locked(temporary_of(path, '8'));
+  locked.flock();
+  for (const std::string& name : names_in(directory.path())) {
+    if (std::filesystem::is_regular_file(directory / name)) {
+      make_older(directory / name, 24h);
+    }
+  }
+  const auto before = names_in(directory.path());
+  REQUIRE(before.size() == 8);
+  CHECK(PidFile::claim(path)->file);
+  CHECK(names_in(directory.path()) == before);
+}
+
+// Protects: the temporary file of a claim whose child has ended is its publisher's, and so is one that is being
+// written.
+TEST_CASE("the temporary file of a claim in progress stays while its publisher lives, however old it looks") {
+  for (const sys::Call call : {sys::Call::write, sys::Call::linkat}) {
+    const TemporaryDirectory directory;
+    const auto path = directory / "serve.pid";
+    auto child = ChildProcess::run([&](Channel& parent) {
+      bool was_told = false;
+      const Script script([&](const sys::CallInfo& info) {
+        if (is_about_to(call, info, path) && !std::exchange(was_told, true)) {
+          parent.tell("here");
+          parent.expect("go");
+        }
+        return no_nameless_files(info);
+      });
+      PidFileOptions options = options_of(PidFileFormat::json);
+      options.owner = this_process();
+      options.owner->pid = dead_pid();
+      const auto claim = PidFile::claim(path, options);
+      parent.tell(claim && claim->file ? "claimed" : "not");
+      (void)parent.hear();
+      return 0;
+    });
+    child.expect("here");
+    REQUIRE(names_in(directory.path()).size() == 1);
+    make_older(directory / names_in(directory.path()).front(), 24h);
+    CHECK(PidFile::claim(path)->file);
+    CHECK(names_in(directory.path()).size() == 1);
+    child.tell("go");
+    child.expect("claimed");
+  }
 }

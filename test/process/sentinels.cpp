@@ -13,7 +13,10 @@
 #include <vector>
 
 #include <doctest/doctest.h>
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <sessionlock/sentinel.hpp>
 
@@ -180,6 +183,26 @@ TEST_CASE("what a killed set left is removed by the next set or clear, and nothi
     REQUIRE((sets ? sentinel.set(1h) : sentinel.clear()));
     CHECK(names_in(directory.path()).size() == (sets ? 4 : 3));
   }
+}
+
+TEST_CASE("a file under the name of what a killed set left stays if it holds no sentinel, or is locked") {
+  const TemporaryDirectory directory;
+  const Sentinel sentinel(directory / "stopping");
+  const auto stranger = directory / (".stopping." + std::string(32, 'a') + ".tmp");
+  const auto locked = directory / (".stopping." + std::string(32, 'b') + ".tmp");
+  write_text(stranger, "words");
+  write_text(locked, "");
+  make_older(stranger, 24h);
+  make_older(locked, 24h);
+  const int other = ::open(locked.c_str(), O_RDONLY | O_CLOEXEC);
+  REQUIRE(::flock(other, LOCK_EX | LOCK_NB) == 0);
+  REQUIRE(sentinel.set(1h));
+  CHECK(std::filesystem::exists(stranger));
+  CHECK(std::filesystem::exists(locked));
+  ::close(other);
+  REQUIRE(sentinel.clear());
+  CHECK(std::filesystem::exists(stranger));
+  CHECK_FALSE(std::filesystem::exists(locked));
 }
 
 TEST_CASE("a sentinel stands with and without a newline") {

@@ -30,8 +30,8 @@ enum class StaleReason {
   orphaned,            ///< Of another namespace or boot id, and no process holds its witness any more.
   orphan_self_pid,     ///< This very process is recorded, yet holds nothing: left behind by an `exec`.
   invalid_created_at,  ///< `createdAt` is absent or not RFC 3339.
-  too_old,             ///< `createdAt` is longer ago than `StalePolicy::stale_after`, or a gate's mtime than allowed.
-  hold_exceeded        ///< The holder's own `maxHoldMs` has passed.
+  too_old,             ///< Older than `StalePolicy::stale_after`, by `createdAt` and by its file; or a gate's file is.
+  hold_exceeded        ///< Older than the holder's own `maxHoldMs`, likewise.
 };
 
 inline constexpr std::size_t k_stale_reason_count = 9;
@@ -60,7 +60,8 @@ enum class UnknownOwner { hold, reclaim_when_aged };
 
 /// When a lock may be removed although its owner is not provably gone. Durations below zero count as zero.
 struct StalePolicy {
-  /// Age of `createdAt` from which a lock is `too_old`.
+  /// Age from which a lock is `too_old`. That of `createdAt` by this machine's clock counts only if the file is as old
+  /// by its file system's clock, so that a clock that is wrong on this machine makes no young lock old.
   std::chrono::milliseconds stale_after{std::chrono::minutes{30}};
   /// How long a file without a usable pid is left alone: another program may be between create and write.
   std::chrono::milliseconds malformed_grace{std::chrono::seconds{30}};

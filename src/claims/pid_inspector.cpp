@@ -32,10 +32,12 @@ LockRecord shared_fields(const PidRecord& record) {
 }
 
 /// Where the record was written, beside where this process is. One without boot and namespaces, as text forms and other
-/// programs have it, is compared as if it were written here.
+/// programs have it, is compared as if it were written here; but it may come from another time namespace, where another
+/// one can be entered.
 void ask_where_it_was_written(PidFileEvidence& evidence, const LockRecord& lock, const PinnedFile& pinned,
                               const Observer& observer) {
   if (!lock.boot_id && !lock.pid_namespace && !lock.time_namespace && !lock.witness) {
+    evidence.other_token_counts = is_in_initial_time_namespace(observer);
     return;
   }
   Evidence relation;

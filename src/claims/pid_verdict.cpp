@@ -21,6 +21,12 @@ Verdict unverified(UnverifiedOwner owner) {
   return {owner == UnverifiedOwner::trust ? PidFileState::alive : PidFileState::stale, PidFileReason::unverified};
 }
 
+/// What is known of a running process of which no token tells whether it is the one that was meant.
+Verdict judge_by_pid(const PidFileEvidence& evidence, UnverifiedOwner owner) {
+  return evidence.is_older_than_process ? Verdict{PidFileState::stale, PidFileReason::older_than_process}
+                                        : unverified(owner);
+}
+
 /// What is known of a process that cannot be asked about from here.
 Verdict judge_elsewhere(const PidFileEvidence& evidence) {
   if (evidence.witness_is_free) {
@@ -47,8 +53,7 @@ Verdict judge_record(const PidRecord& record, const PidFileEvidence& evidence, c
     return {PidFileState::stale, PidFileReason::claimers_pid};
   }
   if (!record.start_token) {
-    return evidence.is_older_than_process ? Verdict{PidFileState::stale, PidFileReason::older_than_process}
-                                          : unverified(policy.without_token);
+    return judge_by_pid(evidence, policy.without_token);
   }
   if (!evidence.token || !evidence.token_is_comparable) {
     return unverified(policy.unreadable_token);
@@ -56,8 +61,11 @@ Verdict judge_record(const PidRecord& record, const PidFileEvidence& evidence, c
   if (is_tick_token(*record.start_token) != is_tick_token(*evidence.token)) {
     return {PidFileState::unknown, PidFileReason::undecided};  // counted by different clocks
   }
-  return *record.start_token == *evidence.token ? Verdict{PidFileState::alive, PidFileReason::verified}
-                                                : Verdict{PidFileState::stale, PidFileReason::recycled};
+  if (*record.start_token == *evidence.token) {
+    return {PidFileState::alive, PidFileReason::verified};
+  }
+  return evidence.other_token_counts ? Verdict{PidFileState::stale, PidFileReason::recycled}
+                                     : judge_by_pid(evidence, policy.unreadable_token);
 }
 
 Verdict judge_unheld(const PidText& text, const PidFileEvidence& evidence, const PidFilePolicy& policy) {

@@ -23,6 +23,9 @@ struct PidFileEvidence {
   bool pid_is_comparable{true};
   /// And its token is told by the same clock.
   bool token_is_comparable{true};
+  /// A token that differs from the record's proves that the process is another one. Not so where the record tells no
+  /// time namespace, and is judged from one in which start times are other numbers.
+  bool other_token_counts{true};
   /// The record is of another boot, declares a witness, and its file is older than this boot; on a file system that
   /// belongs to this kernel alone.
   bool is_from_previous_boot{false};

@@ -31,6 +31,14 @@ std::optional<milliseconds> time_until_older(std::optional<milliseconds> age, mi
   return std::max(limit - std::max(*age, milliseconds{0}) + milliseconds{1}, milliseconds{0});
 }
 
+/// How long until the age of a lock exceeds a limit: that of its record, if it has one, and that of its file.
+std::optional<milliseconds> time_until_aged(const Inspection& inspection, milliseconds limit) {
+  if (!inspection.age || !inspection.file_age) {
+    return time_until_older(inspection.age ? inspection.age : inspection.file_age, limit);
+  }
+  return time_until_older(std::min(*inspection.age, *inspection.file_age), limit);
+}
+
 /// What the record's times say, whoever the owner is.
 struct Times {
   std::optional<milliseconds> age{};
@@ -49,8 +57,12 @@ Times judge_times(const LockRecord& record, const Evidence& evidence, const Stal
     // A clock was wrong: then the file tells its own age.
     const bool lies_ahead = *created_at > evidence.now;
     times.age = lies_ahead ? evidence.file_age : age_of(*created_at, evidence.now);
-    times.too_old = is_older(times.age, policy.stale_after);
-    times.hold_exceeded = record.max_hold_ms && is_older(times.age, milliseconds{*record.max_hold_ms});
+    // And where the observer's clock is ahead, only `createdAt` looks old.
+    const auto are_both_older = [&](milliseconds limit) {
+      return is_older(times.age, limit) && (!evidence.file_age || is_older(evidence.file_age, limit));
+    };
+    times.too_old = are_both_older(policy.stale_after);
+    times.hold_exceeded = record.max_hold_ms && are_both_older(milliseconds{*record.max_hold_ms});
   }
   times.aged = times.too_old || (!created_at && is_older(evidence.file_age, policy.stale_after));
   return times;
@@ -101,6 +113,8 @@ Verdict judge(const LockRecord& record, const Evidence& evidence, const StalePol
   const bool exists = evidence.pid == PidProbe::exists;
   const bool starts_known = record.starttime && evidence.observed_start_ticks;
   const bool starts_equal = starts_known && *record.starttime == *evidence.observed_start_ticks;
+  const bool starts_differ = starts_known && !starts_equal && evidence.other_start_counts;
+  const bool start_proves_nothing = starts_known && !starts_equal && !evidence.other_start_counts;
   const bool witness_free = evidence.witness == WitnessState::free;
 
   if (evidence.unreadable || evidence.witness_failure) {  // 1
@@ -110,8 +124,7 @@ Verdict judge(const LockRecord& record, const Evidence& evidence, const StalePol
     return alive(Basis::held_here);
   }
   if (evidence.witness == WitnessState::held) {  // 3
-    const bool owner_ended =
-        record.pid && comparable && (evidence.pid == PidProbe::gone || (starts_known && !starts_equal));
+    const bool owner_ended = record.pid && comparable && (evidence.pid == PidProbe::gone || starts_differ);
     return alive(owner_ended ? Basis::witness_inherited : Basis::witness_held);
   }
   if (!record.pid) {
@@ -120,14 +133,14 @@ Verdict judge(const LockRecord& record, const Evidence& evidence, const StalePol
   if (comparable && evidence.own_pid && starts_equal && witness_free) {  // 5
     return dead(Basis::orphan_self, StaleReason::orphan_self_pid);
   }
-  if (evidence.comparison == Comparison::foreign && !record.starttime && evidence.own_pid &&
+  if (evidence.comparison == Comparison::foreign && (!record.starttime || start_proves_nothing) && evidence.own_pid &&
       is_older_than_observer(evidence)) {  // 5b
     return dead(Basis::orphan_self, StaleReason::orphan_self_pid);
   }
   if (comparable && evidence.pid == PidProbe::gone) {  // 6
     return dead(Basis::pid_gone, StaleReason::dead_pid);
   }
-  if (comparable && starts_known && !starts_equal) {  // 7
+  if (comparable && starts_differ) {  // 7
     return dead(Basis::start_differs, StaleReason::recycled_pid);
   }
   if (comparable && starts_equal) {  // 8
@@ -137,7 +150,7 @@ Verdict judge(const LockRecord& record, const Evidence& evidence, const StalePol
     const bool removable = aged && policy.aged_unverified == AgedUnverified::reclaim;
     return {Basis::unverified, OwnerState::alive, removable, std::nullopt};
   }
-  if (comparable && exists) {  // 9b
+  if (comparable && exists && !start_proves_nothing) {  // 9b
     return alive(Basis::start_unknown);
   }
   if (!comparable && witness_free) {  // 10
@@ -197,16 +210,29 @@ WitnessState judge_witness(const LockRecord& record, WitnessQuery query, const F
   return is_free ? WitnessState::free : WitnessState::unknown;
 }
 
+bool is_in_initial_time_namespace(const Observer& observer) {
+  constexpr std::uint64_t k_initial = 0xEFFFFFFA;  // include/linux/proc_ns.h, PROC_TIME_INIT_INO
+  return observer.time_namespaces_absent || observer.time_namespace == k_initial;
+}
+
 void relate(Evidence& evidence, const LockRecord& record, const Observer& observer) {
   evidence.comparison = compare(record, observer);
+  evidence.other_start_counts = evidence.comparison != Comparison::foreign || is_in_initial_time_namespace(observer);
   evidence.other_boot = record.boot_id && !observer.boot_id.empty() && *record.boot_id != observer.boot_id;
   evidence.own_pid = evidence.comparison != Comparison::none && record.pid == observer.pid;
 }
 
 bool needs_file_age(const LockRecord& record, const Evidence& related, const RemovalPolicy& policy) {
-  const bool may_be_older_than_observer = related.own_pid && !record.starttime;
+  const bool may_be_older_than_observer = related.own_pid && (!record.starttime || !related.other_start_counts);
+  if (policy.stale_mtime || !record.pid || may_be_older_than_observer) {
+    return true;
+  }
   const auto created_at = record.created_at ? parse_rfc3339(*record.created_at) : std::nullopt;
-  return policy.stale_mtime || !record.pid || may_be_older_than_observer || !created_at || *created_at > related.now;
+  if (!created_at || *created_at > related.now) {
+    return true;
+  }
+  const milliseconds age = age_of(*created_at, related.now);
+  return is_older(age, policy.stale_after) || (record.max_hold_ms && is_older(age, milliseconds{*record.max_hold_ms}));
 }
 
 std::optional<milliseconds> time_until_removable(const Inspection& inspection, const RemovalPolicy& policy) {
@@ -222,7 +248,7 @@ std::optional<milliseconds> time_until_removable(const Inspection& inspection, c
   } else if (inspection.basis == Basis::digits && policy.aged_unverified == AgedUnverified::reclaim) {
     due = time_until_older(inspection.file_age, policy.stale_after);
   } else if (gives_up) {
-    due = time_until_older(inspection.age ? inspection.age : inspection.file_age, policy.stale_after);
+    due = time_until_aged(inspection, policy.stale_after);
   }
   if (policy.stale_mtime && mtime_may_overrule(inspection.basis)) {
     const auto overruled = time_until_older(inspection.file_age, *policy.stale_mtime);

@@ -71,6 +71,9 @@ struct Evidence {
   /// The witness query failed, and the record declares a witness (row 1); says why.
   std::error_code witness_failure{};
   Comparison comparison{Comparison::none};
+  /// A start time that differs from the record's proves that the process is another one. Not so where another program's
+  /// record, which tells no time namespace, is judged from a time namespace in which start times are other numbers.
+  bool other_start_counts{true};
   /// The text can be that of a lock.
   bool can_be_lock{true};
   /// Whether some process has the number that digits give where the pid should be.
@@ -111,8 +114,11 @@ struct RemovalPolicy : StalePolicy {
   std::optional<std::chrono::milliseconds> stale_mtime{};
 };
 
+/// Whether an observer counts start times as all processes do that have entered no time namespace.
+[[nodiscard]] bool is_in_initial_time_namespace(const Observer& observer);
+
 /// What follows from who wrote the record and who looks, before anybody is asked about the owner's process: the
-/// comparison, the boots, and whether the pid is the observer's own.
+/// comparison, what a start time that differs proves, the boots, and whether the pid is the observer's own.
 void relate(Evidence& evidence, const LockRecord& record, const Observer& observer);
 
 /// Whether a verdict on this record can depend on the file's age, which costs something to find out. `related`: what

@@ -315,6 +315,7 @@ class Clean(Directory):
     def test_age_decides_only_where_nothing_else_can(self):
         # Another program's record without a start time: its pid lives, so nothing but its age speaks against it.
         foreign = self.plant(self.folder / "foreign.jsonl", pid=os.getpid(), createdAt="2026-01-01T00:00:00Z")
+        self.make_old(foreign)
         self.assertEqual(self.json("clean", "--json", "--stale-after", "inf", self.folder)["removed"][-1]["pid"], NOBODY)
         self.assertTrue(foreign.exists())
         self.assertEqual([lock["pid"] for lock in self.json("clean", "--json", "--stale-after", "1s", self.folder)["removed"]], [os.getpid()])

@@ -358,6 +358,7 @@ TEST_CASE("a live verified owner is kept past stale_after, reported, and waited 
     text.insert(1, R"("maxHoldMs": 1000, )");
     plant(session.lock, text);
   }
+  make_older(session.lock, 2h);
   const Inspection holder = check_kept(session, k_greedy);
   CHECK(holder.basis == Basis::verified);
   CHECK(holder.reasons == Reasons{StaleReason::too_old, StaleReason::hold_exceeded});
@@ -386,8 +387,16 @@ TEST_CASE("a legacy live owner without a start time is reclaimed when aged, or k
     CHECK(holder.basis == Basis::unverified);
     CHECK(holder.pid_alive);
   }
+  SUBCASE("aged by a clock that is ahead: the file tells that it is young") {
+    plant(session.lock, foreign_record(owner.pid(), "", 2h));
+    const Inspection holder = check_kept(session);
+    CHECK(holder.basis == Basis::unverified);
+    CHECK(holder.reasons.empty());
+    CHECK(code_of(LockManager().force_release(session.path, std::to_string(owner.pid()))) == Errc::locked);
+  }
   SUBCASE("aged") {
     plant(session.lock, foreign_record(owner.pid(), "", 31min));
+    make_older(session.lock, 31min);
     CHECK(check_kept(session, keep).reasons == Reasons{StaleReason::too_old});
     check_taken(session, {StaleReason::too_old});
   }

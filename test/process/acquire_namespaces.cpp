@@ -237,6 +237,19 @@ TEST_CASE("a start time of another time namespace proves nothing") {
       REQUIRE_IN_CHILD(!lock && lock.error().holder->basis == Basis::undecided);
     }));
   }
+  SUBCASE("of another program, which tells no namespace, for who looks from there") {
+    const Session session;
+    const auto owner = idle_process();
+    plant(session.lock, foreign_record(owner.pid(), start_of(owner.pid())));
+    CHECK(ends_well(k_new_time, [&] {
+      const auto lock = try_lock(session.path, k_greedy);
+      REQUIRE_IN_CHILD(!lock && lock.error().holder->basis == Basis::undecided);
+      REQUIRE_IN_CHILD(lock.error().holder->owner == OwnerState::unknown);
+    }));
+    CHECK(basis_of(try_lock(session.path, k_greedy)) == Basis::verified);
+    write_text(session.lock, foreign_record(dead_pid(), "1"));
+    CHECK(ends_well(k_new_time, [&] { REQUIRE_IN_CHILD(try_lock(session.path, k_greedy).has_value()); }));
+  }
   SUBCASE("nor does the time of this boot") {
     const Session session;
     LockRecord record = own_record();

@@ -1101,6 +1101,7 @@ TEST_CASE("without force, age alone does not take a lock whose owner may be aliv
   const auto owner = idle_process();
   const std::string pid = std::to_string(owner.pid());
   plant(session.lock, foreign_record(owner.pid(), "", 24h));
+  make_older(session.lock, 24h);
   CHECK(LockManager().inspect(session.path)->removable);  // an acquire's policy would
   CHECK(code_of(LockManager().force_release(session.path, pid)) == Errc::locked);
   CHECK(fs::exists(session.lock));

@@ -103,6 +103,29 @@ TEST_CASE("of two claims from two time namespaces one succeeds, although start t
   }
 }
 
+TEST_CASE("a token without a namespace, seen from another time namespace, does not make a living process another one") {
+  const TemporaryDirectory directory;
+  const auto path = directory / "serve.pid";
+  auto owner = idle_process();
+  const std::string pid = std::to_string(owner.pid());
+  const std::string token = process_start_token(owner.pid()).value();
+  for (const std::string& text : {pid + ":" + token + "\n", pid + " " + token + "\n",
+                                  "{\"pid\": " + pid + ", \"startToken\": \"" + token + "\"}\n"}) {
+    CAPTURE(text);
+    write_text(path, text);
+    CHECK(inspect_pid_file(path)->reason == PidFileReason::verified);
+    CHECK(ends_well(k_new_time, [&] {
+      const auto claim = PidFile::claim(path, in(PidFileFormat::json));
+      REQUIRE_IN_CHILD(claim && claim->running);
+      REQUIRE_IN_CHILD(claim->running->state == PidFileState::alive);
+      REQUIRE_IN_CHILD(claim->running->reason == PidFileReason::unverified);
+    }));
+    CHECK(read_text(path) == text);
+  }
+  write_text(path, std::to_string(dead_pid()) + ":1\n");
+  CHECK(ends_well(k_new_time, [&] { REQUIRE_IN_CHILD(inspect_pid_file(path)->state == PidFileState::stale); }));
+}
+
 TEST_CASE("a claim that ended in another PID namespace is taken over at once, and until then it is not") {
   const TemporaryDirectory directory;
   const auto path = directory / "serve.pid";

@@ -150,7 +150,9 @@ class Case(unittest.TestCase):
         return path
 
     def plant_dead(self, session=None):
-        return self.plant(session, pid=NOBODY, createdAt="2026-01-01T00:00:00.000Z", starttime=1)
+        path = self.plant(session, pid=NOBODY, createdAt="2026-01-01T00:00:00.000Z", starttime=1)
+        self.make_old(path)
+        return path
 
     def make_old(self, path, seconds=7200):
         when = time.time() - seconds

@@ -194,6 +194,22 @@ TEST_CASE("a token that is told by another clock is as one that cannot be read")
   CHECK(judge_pid_file(record_of(7, "5"), evidence, {}).reason == PidFileReason::pid_gone);
 }
 
+TEST_CASE("where another token proves nothing, the pid decides, and an equal token still verifies") {
+  PidFileEvidence evidence{.liveness = Liveness::alive, .token = "6"};
+  evidence.other_token_counts = false;
+  CHECK(judge_pid_file(record_of(7, "6"), evidence, {}).reason == PidFileReason::verified);
+  const auto other = judge_pid_file(record_of(7, "5"), evidence, {});
+  CHECK(other.state == PidFileState::alive);
+  CHECK(other.reason == PidFileReason::unverified);
+  CHECK(judge_pid_file(record_of(7, "5"), evidence, {.unreadable_token = UnverifiedOwner::stale}).state ==
+        PidFileState::stale);
+  evidence.is_older_than_process = true;
+  CHECK(judge_pid_file(record_of(7, "5"), evidence, {}).reason == PidFileReason::older_than_process);
+  CHECK(judge_pid_file(record_of(7, "6"), evidence, {}).reason == PidFileReason::verified);
+  evidence.liveness = Liveness::dead;
+  CHECK(judge_pid_file(record_of(7, "5"), evidence, {}).reason == PidFileReason::pid_gone);
+}
+
 TEST_CASE("each state and each reason has a word, and each verdict an explanation of its own") {
   constexpr std::pair<PidFileState, std::string_view> k_states[] = {{PidFileState::missing, "missing"},
                                                                     {PidFileState::alive, "alive"},

@@ -382,6 +382,7 @@ TEST_CASE("an aged legacy lock goes or stays as the policy says") {
   record.pid = ::getppid();
   record.created_at = "2020-01-01T00:00:00Z";
   write_text(directory / "a.jsonl.lock", format_lock_record(record));
+  make_old(directory / "a.jsonl.lock", std::chrono::hours{1});
   SweepOptions options;
   options.stale.aged_unverified = AgedUnverified::keep;
   CHECK(must(sweep(directory.path(), options)).removed.empty());
@@ -397,6 +398,7 @@ TEST_CASE("the report says what was removed and why") {
   record.starttime = 4711;
   record.label = "nightly";
   write_text(directory / "run.jsonl.lock", format_lock_record(record));
+  make_old(directory / "run.jsonl.lock", std::chrono::hours{1});
   const auto report = must(sweep(directory.path()));
   REQUIRE(report.removed.size() == 1);
   const Inspection& removed = report.removed[0];

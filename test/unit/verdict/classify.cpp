@@ -82,6 +82,8 @@ struct Case {
   bool unreadable, witness_query_failed, in_own_table;
   WitnessState witness;
   Comparison comparison;
+  /// Start times that differ belong to two processes: so but for another program's record in another time namespace.
+  bool other_start_counts;
   PidProbe probe;
   bool record_has_pid;
   // What stands in the place of the pid, where the record has none.
@@ -107,8 +109,9 @@ constexpr milliseconds k_ahead = -20'000h;
 std::optional<milliseconds> age(const Case& c) {
   return c.created_ago && *c.created_ago < 0ms ? c.file_age : c.created_ago;
 }
+/// A `createdAt` in the past makes a lock old only if its file is old as well.
 bool too_old(const Case& c) {
-  return age(c) && *age(c) > k_stale_after;
+  return age(c) && *age(c) > k_stale_after && !(c.file_age && *c.file_age <= k_stale_after);
 }
 bool aged(const Case& c) {
   return too_old(c) || (!c.created_ago && c.file_age && *c.file_age > k_stale_after);
@@ -118,6 +121,14 @@ bool comparable(const Case& c) {
 }
 bool starts_known(const Case& c) {
   return c.record_start && c.observed_start;
+}
+
+bool start_is_anothers(const Case& c) {
+  return starts_known(c) && *c.record_start != *c.observed_start && c.other_start_counts;
+}
+/// They differ, but may be counted in two time namespaces.
+bool starts_tell_nothing(const Case& c) {
+  return starts_known(c) && *c.record_start != *c.observed_start && !c.other_start_counts;
 }
 
 /// The file was last written before the observer started, by more than the clocks may differ.
@@ -153,7 +164,7 @@ const Row k_table[] = {
     {"3 W held, the recorded process gone or another",
      [](const Case& c) {
        return c.witness == WitnessState::held && c.record_has_pid && comparable(c) &&
-              (c.probe == PidProbe::gone || (starts_known(c) && *c.record_start != *c.observed_start));
+              (c.probe == PidProbe::gone || start_is_anothers(c));
      },
      Basis::witness_inherited,
      OwnerState::alive,
@@ -184,15 +195,15 @@ const Row k_table[] = {
               c.witness == WitnessState::free;
      },
      Basis::orphan_self, OwnerState::dead, at_once, StaleReason::orphan_self_pid},
-    {"5b another program's record without start time, our own pid, the file older than we are",
+    {"5b another program's record without a usable start time, our own pid, the file older than we are",
      [](const Case& c) {
-       return c.comparison == Comparison::foreign && !c.record_start && c.own_pid && older_than_observer(c);
+       return c.comparison == Comparison::foreign && (!c.record_start || starts_tell_nothing(c)) && c.own_pid &&
+              older_than_observer(c);
      },
      Basis::orphan_self, OwnerState::dead, at_once, StaleReason::orphan_self_pid},
     {"6 pid gone", [](const Case& c) { return comparable(c) && c.probe == PidProbe::gone; }, Basis::pid_gone,
      OwnerState::dead, at_once, StaleReason::dead_pid},
-    {"7 start times different",
-     [](const Case& c) { return comparable(c) && starts_known(c) && *c.record_start != *c.observed_start; },
+    {"7 start times different", [](const Case& c) { return comparable(c) && start_is_anothers(c); },
      Basis::start_differs, OwnerState::dead, at_once, StaleReason::recycled_pid},
     {"8 start times equal",
      [](const Case& c) { return comparable(c) && starts_known(c) && *c.record_start == *c.observed_start; },
@@ -209,7 +220,7 @@ const Row k_table[] = {
      [](const Case& c) { return aged(c) && c.aged_unverified == AgedUnverified::reclaim; },
      {}},
     {"9b pid exists, start time unknown",
-     [](const Case& c) { return comparable(c) && c.probe == PidProbe::exists; },
+     [](const Case& c) { return comparable(c) && c.probe == PidProbe::exists && !starts_tell_nothing(c); },
      Basis::start_unknown,
      OwnerState::alive,
      never,
@@ -285,16 +296,22 @@ void for_each_case(Body body) {
     kept.in_own_table = c.in_own_table;
     kept.witness = c.witness;
     kept.comparison = c.comparison;
+    kept.other_start_counts = true;
     c = kept;
   };
   const auto over_records = [&] {
     each(c.comparison, std::vector{Comparison::none, Comparison::own, Comparison::foreign}, [&] {
       forget_record();
-      c.can_be_lock = true;
-      c.record_has_pid = true;
-      over_named();
-      forget_record();
       over_unnamed();
+      for (const bool counts : {true, false}) {
+        forget_record();
+        c.can_be_lock = true;
+        c.record_has_pid = true;
+        c.other_start_counts = counts;
+        if (counts || c.comparison == Comparison::foreign) {
+          over_named();
+        }
+      }
     });
   };
   // ... and whether that can be seen at all.
@@ -331,6 +348,7 @@ Evidence evidence_of(const Case& c) {
   evidence.held_here = c.in_own_table;
   evidence.witness = c.witness;
   evidence.comparison = c.comparison;
+  evidence.other_start_counts = c.other_start_counts;
   evidence.can_be_lock = c.can_be_lock;
   evidence.digits = c.digits;
   evidence.own_digits = c.own_digits;
@@ -581,8 +599,92 @@ TEST_CASE("every verdict is explained in one sentence on one line") {
   CHECK(Inspection{}.explanation() == "Not locked: there is no lock file; an acquire would succeed at once.");
 }
 
+TEST_CASE("another program's start time that differs proves nothing in another time namespace, and there alone") {
+  for (const bool is_initial : {true, false}) {
+    Observer looks = observer();
+    looks.time_namespace = is_initial ? 0xEFFFFFFA : 4026532178;
+    Evidence evidence = running(Comparison::none);
+    relate(evidence, foreign_record(), looks);
+    CHECK(evidence.comparison == Comparison::foreign);
+    evidence.observed_start_ticks = k_start + 1;
+    const Inspection inspection = classify(foreign_record(31min), evidence, {});
+    CHECK(inspection.removable == is_initial);
+    CHECK(inspection.basis == (is_initial ? Basis::start_differs : Basis::undecided));
+    CHECK(inspection.owner == (is_initial ? OwnerState::dead : OwnerState::unknown));
+    CHECK(inspection.reasons ==
+          (is_initial ? Reasons{StaleReason::recycled_pid, StaleReason::too_old} : Reasons{StaleReason::too_old}));
+    StalePolicy policy;
+    policy.unknown_owner = UnknownOwner::reclaim_when_aged;
+    CHECK(classify(foreign_record(31min), evidence, policy).removable);
+    CHECK(classify(foreign_record(), evidence, policy).removable == is_initial);
+    evidence.observed_start_ticks = k_start;
+    CHECK(classify(foreign_record(31min), evidence, policy).basis == Basis::verified);
+    evidence.pid = PidProbe::gone;
+    CHECK(classify(foreign_record(), evidence, {}).basis == Basis::pid_gone);
+  }
+}
+
+TEST_CASE(
+    "where the kernel has no time namespaces, or the record names the observer's, start times that differ count") {
+  Observer looks = observer();
+  looks.time_namespace = 4026532178;
+  LockRecord record = own_record();
+  record.time_namespace = 4026532178;
+  Evidence evidence;
+  relate(evidence, record, looks);
+  CHECK(evidence.comparison == Comparison::own);
+  CHECK(evidence.other_start_counts);
+  looks.time_namespace = 0;
+  looks.time_namespaces_absent = true;
+  relate(evidence, foreign_record(), looks);
+  CHECK(evidence.comparison == Comparison::foreign);
+  CHECK(evidence.other_start_counts);
+}
+
+TEST_CASE("a createdAt that looks old by a clock that is ahead makes no young file old") {
+  LockRecord record = foreign_record(2h);
+  record.starttime.reset();
+  record.max_hold_ms = 60'000;
+  Evidence evidence = running(Comparison::foreign);
+  evidence.observed_start_ticks.reset();
+  CHECK(needs_file_age(record, evidence));
+  evidence.file_age = 12s;
+  const Inspection young = classify(record, evidence, {});
+  CHECK(young.state == LockState::held);
+  CHECK(young.basis == Basis::unverified);
+  CHECK(young.reasons.empty());
+  CHECK(young.age == milliseconds{2h});
+  CHECK(time_until_removable(young, {}) == 30min - 12s + 1ms);
+  evidence.file_age = 30min + 1ms;
+  const Inspection old = classify(record, evidence, {});
+  CHECK(old.state == LockState::stale);
+  CHECK(old.reasons == Reasons{StaleReason::too_old, StaleReason::hold_exceeded});
+  // Where the file system's clock cannot be asked, the record's age has to do.
+  evidence.file_age.reset();
+  CHECK(classify(record, evidence, {}).state == LockState::stale);
+}
+
+TEST_CASE("an old file makes no lock old whose createdAt is young") {
+  LockRecord record = foreign_record(12s);
+  record.starttime.reset();
+  Evidence evidence = running(Comparison::foreign);
+  evidence.observed_start_ticks.reset();
+  evidence.file_age = 2h;
+  const Inspection young = classify(record, evidence, {});
+  CHECK(young.state == LockState::held);
+  CHECK(young.reasons.empty());
+  CHECK(time_until_removable(young, {}) == 30min - 12s + 1ms);
+}
+
 TEST_CASE("a file age is needed only where a verdict can depend on it") {
   CHECK(survey().file_age_needed_unasked == 0);
+  CHECK_FALSE(needs_file_age(foreign_record(30min), at_now()));
+  CHECK(needs_file_age(foreign_record(30min + 1ms), at_now()));
+  LockRecord with_limit = own_record(12s);
+  with_limit.max_hold_ms = 12'000;
+  CHECK_FALSE(needs_file_age(with_limit, at_now()));
+  with_limit.max_hold_ms = 11'999;
+  CHECK(needs_file_age(with_limit, at_now()));
   LockRecord record = foreign_record();
   CHECK_FALSE(needs_file_age(record, at_now()));
   record.created_at = "yesterday";

@@ -95,6 +95,19 @@ TEST_CASE("the pid is the first word of the first line that is not blank") {
   CHECK(parse_pid_record("\n {\"pid\": 7, \"startToken\": \"5\"}\n" + nuls).start_token == "5");
 }
 
+// Protects: a living process's file is never taken over for what stands behind its pid.
+TEST_CASE("a pid ends at any blank, colon, carriage return, newline or NUL") {
+  for (const char end : {' ', '\t', ':', '\r', '\n', '\0'}) {
+    CAPTURE(static_cast<int>(end));
+    CHECK(parse_pid_record(std::string("41237") + end + "word").pid == 41237);
+    CHECK(parse_pid_record(std::string("41237") + end + "word\n").pid == 41237);
+  }
+  for (const char* text : {"41237-5", "41237,", "41237;5", "41237.0", "pid 41237"}) {
+    CAPTURE(text);
+    CHECK_FALSE(parse_pid_record(text).pid);
+  }
+}
+
 TEST_CASE("digits in the place of a pid are told apart from a pid") {
   for (const char* text : {"{\"pid\": \"7\"}", "{\"pid\":\"7\",\"port\":1}\n", "007", "{\"pid\": \"7\", \"po"}) {
     CAPTURE(text);
@@ -135,7 +148,9 @@ TEST_CASE("a corrupt second token is not ours, never no token") {
   for (const char* text : {"7:", "7 x", "7:x", "7:-1", "7:12 3", "7:012", "7 18446744073709551616", "7:1.5",
                            "{\"pid\": 7, \"startToken\": \"x\"}", "{\"pid\": 7, \"startToken\": 1.5}",
                            "{\"pid\": 7, \"startToken\": \"\"}", "{\"pid\": 7, \"startToken\": [1]}",
-                           "{\"pid\": 7, \"startToken\": \"5\", \"startToken\": true}"}) {
+                           "{\"pid\": 7, \"startToken\": \"5\", \"startToken\": true}",
+                           // Not as this library writes what ps(1) says.
+                           "7:Sun Nov  1 03:31:48 2026"}) {
     CAPTURE(text);
     const PidRecord record = parse_pid_record(text);
     CHECK(record.corrupt_token);
@@ -152,6 +167,13 @@ TEST_CASE("a token that is told to be unknown, or null, is none") {
     CHECK_FALSE(record.corrupt_token);
     CHECK_FALSE(record.start_token);
   }
+}
+
+TEST_CASE("of two tokens in a JSON form the last one counts") {
+  const PidRecord record = parse_pid_record("{\"pid\": 7, \"startToken\": \"x\", \"startToken\": \"5\"}");
+  CHECK(record.start_token == "5");
+  CHECK_FALSE(record.corrupt_token);
+  CHECK_FALSE(parse_pid_record("{\"pid\": 7, \"startToken\": \"5\", \"startToken\": null}").start_token);
 }
 
 TEST_CASE("a JSON token may be a number, and keys may be escaped") {
@@ -182,6 +204,11 @@ TEST_CASE("an application's own member of such a name is kept verbatim") {
   CHECK_FALSE(record.witness);
   CHECK_FALSE(record.pid_namespace);
   CHECK(record.extra_fields == "\"witness\": {\"name\": \"Ann\"}, \"pidNamespace\": \"a\"");
+  for (const std::string member :
+       {"\"bootId\": 1", "\"pidNamespace\": -1", "\"timeNamespace\": 1.5", "\"witness\": null"}) {
+    CAPTURE(member);
+    CHECK(parse_pid_record("{\"pid\": 7, " + member + "}").extra_fields == member);
+  }
 }
 
 TEST_CASE("fields of a JSON form that are not known are kept verbatim") {
@@ -191,6 +218,19 @@ TEST_CASE("fields of a JSON form that are not known are kept verbatim") {
   CHECK(record.start_token == "5");
   CHECK(record.extra_fields == fields);
   CHECK(parse_pid_record(format_pid_record(record)) == record);
+}
+
+TEST_CASE("a token inside another member, or inside a text, is not the record's") {
+  for (const std::string fields :
+       {R"("deep": {"a": 1, "startToken": "9"})", R"("list": [1, {"startToken": "9"}, "startToken"])",
+        R"("text": "a\",\"b")", R"("text": "a\", \"startToken\": \"9")",
+        R"("text": "a\\", "b": ", \"startToken\": 9")"}) {
+    CAPTURE(fields);
+    const PidRecord record = parse_pid_record("{\"pid\": 7, \"startToken\": \"5\", " + fields + "}");
+    CHECK(record.start_token == "5");
+    CHECK_FALSE(record.corrupt_token);
+    CHECK(record.extra_fields == fields);
+  }
 }
 
 TEST_CASE("extra fields that would change what the record says are refused") {

@@ -145,6 +145,35 @@ TEST_CASE("digits in the place of a pid keep the file while such a process exist
   }
 }
 
+TEST_CASE("a file that names its claimer is a former process's without a token, or with the claimer's own") {
+  PidFileEvidence evidence{.names_claimer = true, .liveness = Liveness::alive, .token = "5"};
+  for (const auto& text : {record_of(7), record_of(7, "5")}) {
+    const auto found = judge_pid_file(text, evidence, {});
+    CHECK(found.state == PidFileState::stale);
+    CHECK(found.reason == PidFileReason::claimers_pid);
+  }
+  CHECK(judge_pid_file(record_of(7, "6"), evidence, {}).reason == PidFileReason::recycled);
+  PidText corrupt = record_of(7);
+  corrupt.record.corrupt_token = true;
+  CHECK_FALSE(is_removable(judge_pid_file(corrupt, evidence, {})));
+  evidence.names_claimer = false;
+  CHECK(judge_pid_file(record_of(7), evidence, {}).reason == PidFileReason::unverified);
+  CHECK(judge_pid_file(record_of(7, "5"), evidence, {}).reason == PidFileReason::verified);
+}
+
+TEST_CASE("digits that name the claimer, or a process younger than the file, keep no file") {
+  PidText text{PidTextForm::no_pid, {}};
+  text.record.digits_pid = 7;
+  const PidFileEvidence evidence{.liveness = Liveness::alive, .file_age = 31s};
+  CHECK(judge_pid_file(text, evidence, {}).state == PidFileState::alive);
+  PidFileEvidence claimer = evidence;
+  claimer.names_claimer = true;
+  CHECK(is_removable(judge_pid_file(text, claimer, {})));
+  PidFileEvidence younger = evidence;
+  younger.is_older_than_process = true;
+  CHECK(is_removable(judge_pid_file(text, younger, {})));
+}
+
 TEST_CASE("a held witness means running, whatever else is known, and never lets a claim take the file over") {
   for (const auto form :
        {PidTextForm::record, PidTextForm::blank, PidTextForm::torn, PidTextForm::no_pid, PidTextForm::other}) {

@@ -194,6 +194,10 @@ TEST_CASE("a lock file that is named itself is not looked for behind a link, but
   const auto gate = located(directory / "link/work.gate", options);
   CHECK(gate.lock.path() == directory / "real/work.gate");
   CHECK(*is_current(gate, directory / "link/work.gate", options));
+  write_text(directory / "real/linked.gate", "");
+  fs::create_hard_link(directory / "real/linked.gate", directory / "another");  // no session has two names here
+  const auto linked = located(directory / "real/linked.gate", options);
+  CHECK(*is_current(linked, directory / "real/linked.gate", options));
   fs::remove(directory / "link");
   fs::create_directory_symlink(".", directory / "link");
   CHECK_FALSE(*is_current(gate, directory / "link/work.gate", options));

@@ -176,9 +176,9 @@ std::string Neighbour::innocent_record() {
   return foreign_record(::getpid(), start_of(::getpid()));
 }
 
-std::string Neighbour::lie(bool may_be_number) {
+std::string Neighbour::lie(bool is_old) {
   LockRecord record = own_record();
-  switch (any(may_be_number ? 11 : 9)) {
+  switch (any(is_old ? 12 : 9)) {
     case 0:
       return "";
     case 1:
@@ -187,8 +187,6 @@ std::string Neighbour::lie(bool may_be_number) {
       return "{\"pid\": 1";
     case 3:
       return foreign_record(1, "1");
-    case 4:  // aged, without a start time, and of a process that runs
-      return foreign_record(1, {}, 2h);
     case 5:  // its pid was given out again
       record.starttime = *record.starttime - 1;
       return format_lock_record(record);
@@ -197,6 +195,8 @@ std::string Neighbour::lie(bool may_be_number) {
     case 9:
     case 10:
       return std::to_string(in_one_of(2) ? 1 : ::getpid()) + "\n";
+    case 11:  // aged, without a start time, and of a process that runs
+      return foreign_record(1, {}, 2h);
     default:
       return innocent_record();
   }
@@ -215,7 +215,8 @@ void Neighbour::plant_record() {
       write_anew(file.number, lie(true));
       pause(300us);
     }
-    // A bare number names whatever process has it, so it is dead at once only where the file is old.
+    // A bare number names whatever process has it, so it is dead at once only where the file is old; so is a record
+    // that nothing but its age speaks against.
     const bool is_old = !in_one_of(3);
     write_anew(file.number, lie(is_old));
     if (in_one_of(3)) {

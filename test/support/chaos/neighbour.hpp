@@ -53,8 +53,8 @@ class Neighbour : public Actor {
   bool make_obstacle(const std::filesystem::path& path);
   bool make_file(const std::filesystem::path& path);
   [[nodiscard]] std::filesystem::path link_target();
-  /// A record that lies, or what is left of one; also a bare number, where that may be.
-  [[nodiscard]] std::string lie(bool may_be_number);
+  /// A record that lies, or what is left of one; for an old file also one that only the file's age makes nobody's.
+  [[nodiscard]] std::string lie(bool is_old);
   [[nodiscard]] std::string innocent_record();
   [[nodiscard]] std::filesystem::path some_file();
 };

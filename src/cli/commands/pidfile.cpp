@@ -314,6 +314,7 @@ Command declare_claim(const Arguments& arguments) {
       .repeated = true;
   command.flag("--ok-if-running", arguments->ok_if_running, "Exit with 0 if somebody else has it and runs");
   command.footer =
+      "COMMAND has to stay in the foreground: the claim ends with it.\n"
       "The exit status is COMMAND's own; 128+N if signal N ended it, 126 or 127 if it cannot be run, 75 if the file\n"
       "is another's.";
   command.program_action = [arguments](const std::vector<std::string>& program) {

@@ -50,7 +50,8 @@ class BareLock {
     }
     // The path still leads here.
     ::stat(folder_.c_str(), &status);
-    ::fstatat(directory_, name_.c_str(), &status, AT_SYMLINK_NOFOLLOW);
+    struct statx session {};
+    (void)::statx(directory_, name_.c_str(), AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_TYPE | STATX_NLINK, &session);
   }
 
   /// One of many that are held at once does without a descriptor of its own for their directory.

@@ -21,12 +21,12 @@ namespace sessionlock {
 /// Failures of this library's own making. Failures of the system (EACCES, ENOSPC, EROFS, EMFILE, …) keep their own
 /// identity in `std::system_category()` and are never dressed up as contention.
 enum class Errc {
-  locked = 1,               ///< Somebody holds it, and the caller did not want to wait.
-  timed_out,                ///< The wait for it, or for a guarded write, ran out.
-  cancelled,                ///< The stop token asked to give up.
-  lost,                     ///< This hold is over: the lock file is gone or somebody else's, or a fork lies between.
-  not_a_lock_file,          ///< At the lock path is a symlink, directory, FIFO, device or over-long file.
-  aliased_session,          ///< The session file has several hard links, which would mean several locks.
+  locked = 1,       ///< Somebody holds it, and the caller did not want to wait.
+  timed_out,        ///< The wait for it, or for a guarded write, ran out.
+  cancelled,        ///< The stop token asked to give up.
+  lost,             ///< This hold is over: the lock file is gone or somebody else's, or a fork lies between.
+  not_a_lock_file,  ///< At the lock path is a symlink, directory, FIFO, device or over-long file.
+  aliased_session,  ///< The session has several names (hard links, a bind mount), which would mean several locks.
   unsupported_file_system,  ///< The file system cannot arbitrate: no exclusive complete creation, or no `flock`.
   invalid_argument,         ///< The call cannot be meant.
   invalid_record,           ///< A transcript record is not one JSON value on one line.

@@ -37,7 +37,8 @@ struct SESSIONLOCK_API AcquireOptions {
   std::string label{};
   /// Gives up a wait: `Errc::cancelled`. The lock is then either held by nobody here or was returned, never lost.
   std::stop_token stop{};
-  /// Accept a session file with several hard links, each of which would have a lock of its own.
+  /// Accept a session file with several names, each of which has a lock of its own: one with several hard links, or
+  /// one that is mounted over the session's name.
   bool allow_hard_links{false};
 
   /// The defaults, changed by `SESSIONLOCK_ACQUIRE_TIMEOUT_MS`, `SESSIONLOCK_STALE_MS` and `SESSIONLOCK_MAX_HOLD_MS`

@@ -12,6 +12,7 @@
 #include "hold/yielding.hpp"
 #include "process/flock_holder.hpp"
 #include "protocol/inode_guard.hpp"
+#include "protocol/obstacle.hpp"
 #include "system/cancellation.hpp"
 #include "system/deadline.hpp"
 #include "verdict/failure.hpp"
@@ -162,6 +163,14 @@ class Hold::ClaimedPhase {
   Hold* hold_;
 };
 
+Error Hold::explain_failure(const Step& step) const {
+  Error error = to_error(step, lock_path());
+  if (step.call == sys::Call::unlinkat) {
+    error.detail = removal_failure(error.code, params_.location.lock, core_.fd()).detail;
+  }
+  return error;
+}
+
 template <class F>
 Result<void> Hold::persist(F&& step, Clock::time_point deadline) {
   Step last;
@@ -178,7 +187,7 @@ Result<void> Hold::persist(F&& step, Clock::time_point deadline) {
     case Step::Answer::other:
       return tl::unexpected(lost_error());
     case Step::Answer::failed:
-      return tl::unexpected(to_error(last, lock_path()));
+      return tl::unexpected(explain_failure(last));
     default:
       return {};
   }

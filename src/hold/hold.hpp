@@ -136,6 +136,8 @@ class Hold : public std::enable_shared_from_this<Hold> {
   /// Repeats a step on the lock file while that is busy.
   template <class F>
   [[nodiscard]] Result<void> persist(F&& step, std::chrono::steady_clock::time_point deadline);
+  /// A step's error, with the reason why the lock file may not be removed if it is that.
+  [[nodiscard]] Error explain_failure(const Step& step) const;
   [[nodiscard]] Result<void> check_lock_id() const;
   /// Whether the lock still keeps others away from its session (`is_reached`); the answer is `lost` where it does not.
   [[nodiscard]] Result<void> check_reach() const;

@@ -11,32 +11,40 @@
 namespace sessionlock {
 namespace {
 
-/// Why an entry of a directory may not be removed although the directory may be written (fs/namei.c, may_delete); empty
-/// if nothing is found.
-std::string_view removal_ban(const Place& place, const PinnedInode& file) {
+/// Why an entry of a directory may not be removed although the directory may be written, and with which errno its
+/// removal fails (fs/namei.c, may_delete and vfs_unlink). No words: nothing is found.
+struct RemovalBan {
+  std::string_view words{};
+  int error{EPERM};
+};
+RemovalBan removal_ban(const Place& place, int file) {
   const int directory = place.directory->fd.get();
   sys::Attributes of_directory;
   if (sys::attributes(directory, of_directory).ok()) {
     if (of_directory.immutable) {
-      return "its directory is immutable";
+      return {"its directory is immutable"};
     }
     if (of_directory.append_only) {
-      return "its directory is append-only";
+      return {"its directory is append-only"};
     }
   }
   sys::Attributes of_file;
-  if (sys::attributes(file.fd.get(), of_file).ok()) {
+  if (sys::attributes(file, of_file).ok()) {
     if (of_file.immutable) {
-      return "the file is immutable";
+      return {"the file is immutable"};
     }
     if (of_file.append_only) {
-      return "the file is append-only";
+      return {"the file is append-only"};
     }
   }
   struct stat status {};
   const bool is_sticky = sys::fstat(directory, status).ok() && (status.st_mode & S_ISVTX) != 0;
-  if (is_sticky && status.st_uid != ::geteuid() && sys::act_as_owner(file.fd.get()).error == EPERM) {
-    return "its directory is sticky, and the file belongs to another user";
+  if (is_sticky && status.st_uid != ::geteuid() && sys::act_as_owner(file).error == EPERM) {
+    return {"its directory is sticky, and the file belongs to another user"};
+  }
+  sys::NamedFile named;
+  if (sys::status_of_name(directory, place.name.c_str(), named).ok() && named.is_mount_point) {
+    return {"a file is mounted over its name; unmount that first", EBUSY};
   }
   return {};
 }
@@ -73,15 +81,15 @@ std::optional<Error> creation_obstacle(const Place& place) {
 
 std::optional<Error> removal_obstacle(const Place& place, const PinnedInode& file) {
   std::error_code code = access_obstacle(place);
-  const std::string_view ban = removal_ban(place, file);
-  if (!code && !ban.empty()) {
-    code = {EPERM, std::system_category()};
+  const RemovalBan ban = removal_ban(place, file.fd.get());
+  if (!code && !ban.words.empty()) {
+    code = {ban.error, std::system_category()};
   }
-  return code ? std::optional(removal_error(code, place, ban)) : std::nullopt;
+  return code ? std::optional(removal_error(code, place, ban.words)) : std::nullopt;
 }
 
-Error removal_failure(const std::error_code& code, const Place& place, const PinnedInode& file) {
-  return removal_error(code, place, removal_ban(place, file));
+Error removal_failure(const std::error_code& code, const Place& place, int file) {
+  return removal_error(code, place, removal_ban(place, file).words);
 }
 
 void note_obstacle(Inspection& inspection, const Error& error) {

@@ -23,8 +23,9 @@ namespace sessionlock {
 /// it.
 [[nodiscard]] std::optional<Error> removal_obstacle(const Place& place, const PinnedInode& file);
 
-/// The error of a removal that failed, with the reason as far as it can be found out.
-[[nodiscard]] Error removal_failure(const std::error_code& code, const Place& place, const PinnedInode& file);
+/// The error of a removal that failed, with the reason as far as it can be found out. `file`: a descriptor of what was
+/// to be removed.
+[[nodiscard]] Error removal_failure(const std::error_code& code, const Place& place, int file);
 
 /// Notes in an inspection what prevents an acquire.
 void note_obstacle(Inspection& inspection, const Error& error);

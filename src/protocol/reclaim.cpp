@@ -49,7 +49,8 @@ Result<Reclaim> reclaim_locked(const Place& place, Pinned& pinned, const Judge& 
     return Reclaim::replaced;
   }
   auto done = takes_place != nullptr ? replace(place, *takes_place) : remove(place);
-  return done ? Result<Reclaim>(Reclaim::done) : tl::unexpected(removal_failure(done.error().code, place, pinned));
+  return done ? Result<Reclaim>(Reclaim::done)
+              : tl::unexpected(removal_failure(done.error().code, place, pinned.fd.get()));
 }
 
 template <class Pinned>

@@ -23,47 +23,64 @@ struct FollowedSession {
   DirectoryPtr directory;
   std::string name;
   std::string given_folder;
+  std::optional<SessionPermissions> permissions{};
 };
 
-Error aliased(const std::string& path, nlink_t links) {
-  return {Errc::aliased_session, "locate session", path, std::nullopt,
-          fmt::format("it has {} hard links, and each name would have a lock of its own; allow_hard_links "
-                      "(--allow-hard-links) accepts that",
-                      links)};
+constexpr std::string_view k_aliases_accepted = "accept that with allow_hard_links (--allow-hard-links)";
+
+/// Why a session would have several locks; empty: nothing says that it has another name.
+std::string alias_words(const sys::NamedFile& file) {
+  if (file.is_mount_point) {
+    return fmt::format(
+        "a file is mounted over it, and each name of that file would have a lock of its own; mount its "
+        "directory instead, or {}",
+        k_aliases_accepted);
+  }
+  if (S_ISREG(file.mode) && file.links > 1) {
+    return fmt::format("it has {} hard links, and each name would have a lock of its own; {}", file.links,
+                       k_aliases_accepted);
+  }
+  return {};
 }
 
-/// One step along a symbolic link: the path it leads to, or none if the name is no link. Errors: what lies there is no
-/// session.
-Result<std::optional<std::string>> follow(const Directory& directory, const std::string& name,
-                                          const LocateOptions& options) {
+/// What a session's name stands for.
+struct FollowedName {
+  /// The path to which a symbolic link leads; none if the name is no link.
+  std::optional<std::string> target{};
+  /// Of what is there and is no link.
+  std::optional<SessionPermissions> permissions{};
+};
+
+/// One step along a symbolic link. Errors: what lies there is no session.
+Result<FollowedName> follow(const Directory& directory, const std::string& name, const LocateOptions& options) {
   const auto path = [&] { return join_path(directory.path, name); };
-  struct stat status {};
-  const auto found = sys::fstatat(directory.fd.get(), name.c_str(), status, AT_SYMLINK_NOFOLLOW);
+  sys::NamedFile file;
+  const auto found = sys::status_of_name(directory.fd.get(), name.c_str(), file);
   if (!found.ok()) {
     if (found.error == ENOENT) {
-      return std::nullopt;
+      return FollowedName{};
     }
-    return failure(found.code(), "fstatat", path());
+    return failure(found.code(), "statx", path());
   }
-  if (S_ISDIR(status.st_mode)) {
+  if (S_ISDIR(file.mode)) {
     return failure(std::make_error_code(std::errc::is_a_directory), "locate session", path());
   }
-  if (S_ISREG(status.st_mode) && status.st_nlink > 1 && !options.allow_hard_links) {
-    return tl::unexpected(aliased(path(), status.st_nlink));
+  if (auto alias = options.allow_hard_links ? std::string() : alias_words(file); !alias.empty()) {
+    return failure(Errc::aliased_session, "locate session", path(), std::move(alias));
   }
-  if (!S_ISLNK(status.st_mode)) {
-    return std::nullopt;
+  if (!S_ISLNK(file.mode)) {
+    return FollowedName{{}, SessionPermissions{file.mode, file.group}};
   }
   std::array<char, PATH_MAX> buffer{};
   const auto length = sys::readlinkat(directory.fd.get(), name.c_str(), buffer.data(), buffer.size());
   if (length.error == EINVAL || length.error == ENOENT) {
-    return path();  // no link any more: whoever follows it looks again, as often as it follows links
+    return FollowedName{path(), {}};  // no link any more: whoever follows it looks again, as often as it follows links
   }
   if (!length.ok()) {
     return failure(length.code(), "readlinkat", path());
   }
   const std::string_view target(buffer.data(), static_cast<std::size_t>(length.value));
-  return target.starts_with('/') ? std::string(target) : join_path(directory.path, target);
+  return FollowedName{target.starts_with('/') ? std::string(target) : join_path(directory.path, target), {}};
 }
 
 Result<void> make_directories(const std::string& path) {
@@ -104,7 +121,7 @@ Result<FollowedSession> enter(const std::string& path, const LocateOptions& opti
   if (!opened) {
     return tl::unexpected(std::move(opened).error());
   }
-  return FollowedSession{std::move(*opened), std::move(name), std::move(folder)};
+  return FollowedSession{std::move(*opened), std::move(name), std::move(folder), {}};
 }
 
 Result<FollowedSession> follow_to_end(std::string path, const LocateOptions& options) {
@@ -117,13 +134,14 @@ Result<FollowedSession> follow_to_end(std::string path, const LocateOptions& opt
     if (!next) {
       return tl::unexpected(std::move(next).error());
     }
-    if (!next->has_value()) {
+    if (!next->target) {
       if (links > 0) {
         at->given_folder.clear();
       }
+      at->permissions = next->permissions;
       return at;
     }
-    path = std::move(**next);
+    path = std::move(*next->target);
   }
   return failure(std::make_error_code(std::errc::too_many_symbolic_link_levels), "locate session", path);
 }
@@ -168,6 +186,7 @@ Result<SessionLocation> locate(const std::filesystem::path& session, const Locat
   }
   SessionLocation location{
       {std::move(followed->directory), std::move(followed->name)}, {}, std::move(followed->given_folder), {}};
+  location.permissions = followed->permissions;
   if (options.lock_directory.empty()) {
     location.lock = {location.session.directory, lock_name_beside(location.session.name)};
     auto checked = check_lock_name(location.lock.path());
@@ -200,7 +219,7 @@ Result<bool> is_plain_now(const SessionLocation& location, const LocateOptions& 
     return true;
   }
   auto next = follow(*location.session.directory, location.session.name, options);
-  return next ? Result<bool>(!next->has_value()) : tl::unexpected(std::move(next).error());
+  return next ? Result<bool>(!next->target) : tl::unexpected(std::move(next).error());
 }
 
 }  // namespace

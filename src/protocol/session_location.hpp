@@ -4,13 +4,22 @@
 /// The one place that turns a session path into the names that count.
 
 #include <filesystem>
+#include <optional>
 #include <string>
+
+#include <sys/types.h>
 
 #include <sessionlock/error.hpp>
 
 #include "protocol/directory.hpp"
 
 namespace sessionlock {
+
+/// What of a session file's permissions counts for its lock's.
+struct SessionPermissions {
+  mode_t mode{};
+  gid_t group{};
+};
 
 /// Where a session and its lock are, after all symbolic links.
 struct SessionLocation {
@@ -20,6 +29,8 @@ struct SessionLocation {
   std::string given_folder{};
   /// The path that led to the directory of locks, made absolute; empty: the lock lies beside its session.
   std::string given_lock_directory{};
+  /// The session's permissions when it was located; none: it did not exist, or there is no session.
+  std::optional<SessionPermissions> permissions{};
 };
 
 /// What the path given to `locate` names.
@@ -32,6 +43,7 @@ struct LocateOptions {
   /// Where locks lie; empty: beside their sessions.
   std::filesystem::path lock_directory{};
   bool create_directories{false};
+  /// Accept a session with several names: hard links, or a file that is mounted over the session's name.
   bool allow_hard_links{false};
   LockNaming naming{LockNaming::beside_session};
 };
@@ -40,7 +52,8 @@ struct LocateOptions {
 /// target have one lock; directories above it are resolved by the kernel. Of a lock file that is named itself only the
 /// directories are resolved; what lies under its name is for `pin_file` to accept or refuse.
 /// Errors: `Errc::invalid_argument` for a path that cannot name a file, `Errc::aliased_session` for a file with several
-/// hard links, ENAMETOOLONG for a name whose lock's would be too long, ELOOP, and those of the calls it makes.
+/// hard links and for one that is mounted over the session's name, ENAMETOOLONG for a name whose lock's would be too
+/// long, ELOOP, and those of the calls it makes.
 [[nodiscard]] Result<SessionLocation> locate(const std::filesystem::path& session, const LocateOptions& options);
 
 /// Whether `locate` would still give this location: asked again once the lock is held.

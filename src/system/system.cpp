@@ -30,6 +30,11 @@ namespace {
 
 constexpr std::size_t k_names_bytes = std::size_t{64} * 1024;  // of one read of a directory
 
+bool is_mount_point(const struct statx& status) {
+  constexpr std::uint64_t k_mount_root = 0x2000;  // STATX_ATTR_MOUNT_ROOT of <linux/stat.h>, which may be older
+  return (status.stx_attributes & status.stx_attributes_mask & k_mount_root) != 0;
+}
+
 }  // namespace
 
 std::string_view to_string(Call call) {
@@ -166,6 +171,17 @@ Outcome fstatat(int directory, const char* path, struct stat& status, int flags)
   return invoke({Call::fstatat, directory, path},
                 [&]() -> std::int64_t { return ::fstatat(directory, path, &status, flags); });
 }
+
+Outcome status_of_name(int directory, const char* name, NamedFile& found) {
+  return invoke({Call::statx, directory, name}, [&]() -> std::int64_t {
+    struct statx status {};
+    constexpr unsigned k_wanted = STATX_TYPE | STATX_MODE | STATX_NLINK | STATX_GID;
+    const int result = ::statx(directory, name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, k_wanted, &status);
+    found = {status.stx_mode, status.stx_gid, status.stx_nlink, is_mount_point(status)};
+    return result;
+  });
+}
+
 Outcome faccessat(int directory, const char* path, int mode) {
   return invoke({Call::faccessat, directory, path},
                 [&]() -> std::int64_t { return ::faccessat(directory, path, mode, AT_EACCESS); });

@@ -168,6 +168,16 @@ Opened open(int directory, const char* path, int flags, mode_t mode = 0);
 Outcome read_names(int fd, const std::function<void(std::string_view)>& tell);
 Outcome fstat(int fd, struct stat& status);
 Outcome fstatat(int directory, const char* path, struct stat& status, int flags);
+/// What a name in a directory stands for; a symbolic link is not followed.
+struct NamedFile {
+  mode_t mode{};
+  gid_t group{};
+  std::uint64_t links{};
+  /// Something is mounted on this very name (statx(2), `STATX_ATTR_MOUNT_ROOT`, Linux 5.8); false on older kernels.
+  bool is_mount_point{};
+};
+/// statx(2), of what fstatat(2) with `AT_SYMLINK_NOFOLLOW` would tell, and of mounts.
+Outcome status_of_name(int directory, const char* name, NamedFile& found);
 /// faccessat(2) for the effective ids (`AT_EACCESS`).
 Outcome faccessat(int directory, const char* path, int mode);
 /// What identifies an open directory.

@@ -30,7 +30,7 @@ class ErrorCategory final : public std::error_category {
       case Errc::not_a_lock_file:
         return "not a lock file";
       case Errc::aliased_session:
-        return "the session file has more than one hard link";
+        return "the session file has more than one name";
       case Errc::unsupported_file_system:
         return "the file system cannot arbitrate locks";
       case Errc::invalid_argument:

@@ -10,7 +10,7 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../support"))
 import command
-from command import CANNOT_CREATE, DONE, FAILED, LOCKED, NO_PERMISSION
+from command import CANNOT_CREATE, DONE, FAILED, IO_ERROR, LOCKED, NO_PERMISSION
 
 # Users that the machine need not know.
 OWNER, STRANGER = 23451, 23452
@@ -80,15 +80,21 @@ class Sessions(Case):
     def test_a_session_with_several_names(self):
         self.inner.write_text("{}\n")
         os.link(self.inner, self.directory / "backup.jsonl")
-        self.assertAgree(self.inner, FAILED, "more than one hard link", "--allow-hard-links")
+        self.assertAgree(self.inner, FAILED, "more than one name", "--allow-hard-links")
         self.assertAgree(self.inner, DONE, options=["--allow-hard-links"])
 
     def test_a_session_with_several_names_that_is_locked_under_this_one(self):
         self.hold(self.inner)
         self.inner.write_text("{}\n")
         os.link(self.inner, self.directory / "backup.jsonl")
-        self.assertAgree(self.inner, FAILED, "more than one hard link")
+        self.assertAgree(self.inner, FAILED, "more than one name")
         self.assertAgree(self.inner, LOCKED, options=["--allow-hard-links"])
+
+    def test_a_session_over_whose_name_a_file_is_mounted(self):
+        self.inner.write_text("{}\n")
+        how = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" "$0" && exec "$@"', self.inner]
+        self.assertAgree(self.inner, FAILED, "more than one name", "mount its directory", how=how)
+        self.assertAgree(self.inner, DONE, how=how, options=["--allow-hard-links"])
 
     def test_a_name_that_leaves_no_room_for_its_locks(self):
         self.assertAgree(self.directory / ("x" * 250), DONE)
@@ -145,6 +151,11 @@ class DeadLocks(Case):
     def test_one_in_a_directory_that_may_not_be_written(self):
         self.plant_dead_lock_of(0)
         self.assertAgree(self.inner, NO_PERMISSION, "Permission denied", how=self.become(STRANGER))
+
+    def test_one_over_whose_name_a_file_is_mounted(self):
+        lock = self.plant_dead_lock_of(0)
+        how = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" "$0" && exec "$@"', lock]
+        self.assertAgree(self.inner, IO_ERROR, "Device or resource busy", "unmount that first", how=how)
 
     def test_one_on_a_read_only_mount(self):
         self.plant_dead_lock_of(0)

@@ -322,7 +322,7 @@ class Holding(Case):
         self.session.touch()
         os.link(self.session, self.folder / "other.jsonl")
         refused = self.run_command("run", self.session, "--", "true")
-        self.assertComplaint(refused, FAILED, "hard link")
+        self.assertComplaint(refused, FAILED, "2 hard links")
         self.assertStatus(self.run_command("run", "--allow-hard-links", self.session, "--", "true"), 0)
 
 

@@ -168,6 +168,7 @@ bool is_shared(const sys::CallInfo& info) {
       return true;
     case Call::openat:
     case Call::fstatat:
+    case Call::statx:
       return info.path != nullptr && std::string_view(info.path).find(".jsonl") != std::string_view::npos;
     default:
       return false;
@@ -255,7 +256,7 @@ class Player : public sys::Interceptor {
   void note_look(const sys::CallInfo& info) {
     if (info.call == sys::Call::linkat || takes_name(info)) {
       has_looked_ = false;
-    } else if (info.call == sys::Call::fstatat && info.path != nullptr && session_.filename() == info.path) {
+    } else if (info.call == sys::Call::statx && info.path != nullptr && session_.filename() == info.path) {
       has_looked_ = true;
       has_looked_at_all_ = true;
       leads_to_target_ = table_.is_link.load() || session_.filename() == k_target;

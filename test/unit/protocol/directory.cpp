@@ -75,10 +75,9 @@ TEST_CASE("an idle directory does not keep its file system from being unmounted"
 
 TEST_CASE("what the system says about a directory keeps its own identity") {
   const TemporaryDirectory directory;
-  for (const auto& [call, error] : {std::pair{sys::Call::openat, EMFILE}, std::pair{sys::Call::statx, EIO},
-                                    std::pair{sys::Call::fstatfs, EIO}, std::pair{sys::Call::fstatat, EIO}}) {
-    const Script script(
-        [wanted = call, answer = error](const sys::CallInfo& info) { return info.call == wanted ? answer : 0; });
+  for (const auto& [call, error] :
+       {std::pair{sys::Call::openat, EMFILE}, std::pair{sys::Call::statx, EIO}, std::pair{sys::Call::fstatfs, EIO}}) {
+    const Script script(failing(call, error));
     const auto location = locate(directory / "s", {});
     REQUIRE(!location);
     CHECK(location.error().code == std::error_code(error, std::system_category()));

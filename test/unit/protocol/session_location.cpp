@@ -157,6 +157,15 @@ TEST_CASE("a session with several hard links is refused, and the option is named
   }
 }
 
+TEST_CASE("what the system says about a session keeps its own identity") {
+  const TemporaryDirectory directory;
+  const Script script([](const sys::CallInfo& info) { return is_call_on(info, sys::Call::statx, "s") ? EIO : 0; });
+  const auto refused = locate(directory / "s", {});
+  REQUIRE(!refused);
+  CHECK(refused.error().code == std::error_code(EIO, std::system_category()));
+  CHECK(refused.error().path == directory / "s");
+}
+
 TEST_CASE("a path that names no file is refused") {
   const TemporaryDirectory directory;
   const std::string base = directory.path().string();

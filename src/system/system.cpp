@@ -28,7 +28,8 @@
 namespace sessionlock::sys {
 namespace {
 
-constexpr std::size_t k_names_bytes = std::size_t{64} * 1024;  // of one read of a directory
+constexpr const char* k_access_list = "system.posix_acl_access";  // <linux/xattr.h>, XATTR_NAME_POSIX_ACL_ACCESS
+constexpr std::size_t k_names_bytes = std::size_t{64} * 1024;     // of one read of a directory
 
 bool is_mount_point(const struct statx& status) {
   constexpr std::uint64_t k_mount_root = 0x2000;  // STATX_ATTR_MOUNT_ROOT of <linux/stat.h>, which may be older
@@ -81,6 +82,8 @@ std::string_view to_string(Call call) {
       return "fchown";
     case Call::fgetxattr:
       return "fgetxattr";
+    case Call::lgetxattr:
+      return "lgetxattr";
     case Call::flock:
       return "flock";
     case Call::ofd_setlk:
@@ -327,12 +330,25 @@ Outcome fchown(int fd, uid_t user, gid_t group) {
   return invoke({Call::fchown, fd}, [&]() -> std::int64_t { return ::fchown(fd, user, group); });
 }
 
+namespace {
+
+/// What a query for the size of an access control list says.
+std::int64_t as_presence(ssize_t size) {
+  if (size >= 0) {
+    return 1;
+  }
+  return errno == ENODATA || errno == EOPNOTSUPP ? 0 : -1;
+}
+
+}  // namespace
+
 Outcome has_access_list(int fd) {
-  return invoke({Call::fgetxattr, fd}, [&]() -> std::int64_t {
-    const auto size = ::fgetxattr(fd, "system.posix_acl_access", nullptr, 0);
-    const bool has_none = size < 0 && (errno == ENODATA || errno == EOPNOTSUPP);
-    return size > 0 ? 1 : has_none ? 0 : size;
-  });
+  return invoke({Call::fgetxattr, fd}, [&] { return as_presence(::fgetxattr(fd, k_access_list, nullptr, 0)); });
+}
+
+Outcome has_access_list(const char* path) {
+  return invoke({Call::lgetxattr, AT_FDCWD, path},
+                [&] { return as_presence(::lgetxattr(path, k_access_list, nullptr, 0)); });
 }
 
 Outcome flock(int fd, int operation) {

@@ -50,6 +50,7 @@ enum class Call {
   fchmod,
   fchown,
   fgetxattr,
+  lgetxattr,
   flock,
   ofd_setlk,
   ofd_getlk,
@@ -234,9 +235,10 @@ Outcome set_modification_time(int fd, WallTime time);
 Outcome fchmod(int fd, mode_t mode);
 /// fchown(2); an id of all ones changes nothing.
 Outcome fchown(int fd, uid_t user, gid_t group);
-/// Whether a file has an access control list besides its mode (acl(5)), as value 0 or 1: fgetxattr(2) of
-/// `system.posix_acl_access`.
+/// Whether a file has an access control list (acl(5), `system.posix_acl_access`): 1 or 0 as value. 0 as well where the
+/// file system has none. A path's last symbolic link is not followed.
 Outcome has_access_list(int fd);
+Outcome has_access_list(const char* path);
 /// flock(2). `operation` is `LOCK_EX | LOCK_NB` or `LOCK_UN`; a lock that is busy is EWOULDBLOCK.
 Outcome flock(int fd, int operation);
 /// `F_OFD_SETLK` (fcntl(2), Linux 3.15) of one byte; `type` is `F_WRLCK`, `F_RDLCK` or `F_UNLCK`.

@@ -7,6 +7,7 @@
 #include <csignal>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -62,8 +63,12 @@ enum class OverrunAction {
 inline constexpr int k_cleanup_signals[] = {SIGINT, SIGTERM, SIGQUIT, SIGABRT, SIGHUP};
 
 struct ManagerOptions {
-  /// Permissions of lock files, less the umask. Whoever can open one can take its `flock` and so delay its owner.
-  mode_t mode{0600};
+  /// Permissions of the locks, and of the session files that a `Transcript` makes, whatever the umask is: 0600 to 0666,
+  /// without execute bits (`Errc::invalid_argument`). A lock never gets those that would let others write, since they
+  /// could make it name another process. None: a lock can be read by those who may write its session, as far as
+  /// permissions tell (the group only if the lock can be given it and neither file has an access control list); a
+  /// session is made with 0600 less the umask. A process that can open a lock can `flock` it, and so delay its owner.
+  std::optional<mode_t> mode{};
   /// Where locks lie; empty: beside their sessions. A relative path is relative to the working directory in which the
   /// manager is constructed. For programs on one kernel that reach the session by one path: a lock there is named after
   /// the session's path, so a hold is lost (`Errc::lost`) when the session's directory or this one is moved meanwhile.

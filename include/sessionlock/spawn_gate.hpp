@@ -8,6 +8,8 @@
 #include <optional>
 #include <stop_token>
 
+#include <sys/types.h>
+
 #include <sessionlock/error.hpp>
 #include <sessionlock/export.hpp>
 #include <sessionlock/session_lock.hpp>
@@ -18,6 +20,9 @@ struct GateOptions {
   /// A gate file whose mtime is longer ago is stale, whatever its owner does; zero: only the owner's end makes it so.
   std::chrono::milliseconds stale_after{std::chrono::seconds{60}};
   std::stop_token stop{};
+  /// Permissions of the gate file, as `ManagerOptions::mode`. None: 0600, since there is no session to go by, so that
+  /// other users cannot tell whether the process that has the gate is gone.
+  std::optional<mode_t> mode{};
 };
 
 enum class GateOutcome {

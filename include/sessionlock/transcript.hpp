@@ -43,9 +43,9 @@ struct AppendReport {
 /// memory, not of the hold: once the lock is released, appends answer `Errc::lost`.
 class SESSIONLOCK_API Transcript {
  public:
-  /// Opens the session file, creating it (mode 0600, less the umask) if it is not there.
-  /// Errors: `Errc::lost`; `Errc::invalid_argument` for what is no regular file; `Errc::replaced_session` for a
-  /// symbolic link, whose target has another lock; those of opening it.
+  /// Opens the session file, creating it if it is not there: with the manager's `ManagerOptions::mode`, or 0600 less
+  /// the umask. Errors: `Errc::lost`; `Errc::invalid_argument` for what is no regular file; `Errc::replaced_session`
+  /// for a symbolic link, whose target has another lock; those of opening it.
   [[nodiscard]] static Result<Transcript> open(SessionLock& lock, AppendOptions options = {});
   Transcript(Transcript&&) noexcept;
   Transcript& operator=(Transcript&&) noexcept;

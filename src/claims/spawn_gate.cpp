@@ -12,9 +12,10 @@ namespace sessionlock {
 namespace {
 
 /// A gate's file is nobody's session, so nothing is reported to anybody.
-const std::shared_ptr<const ManagerOptions>& gate_manager() {
-  static const auto& options = *new std::shared_ptr<const ManagerOptions>(std::make_shared<const ManagerOptions>());
-  return options;
+std::shared_ptr<const ManagerOptions> gate_manager(const GateOptions& gate) {
+  ManagerOptions options;
+  options.mode = gate.mode;
+  return std::make_shared<const ManagerOptions>(std::move(options));
 }
 
 /// The age of its file from which a gate may be taken from its owner; none: never.
@@ -57,7 +58,7 @@ Result<GateEntry> SpawnGate::try_enter() {
   }
   retry_failed_releases();
   const AcquireOptions once = acquire_options(options_, std::chrono::milliseconds{0});
-  auto lock = Acquisition(gate_manager(), path_, once, LockNaming::itself, mtime_limit(options_)).acquire();
+  auto lock = Acquisition(gate_manager(options_), path_, once, LockNaming::itself, mtime_limit(options_)).acquire();
   if (lock) {
     return GateEntry{GateOutcome::acquired, std::move(*lock), std::nullopt};
   }
@@ -73,7 +74,7 @@ Result<void> SpawnGate::wait_until_done(std::chrono::milliseconds timeout, const
   }
   retry_failed_releases();
   const AcquireOptions options = acquire_options(options_, timeout);
-  return Acquisition(gate_manager(), path_, options, LockNaming::itself, mtime_limit(options_))
+  return Acquisition(gate_manager(options_), path_, options, LockNaming::itself, mtime_limit(options_))
       .wait_until_free(holder ? holder->record.lock_id : std::nullopt);
 }
 

@@ -133,7 +133,7 @@ Result<void> Acquisition::check_arguments() const {
   if (request_.options.label.size() > k_label_bytes_max) {
     return failure(Errc::invalid_argument, "acquire", request_.session, "the label is longer than 1 KiB");
   }
-  return {};
+  return check_mode(request_.manager->mode, "acquire", request_.session);
 }
 
 Acquisition::Stage Acquisition::locate_session() {
@@ -268,7 +268,7 @@ Acquisition::Stage Acquisition::publish_lock() {
   if (!record) {
     return fail(std::move(record).error());
   }
-  auto published = publish(location_->lock, *record, manager.mode);
+  auto published = publish(location_->lock, *record, lock_permissions(*location_, manager.mode));
   if (!published) {
     return fail(std::move(published).error());
   }
@@ -446,7 +446,8 @@ Acquisition::Stage Acquisition::give_back() {
       return rest_until(Clock::now() + k_give_back_pause, Stage::give_back);
     }
     if (guard) {
-      (void)put_back(hold.location().lock, std::move(*replaced_), request_.manager->mode, *hold.record().lock_id);
+      (void)put_back(hold.location().lock, std::move(*replaced_),
+                     lock_permissions(hold.location(), request_.manager->mode), *hold.record().lock_id);
     }
     replaced_.reset();
   }

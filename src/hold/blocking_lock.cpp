@@ -81,8 +81,8 @@ Result<LookResult> BlockingLock::take_over_stale(const SessionLocation& location
   }
   // Made before there is a lock to report it with.
   auto former = std::make_unique<std::optional<Inspection>>(std::move(inspection));
-  auto taken =
-      take_over(location.lock, pinned, **former, context, lock_publication(location.lock, *record, manager.mode));
+  auto taken = take_over(location.lock, pinned, **former, context,
+                         lock_publication(location.lock, *record, lock_permissions(location, manager.mode)));
   if (!taken) {
     return tl::unexpected(std::move(taken).error());
   }

@@ -15,6 +15,7 @@
 #include "hold/watchdog.hpp"
 #include "protocol/inspector.hpp"
 #include "protocol/obstacle.hpp"
+#include "protocol/permissions.hpp"
 #include "protocol/session_location.hpp"
 #include "system/paths.hpp"
 #include "verdict/failure.hpp"
@@ -166,6 +167,9 @@ Result<void> LockManager::wait_until_free(const std::filesystem::path& session, 
 }
 
 Result<SessionLock> LockManager::join(const std::filesystem::path& session, std::string_view lock_id) {
+  if (auto valid = check_mode(options_->mode, "join", session); !valid) {
+    return tl::unexpected(std::move(valid).error());
+  }
   retry_failed_releases();
   auto location = locate(session, {options_->lock_directory, false, true});
   if (!location) {

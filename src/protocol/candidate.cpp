@@ -38,7 +38,7 @@ Result<void> Candidate::create() {
   file_ = identity_of(status);
   made_ = modification_time(status);
   fd_.expect(file_);
-  return {};
+  return publication_.permissions ? set_permissions(fd_, status, *publication_.permissions, place_) : Result<void>{};
 }
 
 Result<void> Candidate::try_locks_once() {

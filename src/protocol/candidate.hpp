@@ -22,7 +22,7 @@ class Candidate {
   Candidate(const Candidate&) = delete;
   Candidate& operator=(const Candidate&) = delete;
 
-  /// Makes the file: nameless, where the file system allows that.
+  /// Makes the file, nameless where the file system allows that, and gives it its permissions.
   [[nodiscard]] Result<void> create();
   /// Finds out, once for each file system, what its locks can do.
   [[nodiscard]] Result<void> try_locks_once();

@@ -67,16 +67,17 @@ std::optional<std::string> declare_witness(const FileIdentity& file, const FileS
   return std::nullopt;
 }
 
-Publication lock_publication(const Place& place, LockRecord& record, mode_t mode) {
-  return {mode, record.lock_id ? std::string_view(*record.lock_id) : std::string_view{}, true,
+Publication lock_publication(const Place& place, LockRecord& record, const LockPermissions& permissions) {
+  return {k_private_mode, record.lock_id ? std::string_view(*record.lock_id) : std::string_view{}, true,
           [&place, &record](const FileIdentity* witness) {
             record.witness = witness != nullptr ? declare_witness(*witness, *place.directory->traits) : std::nullopt;
             return format_lock_record(record);
-          }};
+          },
+          permissions};
 }
 
-Result<PublishAttempt> publish(const Place& place, LockRecord& record, mode_t mode) {
-  return publish_file(place, lock_publication(place, record, mode));
+Result<PublishAttempt> publish(const Place& place, LockRecord& record, const LockPermissions& permissions) {
+  return publish_file(place, lock_publication(place, record, permissions));
 }
 
 }  // namespace sessionlock

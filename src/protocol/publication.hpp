@@ -15,11 +15,13 @@
 #include <sessionlock/error.hpp>
 
 #include "protocol/lock_file.hpp"
+#include "protocol/permissions.hpp"
 
 namespace sessionlock {
 
 /// A file as it is to be published.
 struct Publication {
+  /// With which it is made, less the umask.
   mode_t mode{};
   /// 32 hexadecimal digits that nobody else uses, for the temporary name where one is needed. Lifetime: the caller's.
   std::string_view id{};
@@ -27,6 +29,8 @@ struct Publication {
   bool with_witness{false};
   /// Makes the whole content; is told on which file the witness was taken, or null.
   std::function<std::string(const FileIdentity* witness)> content{};
+  /// What it is given before others can find it; none: it stays as it was made.
+  std::optional<LockPermissions> permissions{};
 };
 /// A file that this process made. The descriptor carries the witness; closing it gives that up.
 struct PublishedFile {
@@ -59,8 +63,9 @@ struct PublishAttempt {
 
 /// A lock file as it is to be published: the witness is taken where the file system can carry one, and declared in the
 /// record where the file system is known to belong to this kernel. Lifetime: refers to the place and the record.
-[[nodiscard]] Publication lock_publication(const Place& place, LockRecord& record, mode_t mode);
+[[nodiscard]] Publication lock_publication(const Place& place, LockRecord& record, const LockPermissions& permissions);
 /// Publishes a lock file. Errors: as `publish_file`.
-[[nodiscard]] Result<PublishAttempt> publish(const Place& place, LockRecord& record, mode_t mode);
+[[nodiscard]] Result<PublishAttempt> publish(const Place& place, LockRecord& record,
+                                             const LockPermissions& permissions);
 
 }  // namespace sessionlock

@@ -74,7 +74,8 @@ Result<TakeOver> take_over(const Place& place, PinnedLock& pinned, Inspection& i
   return taken;
 }
 
-Result<void> put_back(const Place& place, PinnedInode replaced, mode_t mode, std::string_view id) {
+Result<void> put_back(const Place& place, PinnedInode replaced, const LockPermissions& permissions,
+                      std::string_view id) {
   PinnedFile former{std::move(replaced), {}};
   if (auto read = read_again(former, place); !read) {
     return read;
@@ -82,7 +83,8 @@ Result<void> put_back(const Place& place, PinnedInode replaced, mode_t mode, std
   if (!former.content) {
     return failure(former.content.error(), "read lock", place);
   }
-  const Publication publication{mode, id, false, [&](const FileIdentity*) { return former.content->text; }};
+  const Publication publication{k_private_mode, id, false, [&](const FileIdentity*) { return former.content->text; },
+                                permissions};
   std::optional<Candidate> candidate;
   auto made = make_successor(place, publication, candidate);
   if (!made) {

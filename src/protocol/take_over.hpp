@@ -32,10 +32,11 @@ struct TakeOver {
 [[nodiscard]] Result<TakeOver> take_over(const Place& place, PinnedLock& pinned, Inspection& inspection,
                                          const InspectionContext& context, const Publication& publication);
 
-/// Undoes a take-over that reaches no caller: a copy of what it replaced, unwitnessed and of the same age, replaces the
-/// lock in its turn, for the next acquire to find. Precondition: the caller has the `flock` of its own lock file, and
-/// has compared it with the place (`Hold::enter_guard`). Errors: as `take_over`; the caller's lock is still there
-/// then.
-[[nodiscard]] Result<void> put_back(const Place& place, PinnedInode replaced, mode_t mode, std::string_view id);
+/// Undoes a take-over that reaches no caller: a copy of what it replaced, unwitnessed, of the same age and with the
+/// permissions of a lock of its session, replaces the lock in its turn, for the next acquire to find. Precondition: the
+/// caller has the `flock` of its own lock file, and has compared it with the place (`Hold::enter_guard`). Errors: as
+/// `take_over`; the caller's lock is still there then.
+[[nodiscard]] Result<void> put_back(const Place& place, PinnedInode replaced, const LockPermissions& permissions,
+                                    std::string_view id);
 
 }  // namespace sessionlock

@@ -33,9 +33,10 @@ Result<AppendedFile> AppendedFile::open(const Directory& directory, const std::s
   retry_until(std::chrono::steady_clock::now() + k_lease_patience, [&] {
     opened = sys::open(directory.fd.get(), name.c_str(), flags);
     if (opened.error == ENOENT && missing == Missing::create) {
-      opened = sys::open(directory.fd.get(), name.c_str(), flags | O_CREAT, mode);
+      opened = sys::open(directory.fd.get(), name.c_str(), flags | O_CREAT | O_EXCL, mode);
+      file.is_new = opened.ok();
     }
-    return opened.error != EAGAIN;
+    return opened.error != EAGAIN && opened.error != EEXIST;  // EEXIST: another program has just made it
   });
   if (!opened.ok()) {
     return failure(opened.code(), "openat", file.path);

@@ -28,6 +28,8 @@ struct AppendedFile {
   FileIdentity identity{};
   /// For error messages.
   std::filesystem::path path{};
+  /// It was not there before.
+  bool is_new{false};
 
   /// Opens the file, or creates it with this mode, and reports its status. A symbolic link is not followed. Blocking: 5
   /// s at most, while another process gives up a lease on the file. Errors: those of the calls;

@@ -304,6 +304,12 @@ Result<Transcript> Transcript::open(SessionLock& lock, AppendOptions options) {
     }
     return tl::unexpected(std::move(file).error());
   }
+  const auto mode = state->share->hold->params().options->mode;
+  if (mode && file->is_new) {
+    if (const auto changed = sys::fchmod(file->fd.get(), *mode); !changed.ok()) {
+      return failure(changed.code(), "fchmod", file->path);
+    }
+  }
   state->file = std::move(*file);
   if (options.fsync) {
     if (auto synced = sync_directory(*state->place().directory); !synced) {

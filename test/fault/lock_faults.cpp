@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <doctest/doctest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <sessionlock/sessionlock.hpp>
@@ -49,6 +50,9 @@ struct Bench {
   std::string judge_hold() {
     if (!lock.owns() || !fs::exists(lock_path)) {
       return "it is not held";
+    }
+    if ((fs::status(lock_path).permissions() & (fs::perms::group_write | fs::perms::others_write)) != fs::perms::none) {
+      return "others may write it";
     }
     if (const auto verified = lock.verify(); !verified) {
       return "it is held, and is not: " + verified.error().message();
@@ -122,13 +126,17 @@ void set_naming(const KnownTraits& traits, Setting setting) {
 using Plant = std::function<void(const fs::path& lock)>;
 
 /// Acquires a session at whose lock path there is nothing, or something that is nobody's.
-void acquire_with_faults(const std::string& what, Setting setting, const Plant& plant_lock = nullptr) {
+void acquire_with_faults(const std::string& what, Setting setting, const Plant& plant_lock = nullptr,
+                         const std::function<void(const fs::path& session)>& make_session = nullptr) {
   const Workplace somewhere;
   const KnownTraits traits(somewhere.path());
   const std::string operation = what + std::string(to_string(setting));
   const auto situation = [&](const fs::path& directory) {
     set_naming(traits, setting);
     auto bench = std::make_shared<Bench>(directory);
+    if (make_session) {
+      make_session(bench->path);
+    }
     if (plant_lock) {
       plant_lock(bench->lock_path);
     }
@@ -247,6 +255,18 @@ std::string orphaned_record() {
 TEST_CASE("whatever fails, a free session is acquired or not, and nothing is left") {
   for (const auto setting : {Setting::known, Setting::first, Setting::linked, Setting::apart, Setting::renamed}) {
     acquire_with_faults("acquire free", setting);
+  }
+}
+
+TEST_CASE("whatever fails, a session that others may write is acquired or not, and they never write its lock") {
+  // Another group than that of the file system, so that the lock has to be given it.
+  constexpr gid_t k_group = 23453;
+  for (const auto setting : {Setting::known, Setting::linked, Setting::apart}) {
+    acquire_with_faults("acquire a shared session", setting, nullptr, [](const fs::path& session) {
+      write_text(session, "");
+      (void)::chown(session.c_str(), static_cast<uid_t>(-1), k_group);
+      REQUIRE(::chmod(session.c_str(), 0660) == 0);
+    });
   }
 }
 

@@ -13,6 +13,7 @@
 
 #include <doctest/doctest.h>
 #include <sched.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
@@ -282,6 +283,31 @@ TEST_CASE(
     REQUIRE_IN_CHILD(code_of(try_lock(session.path)) == std::errc::operation_not_permitted);
     refusals = 0;
     REQUIRE_IN_CHILD(try_lock(session.path).has_value());
+  });
+}
+
+TEST_CASE("where each name is a file to the kernel, a lock has its permissions before it has its name") {
+  on_fuse([](const fs::path& shown) {
+    constexpr gid_t k_team = 23453;
+    const Session session;
+    const fs::path real = shown / session.directory.path().filename();
+    write_text(session.path, "");
+    REQUIRE_IN_CHILD(::chown(session.path.c_str(), 0, k_team) == 0);
+    REQUIRE_IN_CHILD(::chmod(session.path.c_str(), 0660) == 0);
+    struct stat status {};
+    bool had_others = false;
+    for (int turn = 0; turn < 2; ++turn) {  // the first finds out what the file system is
+      const Script script([&](const sys::CallInfo&) {
+        const bool is_named = ::lstat((real / "s.jsonl.lock").c_str(), &status) == 0;
+        had_others = had_others || (is_named && ((status.st_mode & 07777) != 0640 || status.st_gid != k_team));
+        return 0;
+      });
+      const auto lock = held(try_lock(session.path));
+      REQUIRE_IN_CHILD(traits_at(session).locks_are_per_name.load());
+      REQUIRE_IN_CHILD(::lstat((real / "s.jsonl.lock").c_str(), &status) == 0);
+      REQUIRE_IN_CHILD((status.st_mode & 07777) == 0640 && status.st_gid == k_team);
+    }
+    REQUIRE_IN_CHILD(!had_others);
   });
 }
 

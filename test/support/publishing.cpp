@@ -73,12 +73,12 @@ std::vector<Pretence> pretences() {
 
 Result<PublishAttempt> publish_own(const Place& place) {
   LockRecord record = own_record();
-  return publish(place, record, 0600);
+  return publish(place, record, {});
 }
 
-PublishedLock published(const Place& place, mode_t mode) {
+PublishedLock published(const Place& place, const LockPermissions& permissions) {
   LockRecord record = own_record();
-  auto attempt = publish(place, record, mode);
+  auto attempt = publish(place, record, permissions);
   if (!attempt) {
     throw ProcessFailure(attempt.error().message());
   }

@@ -40,7 +40,7 @@ struct PublishedLock : PublishedFile {
   LockRecord record;
 };
 /// Throws if the lock could not be published.
-[[nodiscard]] PublishedLock published(const Place& place, mode_t mode = 0600);
+[[nodiscard]] PublishedLock published(const Place& place, const LockPermissions& permissions = {});
 
 /// Throws if there is none.
 [[nodiscard]] PinnedLock pinned_at(const Place& place);

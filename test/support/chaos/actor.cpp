@@ -28,12 +28,9 @@ std::filesystem::path Actor::lock_of(std::size_t number) const {
   return session(number).native() + ".lock";
 }
 
-ManagerOptions Actor::manager_options() const {
+ManagerOptions Actor::manager_options() {
   ManagerOptions options;
   options.release_at_exit = false;
-  if (world().has_neighbour) {
-    options.mode = 0640;  // as a lock of a session that the group may write
-  }
   return options;
 }
 

@@ -69,7 +69,7 @@ class Actor {
   [[nodiscard]] std::filesystem::path lock_of(std::size_t number) const;
 
   /// How its manager is made.
-  [[nodiscard]] ManagerOptions manager_options() const;
+  [[nodiscard]] static ManagerOptions manager_options();
   /// How it acquires.
   [[nodiscard]] static AcquireOptions acquire_options(std::chrono::milliseconds timeout);
   /// Whether a neighbour may be the reason of a failure; counts it then.

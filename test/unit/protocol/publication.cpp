@@ -28,12 +28,6 @@ namespace fs = std::filesystem;
 using namespace sessionlock;
 using namespace sessionlock::test;
 
-namespace {
-
-constexpr mode_t k_mode = 0600;
-
-}  // namespace
-
 TEST_CASE("a lock appears complete, with its witness, on every kind of file system") {
   // Protects: `Candidate::write` and `take_witness` before `give_name`, in `publish_one` (INVARIANT 2; traps 4 and 5).
   for (const auto& pretence : pretences()) {
@@ -99,18 +93,32 @@ TEST_CASE("the name is taken exclusively on every kind of file system") {
   }
 }
 
-TEST_CASE("the mode is the one asked for, less the umask") {
+TEST_CASE("a lock has exactly its permissions before it has its name, whatever the umask is") {
   for (const auto& answer : {Answer{[](const sys::CallInfo&) { return 0; }}, Answer{no_nameless_files}}) {
-    in_fresh_process([&] {
-      const TemporaryDirectory directory;
-      const Script script(answer);
-      ::umask(027);
-      const auto a = published(place_in(directory.path(), "a.lock"), 0666);
-      const auto b = published(place_in(directory.path(), "b.lock"), 0600);
-      struct stat status {};
-      REQUIRE_IN_CHILD(::fstat(a.fd.get(), &status) == 0 && (status.st_mode & 07777) == 0640);
-      REQUIRE_IN_CHILD(::fstat(b.fd.get(), &status) == 0 && (status.st_mode & 07777) == 0600);
-    });
+    for (const mode_t umask : {0U, 027U, 0777U}) {
+      in_fresh_process([&] {
+        const TemporaryDirectory directory;
+        mode_t named{0};
+        const Script script([&](const sys::CallInfo& info) {
+          struct stat status {};
+          if (is(info, sys::Call::write)) {  // it has no name yet
+            REQUIRE_IN_CHILD(::fstat(info.fd, &status) == 0);
+            named = status.st_mode & 07777;
+          }
+          return answer(info);
+        });
+        ::umask(umask);
+        for (const mode_t mode : {0600U, 0644U, 0604U}) {
+          named = 0;
+          const auto lock = published(place_in(directory.path(), "a.lock"), {mode, std::nullopt, true});
+          REQUIRE_IN_CHILD(named == mode);
+          struct stat status {};
+          REQUIRE_IN_CHILD(::lstat((directory / "a.lock").c_str(), &status) == 0);
+          REQUIRE_IN_CHILD((status.st_mode & 07777) == mode);
+          fs::remove(directory / "a.lock");
+        }
+      });
+    }
   }
 }
 
@@ -237,7 +245,7 @@ TEST_CASE("a shortage of record locks is an error on a local file system, and no
       place.directory->traits->local = local;
       const Script script([](const sys::CallInfo& info) { return is(info, sys::Call::ofd_setlk) ? ENOLCK : 0; });
       LockRecord record = own_record();
-      const auto attempt = publish(place, record, k_mode);
+      const auto attempt = publish(place, record, {});
       REQUIRE_IN_CHILD(attempt.has_value() == !local);
       if (!local) {
         REQUIRE_IN_CHILD(!attempt->file->has_witness);

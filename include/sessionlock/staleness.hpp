@@ -15,6 +15,8 @@
 #include <system_error>
 #include <vector>
 
+#include <sys/types.h>
+
 #include <sessionlock/export.hpp>
 #include <sessionlock/lock_record.hpp>
 
@@ -90,6 +92,13 @@ enum class Basis {
   undecided           ///< Nothing proves either way.
 };
 
+/// Whose a file is, and who may do what with it (stat(2)).
+struct FileAccess {
+  uid_t user{};
+  gid_t group{};
+  mode_t mode{};
+};
+
 /// What was found at a lock path and what it means. A default-constructed value describes a free lock.
 struct SESSIONLOCK_API Inspection {
   /// Canonical session path; empty where only the lock file is known.
@@ -118,6 +127,8 @@ struct SESSIONLOCK_API Inspection {
   Basis basis{Basis::no_file};
   /// Why the file could not be read, where `basis` is `unreadable`; `Errc::not_a_lock_file` where it is `not_a_lock`.
   std::error_code cause{};
+  /// Of a file that may not be read (EACCES): who could.
+  std::optional<FileAccess> denied_by{};
   /// Why an acquire would fail at once, whatever the owner does: no lock can be made here (EROFS), this one may not be
   /// removed (EPERM), or the session has several names (`Errc::aliased_session`). None if nothing is known to prevent
   /// it. Set by `LockManager::inspect` and, for a removable lock, by a sweep.

@@ -88,8 +88,9 @@ class ForcedRelease {
       return failure(Errc::not_a_lock_file, "release", location_.lock.path(), std::string(not_a_lock_words()));
     }
     if (inspection_.cause) {
-      return tl::unexpected(
-          Error{inspection_.cause, "release", location_.lock.path(), inspection_, "the lock cannot be read"});
+      std::string detail = "the lock cannot be read";
+      detail += inspection_.denied_by ? "; " + denied_words(*inspection_.denied_by) : "";
+      return tl::unexpected(Error{inspection_.cause, "release", location_.lock.path(), inspection_, std::move(detail)});
     }
     if (auto why_not = why_not_named(inspection_, name_); !why_not.empty()) {
       return tl::unexpected(Error{Errc::lost, "release", location_.lock.path(), inspection_, std::move(why_not)});

@@ -18,6 +18,7 @@
 #include "protocol/permissions.hpp"
 #include "protocol/session_location.hpp"
 #include "system/paths.hpp"
+#include "verdict/explanation.hpp"
 #include "verdict/failure.hpp"
 
 namespace sessionlock {
@@ -184,7 +185,8 @@ Result<SessionLock> LockManager::join(const std::filesystem::path& session, std:
   }
   PinnedLock& lock = **pinned;
   if (!lock.content) {
-    return failure(lock.content.error(), "join", location->lock.path());
+    return failure(lock.content.error(), "join", location->lock.path(),
+                   lock.denied_by ? denied_words(*lock.denied_by) : std::string{});
   }
   LockRecord& record = lock.content->record;
   if (!record.lock_id || *record.lock_id != lock_id) {

@@ -83,6 +83,7 @@ Inspection judge(const PinnedLock& pinned, const Place& place, const InspectionC
     Evidence evidence;
     evidence.unreadable = pinned.content.error();
     inspection = classify({}, evidence, context.policy);
+    inspection.denied_by = pinned.denied_by;
   }
   inspection.lock_path = place.path();
   return inspection;

@@ -86,6 +86,9 @@ Result<std::optional<PinnedFile>> judge_open_failure(const Place& place, int err
   }
   PinnedFile pinned;
   pinned.content = tl::unexpected(code);
+  if (found.ok() && error == EACCES) {
+    pinned.denied_by = FileAccess{status.st_uid, status.st_gid, status.st_mode & ~static_cast<mode_t>(S_IFMT)};
+  }
   return pinned;
 }
 

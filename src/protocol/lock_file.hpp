@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include <sessionlock/error.hpp>
+#include <sessionlock/staleness.hpp>
 
 #include "protocol/directory.hpp"
 #include "record/lock_text.hpp"
@@ -37,6 +38,8 @@ struct PinnedInode {
   FileIdentity file;
   WallTime modified{};
   nlink_t links{1};
+  /// Of a file that may not be opened (EACCES): who could.
+  std::optional<FileAccess> denied_by{};
 };
 
 /// What a file says.

@@ -20,6 +20,7 @@
 #include "protocol/reclaim.hpp"
 #include "protocol/temporary_name.hpp"
 #include "system/paths.hpp"
+#include "verdict/explanation.hpp"
 #include "verdict/failure.hpp"
 
 namespace sessionlock {
@@ -225,7 +226,8 @@ void Examiner::inspect(const Place& place, Findings& findings) {
     }
     inspection.session_path = session_path_of(inspection.record, place);
     if (inspection.basis == Basis::unreadable) {
-      findings.errors.push_back({inspection.cause, "read lock", inspection.lock_path, std::nullopt, {}});
+      findings.errors.push_back({inspection.cause, "read lock", inspection.lock_path, std::nullopt,
+                                 inspection.denied_by ? denied_words(*inspection.denied_by) : std::string{}});
     }
     findings.locks.push_back(std::move(inspection));
     return;

@@ -49,7 +49,7 @@ class ErrorCategory final : public std::error_category {
 /// As the messages of programs with such locks have it: "pid=41237 alive".
 std::string holder_words(const Inspection& holder) {
   if (holder.basis == Basis::unreadable) {
-    return "held by an unreadable lock: " + holder.cause.message();
+    return fmt::format("held by an unreadable lock ({})", unreadable_words(holder));
   }
   const auto named = named_pid(holder);
   const std::string pid = named ? fmt::format("pid={} ", *named) : "";

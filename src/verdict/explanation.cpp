@@ -3,8 +3,10 @@
 #include <algorithm>
 
 #include <fmt/core.h>
+#include <sys/stat.h>
 
 #include "text/duration_text.hpp"
+#include "text/mode_text.hpp"
 #include "text/printable_text.hpp"
 
 namespace sessionlock {
@@ -59,7 +61,7 @@ std::string evidence_words(const Inspection& inspection) {
     case Basis::no_file:
       return "there is no lock file";
     case Basis::unreadable:
-      return "the lock cannot be read (" + inspection.cause.message() + ") and therefore counts as held";
+      return "the lock cannot be read (" + unreadable_words(inspection) + ") and therefore counts as held";
     case Basis::held_here:
       return "this very process holds it";
     case Basis::witness_held:
@@ -147,6 +149,18 @@ std::optional<pid_t> named_pid(const Inspection& inspection) {
 std::string owner_words(const Inspection& inspection) {
   const auto pid = named_pid(inspection);
   return pid ? fmt::format("pid {}", *pid) : "no usable pid";
+}
+
+std::string denied_words(const FileAccess& file) {
+  return fmt::format(
+      "it belongs to user {} and group {} and has mode {}; ask as that user{}, or make later locks readable: let a "
+      "common "
+      "group write the session, or lock it with --mode 0644 (SESSIONLOCK_MODE=0644)",
+      file.user, file.group, format_mode(file.mode), (file.mode & S_IRGRP) != 0 ? " or group" : "");
+}
+
+std::string unreadable_words(const Inspection& inspection) {
+  return inspection.cause.message() + (inspection.denied_by ? "; " + denied_words(*inspection.denied_by) : "");
 }
 
 std::string_view not_a_lock_words() {

@@ -22,6 +22,11 @@ namespace sessionlock {
 /// empty. Lifetime: static storage.
 [[nodiscard]] std::string_view inherited_words(const Inspection& inspection);
 
+/// Who could read a lock that may not be read, and what would make later ones readable.
+[[nodiscard]] std::string denied_words(const FileAccess& file);
+/// Why a lock cannot be read, and what would help if that is known.
+[[nodiscard]] std::string unreadable_words(const Inspection& inspection);
+
 /// What to do where there is something else than a lock at a lock path. Lifetime: static storage.
 [[nodiscard]] std::string_view not_a_lock_words();
 /// Why an acquire would fail, as its error would say it; empty where nothing is known to prevent one.

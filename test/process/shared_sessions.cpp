@@ -278,6 +278,28 @@ TEST_CASE("the lock that one user takes of another's private session is the lock
   CHECK(mode_of(session.lock) == 0600);
 }
 
+TEST_CASE("a lock that cannot be read is held, and the error says who could read it and what would help") {
+  if (!is_root_or_skipped()) {
+    return;
+  }
+  const SharedSession session;
+  leave_lock_of(k_alice, k_team, session.path);
+  as_user(k_bob, k_team, [&] {
+    constexpr std::string_view k_help =
+        "it belongs to user 23451 and group 23453 and has mode 0600; ask as that user, or make later locks readable: "
+        "let a common group write the session, or lock it with --mode 0644 (SESSIONLOCK_MODE=0644)";
+    const auto refused = try_lock(session.path);
+    REQUIRE_IN_CHILD(code_of(refused) == Errc::locked);
+    REQUIRE_IN_CHILD(refused.error().holder->denied_by->user == k_alice);
+    REQUIRE_IN_CHILD(refused.error().message().find(k_help) != std::string::npos);
+    REQUIRE_IN_CHILD(LockManager().inspect(session.path)->explanation().find(k_help) != std::string::npos);
+    const auto joined = LockManager().join(session.path, "0123456789abcdef0123456789abcdef");
+    REQUIRE_IN_CHILD(joined.error().detail == k_help);
+    const auto forced = LockManager().force_release(session.path, "1", true);
+    REQUIRE_IN_CHILD(forced.error().detail.ends_with(k_help));
+  });
+}
+
 TEST_CASE("a mode that is asked for holds for locks and for new sessions, but lets nobody else write a lock") {
   const SharedSession session;
   const mode_t before = ::umask(077);

@@ -107,7 +107,7 @@ TEST_CASE("a lock that cannot be read is told with the cause") {
   error.holder->age.reset();
   error.holder->cause = {EACCES, std::system_category()};
   CHECK(error.message() ==
-        "session file locked (timeout 500ms): held by an unreadable lock: Permission denied /path/x.jsonl.lock");
+        "session file locked (timeout 500ms): held by an unreadable lock (Permission denied) /path/x.jsonl.lock");
 }
 
 TEST_CASE("a label or path with control characters keeps the message on one line") {

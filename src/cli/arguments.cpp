@@ -2,9 +2,11 @@
 
 #include <cstdlib>
 #include <string_view>
+#include <utility>
 
 #include <fmt/core.h>
 
+#include "text/mode_text.hpp"
 #include "text/printable_text.hpp"
 
 namespace sessionlock::cli {
@@ -12,6 +14,7 @@ namespace sessionlock::cli {
 ManagerOptions SessionArguments::manager_options() const {
   ManagerOptions options;
   options.lock_directory = lock_directory;
+  options.mode = mode;
   return options;
 }
 
@@ -37,6 +40,15 @@ void add_session_options(OptionTable& table, SessionArguments& arguments) {
       .environment = "SESSIONLOCK_DIRECTORY";
   table.flag("--allow-hard-links", arguments.allow_hard_links,
              "Accept a session file with several names; each has a lock of its own");
+}
+
+void add_mode(OptionTable& table, std::optional<mode_t>& mode, std::string help) {
+  const auto read = [&mode](const std::string& text) {
+    mode = parse_mode(text);
+    return mode ? mode_fault(*mode)
+                : fmt::format("'{}' is no mode; write it in octal, such as 0640", printable_text(text));
+  };
+  table.option("--mode", "OCTAL", read, std::move(help)).environment = "SESSIONLOCK_MODE";
 }
 
 AcquireOptions AcquireArguments::acquire_options(const SessionArguments& session) const {

@@ -3,7 +3,10 @@
 /// \file
 /// Arguments that several commands have in common.
 
+#include <optional>
 #include <string>
+
+#include <sys/types.h>
 
 #include <sessionlock/lock_manager.hpp>
 
@@ -16,6 +19,7 @@ struct SessionArguments {
   std::string session{};
   std::string lock_directory{};
   bool allow_hard_links{false};
+  std::optional<mode_t> mode{};
 
   [[nodiscard]] ManagerOptions manager_options() const;
 };
@@ -25,6 +29,9 @@ struct SessionArguments {
 void add_session(OptionTable& table, SessionArguments& arguments);
 /// `--lock-directory` and `--allow-hard-links`.
 void add_session_options(OptionTable& table, SessionArguments& arguments);
+
+/// `--mode`, for commands that make locks.
+void add_mode(OptionTable& table, std::optional<mode_t>& mode, std::string help);
 
 /// How to acquire: the defaults are those of the environment (`AcquireOptions::from_environment`).
 struct AcquireArguments {

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <string_view>
+#include <utility>
 
 #include <fmt/core.h>
 
@@ -76,6 +77,8 @@ class Walk {
   /// Position of the first `--`, or the number of arguments.
   [[nodiscard]] std::size_t end() const { return at_; }
   [[nodiscard]] std::size_t positionals() const { return positionals_; }
+  /// The options that were seen, by the names in their rows.
+  [[nodiscard]] std::vector<std::string> take_given() { return std::move(given_); }
 
  private:
   std::string option() {
@@ -86,6 +89,7 @@ class Walk {
     if (option == nullptr) {
       return std::find(k_built_in.begin(), k_built_in.end(), name) == k_built_in.end() ? unknown(argument) : "";
     }
+    given_.push_back(option->names);
     const bool takes_value = option->flag == nullptr;
     if (takes_value && argument.size() == name.size() + 1 && is_long) {
       // The option library would take the next argument for the value that `--label=` leaves empty.
@@ -124,6 +128,7 @@ class Walk {
   std::size_t at_;
   const std::size_t places_;
   std::size_t positionals_{0};
+  std::vector<std::string> given_{};
 };
 
 bool asks_for_help(const std::vector<std::string>& arguments) {
@@ -149,7 +154,7 @@ void split_program(CommandLine& line, const Walk& walk) {
 }  // namespace
 
 CommandLine take_apart(const Command& root, std::vector<std::string> arguments) {
-  CommandLine line{&root, {}, std::move(arguments), {}, {}};
+  CommandLine line{.command = &root, .arguments = std::move(arguments)};
   std::size_t words = 0;
   while (words < line.arguments.size()) {
     const Command* const below = find_command(line.command->commands, line.arguments[words]);
@@ -162,7 +167,9 @@ CommandLine take_apart(const Command& root, std::vector<std::string> arguments) 
   }
   Walk walk{*line.command, line.arguments, words};
   line.fault = walk.run();
-  if (asks_for_help(line.arguments)) {
+  line.given = walk.take_given();
+  line.asks_for_help = asks_for_help(line.arguments);
+  if (line.asks_for_help) {
     line.fault.clear();
   }
   if (line.command->program_action && line.fault.empty()) {

@@ -18,8 +18,12 @@ struct CommandLine {
   std::string named{};
   /// All arguments for the option library, the words that name the command included.
   std::vector<std::string> arguments{};
+  /// The options that are given, by the names in their rows.
+  std::vector<std::string> given{};
   /// The program to run and its arguments, for a command that takes one.
   std::vector<std::string> program{};
+  /// It asks for help, so nothing about it is wrong.
+  bool asks_for_help{false};
   /// What is wrong, in words; empty if nothing is.
   std::string fault{};
 };

@@ -31,20 +31,29 @@ bool is_positional(const Option& option) {
   return option.names.front() != '-';
 }
 
-CLI::Option& add_option(CLI::App& app, const Option& option) {
+/// Where the value of an option comes from, for who has to correct it.
+std::string source_of(const Option& option, const CommandLine& line) {
+  const bool is_given = std::find(line.given.begin(), line.given.end(), option.names) != line.given.end();
+  return is_given || option.environment.empty() ? option.names : option.environment;
+}
+
+CLI::Option& add_option(CLI::App& app, const Option& option, const CommandLine& line) {
   if (option.flag != nullptr) {
     return *app.add_flag(option.names, *option.flag, option.help);
   }
-  const auto read = [option](const std::vector<std::string>& texts) {
+  const auto read = [option, &line](const std::vector<std::string>& texts) {
     for (const std::string& text : texts) {
+      if (line.asks_for_help) {
+        break;
+      }
       if (const std::string fault = option.read(text); !fault.empty()) {
-        throw CLI::ValidationError(option.names, fault);
+        throw CLI::ValidationError(source_of(option, line), fault);
       }
     }
     return true;
   };
   CLI::Option& added = *app.add_option(option.names, read, option.help);
-  added.type_name(option.value_name)->required(option.required)->envname(option.environment);
+  added.type_name(option.value_name)->required(option.required);
   if (option.repeated && is_positional(option)) {
     added.expected(CLI::detail::expected_max_vector_size);
   } else if (option.repeated) {
@@ -53,26 +62,31 @@ CLI::Option& add_option(CLI::App& app, const Option& option) {
   return added;
 }
 
-void add_options(CLI::App& app, const OptionTable& table) {
+void add_options(CLI::App& app, const OptionTable& table, const CommandLine& line) {
   for (const Option& option : table.options()) {
-    CLI::Option& added = add_option(app, option);
+    CLI::Option& added = add_option(app, option, line);
+    if (&table == line.command) {
+      // The option library reads the variables of all commands, and a bad value would end those that it does not
+      // concern.
+      added.envname(option.environment);
+    }
     if (!option.excludes.empty()) {
       added.excludes(app.get_option(option.excludes));
     }
   }
 }
 
-/// Describes a command and those below it to the option library.
-void add_command(CLI::App& app, const Command& command) {
-  add_options(app, command);
+/// Describes a command and those below it to the option library. Lifetime: `line` must live until it has parsed.
+void add_command(CLI::App& app, const Command& command, const CommandLine& line) {
+  add_options(app, command, line);
   if (!command.one_of.options().empty()) {
     CLI::App& group = *app.add_option_group(command.one_of_name, command.one_of_help);
-    add_options(group, command.one_of);
+    add_options(group, command.one_of, line);
     group.require_option(1);
   }
   app.footer(command.footer);
   for (const Command& below : command.commands) {
-    add_command(*app.add_subcommand(below.name, below.help), below);
+    add_command(*app.add_subcommand(below.name, below.help), below, line);
   }
   if (!command.commands.empty()) {
     app.require_subcommand(1);
@@ -150,7 +164,7 @@ Parsed parse(const Command& root, const std::string& version, std::vector<std::s
   }
   CLI::App app{root.help, root.name};
   app.set_version_flag("--version", version);
-  add_command(app, root);
+  add_command(app, root, line);
   // The option library takes them from the back.
   std::reverse(line.arguments.begin(), line.arguments.end());
   const Command& command = *line.command;

@@ -281,6 +281,8 @@ Command declare_append() {
   command.flag("--fsync", arguments->fsync, "Wait until the records are on stable storage");
   command.flag("--hold", arguments->hold, "Keep the lock between batches");
   add_session_options(command, arguments->session);
+  add_mode(command, arguments->session.mode,
+           "Permissions of a session that is made, and of the lock, which others never get to write");
   command.footer =
       "Each line is one record and is written whole; blank lines are skipped. The lock is taken for each batch of what "
       "can be read at once.\n"

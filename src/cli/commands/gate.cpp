@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,12 +29,14 @@ struct GateArguments {
   std::string file{};
   milliseconds stale_after{GateOptions{}.stale_after};
   milliseconds timeout{AcquireOptions::from_environment().timeout};
+  std::optional<mode_t> mode{};
 };
 
 SpawnGate gate_of(const GateArguments& arguments, const Interruption& interruption) {
   GateOptions options;
   options.stop = interruption.token();
   options.stale_after = arguments.stale_after == milliseconds::max() ? milliseconds{0} : arguments.stale_after;
+  options.mode = arguments.mode;
   return SpawnGate{arguments.file, options};
 }
 
@@ -98,6 +101,8 @@ Command declare_gate() {
       "--stale-after", arguments->stale_after,
       "Age from which a gate counts as left behind, whatever its owner does (60s unless given; inf: never)");
   command.duration("--timeout", arguments->timeout, "Give up waiting for the other after this long (60s unless given)");
+  add_mode(command, arguments->mode,
+           "Permissions of the gate file, which others never get to write (0600 unless given)");
   command.footer =
       "The exit status is COMMAND's own, or 0 if another caller ran it; 128+N if signal N ended it, 126 or 127 if it\n"
       "cannot be run, 75 if the other is not done in time.";

@@ -163,6 +163,7 @@ Command declare_run() {
   command.duration("--max-hold", arguments->acquire.options.max_hold,
                    "How long the lock is meant to be held, for others to know (5m unless given)");
   add_session_options(command, arguments->session);
+  add_mode(command, arguments->session.mode, "Permissions of the lock, which others never get to write");
   command.footer =
       "COMMAND sees SESSIONLOCK_SESSION, SESSIONLOCK_LOCK and SESSIONLOCK_ID. The exit status is COMMAND's own;\n"
       "128+N if signal N ended it, 126 or 127 if it cannot be run, 75 if the session stays locked.";

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include <sessionlock/lock_manager.hpp>
+#include <sessionlock/sweep.hpp>
 
 #include "lock_tools.hpp"
 #include "process.hpp"
@@ -465,6 +466,25 @@ TEST_CASE("a file without an owner from the future is taken over by a wait that 
   REQUIRE_MESSAGE(lock.has_value(), (lock ? "" : lock.error().message()));
   CHECK(std::chrono::steady_clock::now() - start > 300ms);
   CHECK(lock->reclaimed_from()->reasons.front() == StaleReason::missing_pid);
+}
+
+TEST_CASE("an inspection and a sweep take a file from the future for a new one") {
+  // Protects: `age_of` in `age_of_file`. Each of them looks once, so that none has seen the file unchanged.
+  const Session session;
+  plant(session.lock, "");
+  make_older(session.lock, -1h);
+  const auto seen = LockManager().inspect(session.path, {.stale = k_greedy});
+  REQUIRE(seen.has_value());
+  CHECK(seen->file_age == 0ms);
+  CHECK(seen->state == LockState::pending);
+  SweepOptions options;
+  options.remove = true;
+  options.stale = k_greedy;
+  const auto report = sweep(session.directory.path(), options);
+  REQUIRE(report.has_value());
+  CHECK(report->locks.size() == 1);
+  CHECK(report->removed.empty());
+  CHECK(fs::exists(session.lock));
 }
 
 TEST_CASE("a wait outlasts the grace of a file without an owner") {

@@ -779,6 +779,36 @@ TEST_CASE("our own pid without a start time, or with a malformed one, is held") 
   }
 }
 
+TEST_CASE("another program's lock with our own pid is an orphan if its file is older than we are by more than 2 s") {
+  // Protects: `k_clock_slack`. A file's clock lags behind the kernel's a little.
+  Evidence evidence = running(Comparison::foreign);
+  evidence.own_pid = true;
+  evidence.own_age = 1min;
+  LockRecord record = foreign_record(0s);
+  record.starttime.reset();
+  evidence.file_age = 1min + 2s;
+  CHECK(classify(record, evidence, {}).basis == Basis::unverified);
+  evidence.file_age = 1min + 2s + 1ms;
+  const Inspection inspection = classify(record, evidence, {});
+  CHECK(inspection.basis == Basis::orphan_self);
+  CHECK(inspection.reasons == Reasons{StaleReason::orphan_self_pid});
+  evidence.own_age.reset();
+  CHECK(classify(record, evidence, {}).basis == Basis::unverified);
+}
+
+TEST_CASE("digits in the place of our own pid are nobody's if their file is older than we are by more than 2 s") {
+  Evidence evidence;
+  evidence.now = k_now;
+  evidence.digits = PidProbe::exists;
+  evidence.own_digits = true;
+  evidence.can_be_lock = true;
+  evidence.own_age = 1min;
+  evidence.file_age = 1min + 2s;
+  CHECK(classify({}, evidence, {}).basis == Basis::digits);
+  evidence.file_age = 1min + 2s + 1ms;
+  CHECK(classify({}, evidence, {}).basis == Basis::no_pid);
+}
+
 TEST_CASE("an orphan of this process is stale only if nobody has its witness") {
   Evidence evidence = running(Comparison::own);
   evidence.own_pid = true;

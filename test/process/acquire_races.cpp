@@ -372,6 +372,7 @@ TEST_CASE("a take-over of what the session was is undone, and the next turn of t
     const auto lock = try_lock(session.path);
     REQUIRE(lock.has_value());
     CHECK(lock->lock_path().filename() == "target.lock");
+    CHECK(lock->verify().has_value());  // Protects: that nothing of the first take-over is used again.
     CHECK(!lock->reclaimed_from());
   }
   CHECK(read_text(session.lock) == text);
@@ -382,6 +383,64 @@ TEST_CASE("a take-over of what the session was is undone, and the next turn of t
   REQUIRE(next->reclaimed_from().has_value());
   CHECK(next->reclaimed_from()->record.pid == dead);
   CHECK(names_in(session.directory.path()).size() == 1);
+}
+
+TEST_CASE("a take-over that the disk has no room to undo keeps nobody from either session") {
+  // Protects: the release in `Acquisition::give_back` where `put_back` fails.
+  const Session session;
+  plant(session.lock, foreign_record(dead_pid()));
+  bool has_moved = false;
+  const Script script([&](const sys::CallInfo& info) {
+    if (replaces_lock(info) && !std::exchange(has_moved, true)) {
+      fs::create_symlink("target", session.path);
+    }
+    return has_moved && info.call == sys::Call::write && !fs::exists(session.directory / "target.lock") &&
+                   fs::exists(session.lock)
+               ? ENOSPC
+               : 0;
+  });
+  const auto lock = try_lock(session.path);
+  REQUIRE_MESSAGE(lock.has_value(), (lock ? "" : lock.error().message()));
+  CHECK(lock->lock_path().filename() == "target.lock");
+  CHECK(names_in(session.directory.path()) == std::vector<std::string>{"s.jsonl", "target.lock"});
+}
+
+TEST_CASE("a take-over whose rename was made although the file system denies it is one") {
+  // Protects: `has_its_name` in `take_over_by`. A network file system may have lost its reply.
+  const Session session;
+  plant(session.lock, foreign_record(dead_pid()));
+  const Script script([&](const sys::CallInfo& info) {
+    if (!replaces_lock(info)) {
+      return 0;
+    }
+    for (const auto& name : names_in(session.directory.path())) {
+      if (name.ends_with(".tmp")) {
+        fs::rename(session.directory / name, session.lock);
+      }
+    }
+    return ENOENT;
+  });
+  const auto lock = try_lock(session.path);
+  REQUIRE_MESSAGE(lock.has_value(), (lock ? "" : lock.error().message()));
+  CHECK(lock->reclaimed_from().has_value());
+  CHECK(lock->verify().has_value());
+}
+
+TEST_CASE("a take-over whose own file is swept away at the last moment is tried again") {
+  // Protects: that ENOENT of the rename is no success.
+  const Session session;
+  plant(session.lock, foreign_record(dead_pid()));
+  const Script script(once_before(replaces_lock, [&] {
+    for (const auto& name : names_in(session.directory.path())) {
+      if (name.ends_with(".tmp")) {
+        fs::remove(session.directory / name);
+      }
+    }
+  }));
+  const auto lock = try_lock(session.path);
+  REQUIRE_MESSAGE(lock.has_value(), (lock ? "" : lock.error().message()));
+  CHECK(lock->reclaimed_from().has_value());
+  CHECK(lock->verify().has_value());
 }
 
 TEST_CASE("a take-over that the disk has no room for leaves the dead owner's lock for the next turn") {

@@ -58,12 +58,23 @@ void take_back(const fs::path& path) {
 
 }  // namespace
 
+void ShortLife::end_in_time() const {
+  if (std::chrono::steady_clock::now() >= end_) {
+    ::_exit(0);  // as if it were killed: the director starts another
+  }
+}
+
 Innocent::Innocent(const Stage& stage) : Actor(stage) {
   slot().innocent.store(::getpid());
 }
 
 Innocent::~Innocent() {
   slot().innocent.store(0);
+}
+
+void Innocent::act() {
+  pause(5ms);
+  life_.end_in_time();
 }
 
 Neighbour::Neighbour(const Stage& stage) : Actor(stage) {
@@ -119,6 +130,7 @@ void Neighbour::act() {
   }
   ++figures().attacks;
   pause(8000us);
+  life_.end_in_time();
 }
 
 fs::path Neighbour::some_file() {

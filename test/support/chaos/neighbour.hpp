@@ -4,6 +4,7 @@
 /// A hostile neighbour: another user of the group that owns the directory of the sessions. The directory is sticky, so
 /// it cannot remove or rename what is not its own; everything else that its permissions allow it does.
 
+#include <chrono>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -15,6 +16,16 @@ namespace sessionlock::test::chaos {
 /// How second names of sessions begin, which only the directory's owner can remove.
 inline constexpr std::string_view k_alias_prefix = "alias-";
 
+/// A lock that names a living process stays, and writers give up after `k_timeout`: so a process that others name in
+/// locks ends by itself after a while, however rarely the director kills on a busy machine.
+class ShortLife {
+ public:
+  void end_in_time() const;
+
+ private:
+  std::chrono::steady_clock::time_point end_{std::chrono::steady_clock::now() + std::chrono::seconds{10}};
+};
+
 /// A process that does nothing, and whose pid others write into locks.
 class Innocent : public Actor {
  public:
@@ -22,7 +33,10 @@ class Innocent : public Actor {
   ~Innocent() override;
 
  protected:
-  void act() override { pause(std::chrono::milliseconds{5}); }
+  void act() override;
+
+ private:
+  const ShortLife life_{};
 };
 
 /// Locks files of others, and puts what is no lock, or a lock that lies, where locks and temporary files belong.
@@ -49,6 +63,7 @@ class Neighbour : public Actor {
   void plant_temporary();
   void alias_session();
 
+  const ShortLife life_{};
   /// Makes something that is no lock; false if the name is taken.
   bool make_obstacle(const std::filesystem::path& path);
   bool make_file(const std::filesystem::path& path);

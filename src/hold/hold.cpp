@@ -166,7 +166,7 @@ class Hold::ClaimedPhase {
 Error Hold::explain_failure(const Step& step) const {
   Error error = to_error(step, lock_path());
   if (step.call == sys::Call::unlinkat) {
-    error.detail = removal_failure(error.code, params_.location.lock, core_.fd()).detail;
+    error.detail = removal_failure(error.code, held_.location.lock, core_.fd()).detail;
   }
   return error;
 }

@@ -43,12 +43,12 @@ tl::unexpected<Error> refused(Error error) {
 
 /// Who may read and write an open file now; errors are those of fstat(2). Whether it has an access control list does
 /// not change meanwhile; where that cannot be asked for, it counts as having one.
-Result<FileAccess> access_of(const AppendedFile& file, bool has_acl) {
+Result<FileRights> access_of(const AppendedFile& file, bool has_acl) {
   struct stat status {};
   if (const auto found = sys::fstat(file.fd.get(), status); !found.ok()) {
     return failure(found.code(), "fstat", file.path);
   }
-  return FileAccess{status.st_uid, status.st_gid, status.st_mode & k_all_bits, has_acl};
+  return FileRights{status.st_uid, status.st_gid, status.st_mode & k_all_bits, has_acl};
 }
 
 bool has_acl(const AppendedFile& file) {
@@ -57,7 +57,7 @@ bool has_acl(const AppendedFile& file) {
 }
 
 /// Gives a file the session's owner, where that is allowed, or else its group.
-void give_away(const AppendedFile& file, const FileAccess& session) {
+void give_away(const AppendedFile& file, const FileRights& session) {
   if (!sys::fchown(file.fd.get(), session.owner, session.group).ok()) {
     (void)sys::fchown(file.fd.get(), k_unchanged, session.group);
   }
@@ -66,7 +66,7 @@ void give_away(const AppendedFile& file, const FileAccess& session) {
 /// Makes a file as open as the session, and no more, as far as this process may. Returns why not, or 0.
 /// 1. A file that is open to more users is closed to all but its owner. 2. It gets the session's group. 3. It is opened
 /// to that. In another order that group could read it in between as the former group did.
-int align(const AppendedFile& file, const FileAccess& session, FileAccess own) {
+int align(const AppendedFile& file, const FileRights& session, FileRights own) {
   if ((own.mode & ~(mode_beside(session, own) | k_owner_bits)) != 0) {
     if (const auto closed = sys::fchmod(file.fd.get(), own.mode & k_owner_bits); !closed.ok()) {
       return closed.error;
@@ -85,7 +85,7 @@ int align(const AppendedFile& file, const FileAccess& session, FileAccess own) {
 
 }  // namespace
 
-mode_t mode_beside(const FileAccess& session, const FileAccess& file) {
+mode_t mode_beside(const FileRights& session, const FileRights& file) {
   const mode_t mode = session.mode & k_all_bits;
   if (session.has_acl || file.has_acl) {
     return mode & k_owner_bits;
@@ -97,7 +97,7 @@ mode_t mode_beside(const FileAccess& session, const FileAccess& file) {
   return (mode & k_owner_bits) | (both << 3U) | both;
 }
 
-bool may_own_beside(const FileAccess& session, const FileAccess& file, uid_t self) {
+bool may_own_beside(const FileRights& session, const FileRights& file, uid_t self) {
   const bool group_reads = file.group == session.group && (session.mode & S_IRGRP) != 0 && !session.has_acl;
   return file.owner == session.owner || file.owner == self || file.owner == 0 || group_reads ||
          (session.mode & S_IROTH) != 0;

@@ -18,20 +18,20 @@
 namespace sessionlock {
 
 /// Who may read and write a file.
-struct FileAccess {
+struct FileRights {
   uid_t owner{};
   gid_t group{};
   mode_t mode{};
   /// It has an access control list, so that the mode's bits for the group say something else.
   bool has_acl{};
 
-  friend bool operator==(const FileAccess&, const FileAccess&) = default;
+  friend bool operator==(const FileRights&, const FileRights&) = default;
 };
 /// The mode that a file of this group may have beside a session, so that nobody may read or write it who may not read
 /// or write the session. Where the groups differ, the members of each are others to the other file.
-[[nodiscard]] mode_t mode_beside(const FileAccess& session, const FileAccess& file);
+[[nodiscard]] mode_t mode_beside(const FileRights& session, const FileRights& file);
 /// Whether the owner of a file beside a session may read the session, as far as can be told, or is this user or root.
-[[nodiscard]] bool may_own_beside(const FileAccess& session, const FileAccess& file, uid_t self);
+[[nodiscard]] bool may_own_beside(const FileRights& session, const FileRights& file, uid_t self);
 
 class TornFile {
  public:

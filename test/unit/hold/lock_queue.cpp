@@ -54,7 +54,7 @@ std::shared_ptr<Hold> hold_of(const Session& session, const AcquireOptions& opti
   SessionLocation location = located(session.path);
   auto record = draft_record(options, location, false);
   REQUIRE(record.has_value());
-  auto published = publish(location.lock, *record, 0600);
+  auto published = publish(location.lock, *record, {});
   REQUIRE(published.has_value());
   REQUIRE(published->file.has_value());
   auto hold = std::make_shared<Hold>(HoldParams{

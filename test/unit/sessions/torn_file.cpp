@@ -12,11 +12,11 @@ constexpr uid_t k_stranger = 1003;
 constexpr gid_t k_group = 50;
 constexpr gid_t k_other_group = 60;
 
-constexpr FileAccess of_mode(mode_t mode) {
+constexpr FileRights of_mode(mode_t mode) {
   return {k_owner, k_group, mode, false};
 }
-constexpr FileAccess k_beside{k_self, k_group, 0600, false};
-constexpr FileAccess k_of_other_group{k_self, k_other_group, 0600, false};
+constexpr FileRights k_beside{k_self, k_group, 0600, false};
+constexpr FileRights k_of_other_group{k_self, k_other_group, 0600, false};
 
 }  // namespace
 
@@ -40,16 +40,16 @@ TEST_CASE("what the session's group may not do, others may not do beside it wher
 }
 
 TEST_CASE("beside an access control list a file is its owner's alone") {
-  FileAccess session = of_mode(0664);
+  FileRights session = of_mode(0664);
   session.has_acl = true;
   CHECK(mode_beside(session, k_beside) == 0600);
-  FileAccess file = k_beside;
+  FileRights file = k_beside;
   file.has_acl = true;
   CHECK(mode_beside(of_mode(0664), file) == 0600);
 }
 
 TEST_CASE("a file beside a private session is its owner's, this user's or root's") {
-  FileAccess file = k_beside;
+  FileRights file = k_beside;
   CHECK(may_own_beside(of_mode(0600), file, k_self));
   file.owner = 0;
   CHECK(may_own_beside(of_mode(0600), file, k_self));
@@ -60,10 +60,10 @@ TEST_CASE("a file beside a private session is its owner's, this user's or root's
 }
 
 TEST_CASE("a stranger's file beside a session is accepted where its group, or all, may read the session") {
-  FileAccess file{k_stranger, k_group, 0660, false};
+  FileRights file{k_stranger, k_group, 0660, false};
   CHECK(may_own_beside(of_mode(0640), file, k_self));
   CHECK(may_own_beside(of_mode(0604), file, k_self));
-  FileAccess session = of_mode(0660);
+  FileRights session = of_mode(0660);
   session.has_acl = true;
   CHECK_FALSE(may_own_beside(session, file, k_self));
   file.group = k_other_group;

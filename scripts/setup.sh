@@ -9,6 +9,7 @@ build_packages=(
 demo_packages=(python3 util-linux)
 test_packages=(doctest-dev python3 procps util-linux bindfs btrfs-progs)
 benchmark_packages=(libbenchmark-dev)
+machine_packages=(python3 qemu-system-x86 mmdebstrap busybox-static cpio e2fsprogs)
 meson_minimum=1.0.1
 
 say() { printf '%s\n' "$*"; }

@@ -82,6 +82,9 @@ class SESSIONLOCK_API SessionLock {
   /// Runs `write` while nobody, not even an operator with force, can take the lock away; if it is gone already, runs
   /// nothing. Nested calls of one thread run under the outermost. An exception unlocks and propagates.
   ///
+  /// On a file system that other hosts share, `write` must bring what it wrote to the server (`fsync`, or `close`)
+  /// before it returns: what stays in this kernel's memory is written later, over the next owner's records.
+  ///
   /// Returns: `Result<T>` for a function that returns `T`; a function's own `Result<T>` is passed on as it is.
   /// Blocking: as `release`, then as `write`. Errors: `Errc::lost`, `Errc::timed_out`, a system error, or `write`'s
   /// own.

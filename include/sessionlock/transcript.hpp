@@ -19,7 +19,8 @@ namespace sessionlock {
 inline constexpr std::size_t k_transcript_record_bytes_max = std::size_t{64} * 1024 * 1024;
 
 struct AppendOptions {
-  /// Wait until the records are on stable storage.
+  /// Wait until the records are on stable storage. On a file system that is not known to be local every append waits
+  /// for that, so that the file server has the records before another host can have the lock.
   bool fsync{false};
 };
 

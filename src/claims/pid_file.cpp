@@ -234,8 +234,7 @@ Result<Retry> PidFile::State::guarded(const std::function<Result<void>()>& actio
   if (!file.fd.is_usable() || !place.directory->fd.is_usable()) {
     return lost();  // the program closed what it did not open, as some do that become daemons
   }
-  const int directory = place.directory->fd.get();
-  const InodeGuard guard = InodeGuard::enter(directory, place.name.c_str(), file.fd.get(), file.file);
+  const InodeGuard guard = InodeGuard::enter(place.view(), file.fd.get(), file.file);
   switch (guard.step().answer) {
     case Step::Answer::busy:
       return Retry::again;

@@ -46,8 +46,7 @@ Hold::Hold(HoldParams&& params) : params_(std::move(params)) {
 
 void Hold::begin(HeldFile&& held) noexcept {
   held_ = std::move(held);
-  core_.directory = held_.location.lock.directory->fd.get();
-  core_.name = held_.location.lock.name.c_str();
+  core_.place = held_.location.lock.view();
   core_.file = held_.file.file;
   since_ = Clock::now();
   core_.phase.store(HoldPhase::idle);  // last, because a signal handler may look at any moment
@@ -313,7 +312,7 @@ Result<void> Hold::verify() {
   const auto look = [this]() -> Result<void> {
     Step same = core_.look_at_descriptor();
     if (same.answer == Step::Answer::done) {
-      same = names_inode(core_.directory, core_.name, core_.file);
+      same = names_inode(core_.place, core_.file);
     }
     if (same.answer == Step::Answer::other) {
       return tl::unexpected(lost_error());

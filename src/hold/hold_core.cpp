@@ -26,7 +26,7 @@ Step HoldCore::look_at_descriptor() const noexcept {
 
 Step HoldCore::try_enter() const noexcept {
   const Step looked = look_at_descriptor();
-  return looked.answer == Step::Answer::done ? try_enter_guard(directory, name, fd(), file) : looked;
+  return looked.answer == Step::Answer::done ? try_enter_guard(place, fd(), file) : looked;
 }
 
 Step HoldCore::try_unlink() const noexcept {
@@ -34,7 +34,7 @@ Step HoldCore::try_unlink() const noexcept {
     return entered;
   }
   InodeGuard guard = InodeGuard::of_locked(fd());
-  const auto unlinked = sys::unlinkat(directory, name);
+  const auto unlinked = sys::unlinkat(place.directory, place.name);
   if (unlinked.ok() || unlinked.error == ENOENT) {
     guard.keep();  // the `flock` is on a file that nobody can find any more, and goes with the descriptor
     return {};

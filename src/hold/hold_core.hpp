@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "protocol/directory.hpp"
 #include "protocol/inode_guard.hpp"
 #include "record/witness.hpp"
 #include "system/system.hpp"
@@ -40,8 +41,7 @@ struct HoldCore {
   std::atomic<HoldPhase> phase{HoldPhase::idle};
   /// That of the lock file. Lifetime: at least this object's.
   const sys::Fd* descriptor{nullptr};
-  int directory{-1};
-  const char* name{nullptr};
+  PlaceView place{};
   FileIdentity file{};
   std::uint64_t generation{0};
   bool release_at_exit{true};

@@ -104,7 +104,7 @@ Result<void> Candidate::write() {
 }
 
 bool Candidate::has_its_name() const {
-  return names_inode(directory(), place_.name.c_str(), file_).answer == Step::Answer::done;
+  return names_inode(place_.view(), file_).answer == Step::Answer::done;
 }
 
 int Candidate::link_temporary() {
@@ -136,6 +136,19 @@ int Candidate::give_name() {
   return link_nameless_to(place_.name);
 }
 
+void Candidate::reopen_by_its_name() {
+  if (traits().local || !temporary_ || temporary_->is_renamed() || has_witness_) {
+    return;
+  }
+  auto named = sys::open(directory(), place_.name.c_str(), O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+  struct stat status {};
+  if (!named.ok() || !sys::fstat(named.fd.get(), status).ok() || identity_of(status) != file_) {
+    return;
+  }
+  named.fd.expect(file_);
+  fd_ = std::move(named.fd);
+}
+
 int Candidate::name_temporarily() {
   if (temporary_) {
     return 0;
@@ -162,7 +175,7 @@ Result<void> check_inode_once(const Place& place, const PublishedFile& published
     return {};
   }
   const int directory = place.directory->fd.get();
-  const Step same = names_inode(directory, place.name.c_str(), published.file);
+  const Step same = names_inode(place.view(), published.file);
   if (same.answer == Step::Answer::done) {
     traits.inodes_trusted.store(true);
     return {};
@@ -174,7 +187,7 @@ Result<void> check_inode_once(const Place& place, const PublishedFile& published
   }
   // It is our own content, under another inode number. So it may go by its name.
   {
-    const InodeGuard guard = InodeGuard::lock(published.fd.get());
+    const InodeGuard guard = InodeGuard::lock(place.view(), published.fd.get());
     if (guard.is_entered()) {
       (void)sys::unlinkat(directory, place.name.c_str());
     }

@@ -50,6 +50,10 @@ class Candidate {
   [[nodiscard]] bool has_its_name() const;
   /// Gives the descriptor up, where its number may be what is wanting.
   void close() { fd_.reset(); }
+  /// Goes over to a descriptor that was opened by the lock's own name, where the file has a temporary name beside it
+  /// that is about to be removed: an NFS client keeps a name that is removed while it is open, as `.nfs…`, until the
+  /// descriptor is closed. Does nothing where that would cost the witness, or where the name has become another's.
+  void reopen_by_its_name();
   /// The file that was published.
   [[nodiscard]] PublishedFile take() { return {std::move(fd_), file_, has_witness_}; }
 

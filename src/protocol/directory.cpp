@@ -138,6 +138,10 @@ std::string join_path(const std::string& directory, std::string_view name) {
   return path += name;
 }
 
+sys::Outcome ask_about_names(const PlaceView& place) noexcept {
+  return place.is_local ? sys::Outcome{} : sys::ask_server_about(place.directory);
+}
+
 bool leads_to(const std::string& path, const FileIdentity& directory, int flags) {
   struct stat status {};
   return sys::fstatat(AT_FDCWD, path.c_str(), status, flags).ok() && identity_of(status) == directory;

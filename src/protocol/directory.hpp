@@ -60,13 +60,26 @@ using DirectoryPtr = std::shared_ptr<const Directory>;
 /// `getdents64`.
 [[nodiscard]] Result<void> for_each_name(const Directory& directory, const std::function<void(std::string_view)>& tell);
 
+/// A name in an open directory, for code that may not allocate. Lifetime: that of the directory and of the name.
+struct PlaceView {
+  int directory{-1};
+  const char* name{nullptr};
+  /// Nothing but this kernel changes the directory. Otherwise what it remembers of the directory may be out of date.
+  bool is_local{true};
+};
+
 /// A name in a directory.
 struct Place {
   DirectoryPtr directory;
   std::string name;
 
   [[nodiscard]] std::filesystem::path path() const { return directory->path_of(name); }
+  [[nodiscard]] PlaceView view() const { return {directory->fd.get(), name.c_str(), directory->traits->local}; }
 };
+
+/// Makes sure that a look at the name, or an open of it, finds what is there now: where other kernels change the
+/// directory as well, this kernel asks the server first. A local file system costs no call. Async-signal-safe.
+sys::Outcome ask_about_names(const PlaceView& place) noexcept;
 
 /// The path of a name in a directory.
 [[nodiscard]] std::string join_path(const std::string& directory, std::string_view name);

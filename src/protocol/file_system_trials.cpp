@@ -6,6 +6,7 @@
 #include <sys/file.h>
 
 #include "process/procfs.hpp"
+#include "protocol/inode_guard.hpp"
 #include "protocol/lock_file.hpp"
 
 namespace sessionlock {
@@ -39,7 +40,7 @@ sys::Outcome try_flock(int fd) {
 Result<void> try_exclusion(int first, int second, const Place& place, LockTrial& trial) {
   const auto own = try_flock(first);
   const auto other = own.ok() ? try_flock(second) : own;
-  trial.flock = own.ok() && other.error == EWOULDBLOCK;
+  trial.flock = own.ok() && is_locked_by_another(other.error, place.directory->traits->local);
   if (trial.flock || other.ok()) {
     return {};
   }

@@ -9,6 +9,7 @@
 
 #include <sessionlock/error.hpp>
 
+#include "protocol/directory.hpp"
 #include "system/file_status.hpp"
 #include "system/system.hpp"
 
@@ -27,12 +28,17 @@ struct Step {
   int error{};
 };
 
+/// Whether a `flock` without waiting failed because another open file description has it: EWOULDBLOCK, and on an SMB
+/// client EACCES (fs/cifs/smb2maperror.c, STATUS_LOCK_NOT_GRANTED), which on a local file system is a security policy's
+/// refusal. Async-signal-safe.
+[[nodiscard]] bool is_locked_by_another(int error, bool is_local) noexcept;
+
 /// Whether the path names this inode: `done` or `other`. Async-signal-safe.
-[[nodiscard]] Step names_inode(int directory, const char* name, const FileIdentity& file) noexcept;
+[[nodiscard]] Step names_inode(const PlaceView& place, const FileIdentity& file) noexcept;
 
 /// Tries to lock an inode and checks that its path still names it: once that is done, no other process can remove the
 /// file until `leave_guard`. Async-signal-safe.
-[[nodiscard]] Step try_enter_guard(int directory, const char* name, int fd, const FileIdentity& file) noexcept;
+[[nodiscard]] Step try_enter_guard(const PlaceView& place, int fd, const FileIdentity& file) noexcept;
 /// Async-signal-safe.
 Step leave_guard(int fd) noexcept;
 
@@ -41,9 +47,9 @@ Step leave_guard(int fd) noexcept;
 class InodeGuard {
  public:
   /// Tries to lock the inode, without a look at any name.
-  [[nodiscard]] static InodeGuard lock(int fd) noexcept;
+  [[nodiscard]] static InodeGuard lock(const PlaceView& place, int fd) noexcept;
   /// Tries to lock the inode and checks that the path still names it.
-  [[nodiscard]] static InodeGuard enter(int directory, const char* name, int fd, const FileIdentity& file) noexcept;
+  [[nodiscard]] static InodeGuard enter(const PlaceView& place, int fd, const FileIdentity& file) noexcept;
   /// Takes charge of a lock that the descriptor has already.
   [[nodiscard]] static InodeGuard of_locked(int fd) noexcept { return {fd, Step{}}; }
 

@@ -124,6 +124,8 @@ Result<Readable<LockText>> understand(const Readable<FileContent>& content, cons
 }  // namespace
 
 Result<std::optional<PinnedFile>> pin_file(const Place& place) {
+  // The kernel may remember that there is nothing. Where the server cannot be asked, opening says why.
+  (void)ask_about_names(place.view());
   // O_NONBLOCK: a FIFO must not hang us. Network file systems want a writable descriptor for an exclusive flock.
   const int access = place.directory->traits->local ? O_RDONLY : O_RDWR;
   auto opened = sys::open(place.directory->fd.get(), place.name.c_str(), access | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
@@ -137,6 +139,10 @@ Result<std::optional<PinnedFile>> pin_file(const Place& place) {
   pinned.fd = std::move(opened.fd);
   if (auto read = read_again(pinned, place); !read) {
     return tl::unexpected(std::move(read).error());
+  }
+  // An NFS server knows no open files: 1. A opens the lock file. 2. B, on another host, removes it. 3. A reads.
+  if (!pinned.content && pinned.content.error().value() == ESTALE) {
+    return std::nullopt;
   }
   return pinned;
 }

@@ -8,6 +8,7 @@
 #include <sys/file.h>
 
 #include "protocol/file_system_trials.hpp"
+#include "protocol/inode_guard.hpp"
 #include "protocol/reclaim.hpp"
 #include "system/system.hpp"
 
@@ -146,6 +147,13 @@ Result<void> try_names_once(const Place& place, const Candidate& candidate, std:
   }
   const TemporaryName second_name(other_place);
   auto other = sys::open(directory, other_place.name.c_str(), O_RDWR | O_NOFOLLOW);
+  if (other.error == EINVAL) {
+    // An SMB client's lease belongs to the file's first name, and its server grants none to a second one (nobrl): what
+    // cannot be opened by its name is no lock. So the name is given by a rename.
+    traits.naming.store(Naming::temporary_rename);
+    traits.names_tried.store(true);
+    return {};
+  }
   if (!other.ok()) {
     return failure(other.code(), "openat", place);
   }
@@ -154,7 +162,7 @@ Result<void> try_names_once(const Place& place, const Candidate& candidate, std:
   for (const int fd : {candidate.fd().get(), other.fd.get()}) {
     (void)sys::flock(fd, LOCK_UN);  // closing would leave it with a child that is just being started
   }
-  if (!locked.ok() || (!own.ok() && own.error != EWOULDBLOCK)) {
+  if (!locked.ok() || (!own.ok() && !is_locked_by_another(own.error, traits.local))) {
     return failure(own.code(), "flock", place);
   }
   traits.locks_are_per_name.store(own.ok());

@@ -30,6 +30,7 @@ Result<std::optional<PublishAttempt>> publish_one(const Place& place, const Publ
   if (error != 0) {
     return judge_naming_failure(place, error);
   }
+  candidate.reopen_by_its_name();
   PublishedFile published = candidate.take();
   if (auto checked = check_inode_once(place, published, candidate.content()); !checked) {
     return tl::unexpected(std::move(checked).error());

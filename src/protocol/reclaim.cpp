@@ -41,7 +41,7 @@ Result<Reclaim> reclaim_locked(const Place& place, Pinned& pinned, const Judge& 
   }
   // 1. A judges inode 7. 2. B judges it too, locks it, unlinks it and publishes inode 8. 3. A locks inode 7, sees that
   // the path names inode 8, and stops here.
-  const Step same = names_inode(place.directory->fd.get(), place.name.c_str(), pinned.file);
+  const Step same = names_inode(place.view(), pinned.file);
   if (same.answer == Step::Answer::failed) {
     return tl::unexpected(to_error(same, place.path()));
   }
@@ -56,7 +56,7 @@ Result<Reclaim> reclaim_locked(const Place& place, Pinned& pinned, const Judge& 
 template <class Pinned>
 Result<Reclaim> reclaim_pinned(const Place& place, Pinned& pinned, const Judge& judge_again,
                                const MakeSuccessor& successor) {
-  const InodeGuard guard = InodeGuard::lock(pinned.fd.get());
+  const InodeGuard guard = InodeGuard::lock(place.view(), pinned.fd.get());
   switch (guard.step().answer) {
     case Step::Answer::done:
       return reclaim_locked(place, pinned, judge_again, successor);

@@ -46,6 +46,7 @@ class TemporaryName {
   [[nodiscard]] const Place& place() const noexcept { return place_; }
   /// The file was renamed: there is nothing to remove.
   void forget() noexcept { is_renamed_ = true; }
+  [[nodiscard]] bool is_renamed() const noexcept { return is_renamed_; }
 
  private:
   const Place place_;

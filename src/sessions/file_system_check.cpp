@@ -129,7 +129,7 @@ class Examination {
     }
     struct stat opened {};
     check_.stable_inodes = sys::fstat(first_.get(), opened).ok() &&
-                           names_inode(scratch_.fd(), "file", identity_of(opened)).answer == Step::Answer::done;
+                           names_inode({scratch_.fd(), "file"}, identity_of(opened)).answer == Step::Answer::done;
     return {};
   }
 

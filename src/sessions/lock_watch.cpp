@@ -157,7 +157,7 @@ class LockWatch {
     }
     // 1. A (we) reads the file. 2. B, its owner, releases it, and ends. 3. A asks about B, who looks dead.
     const bool has_gone = owner_is_gone(inspection) &&
-                          names_inode(directory_->fd.get(), name.c_str(), (*pinned)->file).answer != Step::Answer::done;
+                          names_inode(place.view(), (*pinned)->file).answer != Step::Answer::done;
     if (has_gone) {
       if (!known_.contains(name)) {
         ++arrivals_;

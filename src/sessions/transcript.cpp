@@ -79,6 +79,10 @@ struct Transcript::State {
   std::string buffer{};
 
   [[nodiscard]] const Place& place() const { return share->hold->location().session; }
+  /// Whether records must have reached the disk, or the file server, before the guard is left. On a file system that
+  /// other hosts share: 1. A appends a record, which stays in its kernel's memory. 2. B removes A's lock by force, and
+  /// appends where the server's file ends. 3. A's kernel writes its record back over B's.
+  [[nodiscard]] bool must_sync() const { return options.fsync || !place().directory->traits->local; }
 
   [[nodiscard]] Result<void> assemble(std::span<const std::string_view> records);
   [[nodiscard]] Result<std::uint64_t> size_by_name() const;
@@ -264,7 +268,7 @@ Result<AppendReport> Transcript::State::write(std::uint64_t size, std::size_t re
   const std::string_view bytes = std::string_view(buffer).substr(prepared.needs_newline ? 0 : 1);
   clean_end.reset();
   auto written = bytes.empty() ? Result<void>{} : file.append(bytes, size);
-  if (written && options.fsync) {
+  if (written && must_sync()) {
     written = file.sync();
     if (!written) {
       written.error().detail = file.cut_back(size, bytes.size());

@@ -212,6 +212,13 @@ Outcome attributes(int fd, Attributes& found) {
   });
 }
 
+Outcome ask_server_about(int directory) {
+  return invoke({Call::statx, directory}, [&]() -> std::int64_t {
+    struct statx status {};
+    return ::statx(directory, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_CTIME | STATX_MTIME, &status);
+  });
+}
+
 Outcome act_as_owner(int fd) {
   return invoke({Call::fcntl, fd}, [&]() -> std::int64_t {
     const int flags = ::fcntl(fd, F_GETFL);

@@ -199,6 +199,11 @@ struct Attributes {
   bool append_only{};
 };
 Outcome attributes(int fd, Attributes& found);
+/// Makes the kernel ask the file server what a directory is like now, so that names that it remembers are looked up
+/// again if the directory has changed since (statx(2), `AT_STATX_FORCE_SYNC`; fs/nfs/dir.c, nfs_lookup_revalidate,
+/// which compares the directory's change attribute). Without that a client's kernel believes a name for up to a minute
+/// (nfs(5), acdirmax). A local file system has nothing to ask. Async-signal-safe.
+Outcome ask_server_about(int directory);
 /// Whether this process may do what only a file's owner and `CAP_FOWNER` may: EPERM if not. The kernel is asked by
 /// setting `O_NOATIME` on the descriptor, which it allows to the same processes, user namespaces included (fs/fcntl.c,
 /// setfl).

@@ -21,6 +21,7 @@
 
 #include <sessionlock/lock_manager.hpp>
 #include <sessionlock/pid_file.hpp>
+#include <sessionlock/transcript.hpp>
 
 #include "check_in.hpp"
 #include "lock_tools.hpp"
@@ -347,4 +348,46 @@ TEST_CASE("a lock that is removed behind the back of a file system that knows pa
     REQUIRE_IN_CHILD(code_of(lock.guarded([&] { ran = true; })) == Errc::lost && !ran);
     REQUIRE_IN_CHILD(try_lock(session.path).has_value());
   });
+}
+
+// --- file systems that other kernels may change as well
+// ----------------------------------------------------------------
+
+namespace {
+
+/// The calls of a guarded append of one record that a server would see, in their order.
+std::vector<sys::Call> calls_of_append(const SessionLock& lock, Transcript& transcript) {
+  std::vector<sys::Call> calls;
+  const Script script([&](const sys::CallInfo& info) {
+    if (info.call == sys::Call::statx || info.call == sys::Call::fsync || info.call == sys::Call::flock ||
+        is_call_on(info, sys::Call::fstatat, ".lock")) {
+      calls.push_back(info.call);
+    }
+    return 0;
+  });
+  REQUIRE_IN_CHILD(transcript.append("{}").has_value());
+  REQUIRE_IN_CHILD(lock.owns());
+  return calls;
+}
+
+}  // namespace
+
+TEST_CASE(
+    "where other kernels change a directory, too, a guarded write asks the server before it compares, and syncs") {
+  // Protects: `ask_about_names` in `names_inode`; `must_sync` in transcript.cpp. With real servers: scripts/vm-tests.
+  on_fuse([](const fs::path&) {
+    const Session session;
+    auto lock = held(try_lock(session.path));
+    auto transcript = value_or_throw(Transcript::open(lock));
+    using enum sys::Call;
+    REQUIRE_IN_CHILD(calls_of_append(lock, transcript) == std::vector{flock, statx, fstatat, fsync, flock});
+  });
+}
+
+TEST_CASE("on a local file system a guarded write asks no server and syncs nothing that it need not") {
+  const Session session;
+  auto lock = held(try_lock(session.path));
+  auto transcript = value_or_throw(Transcript::open(lock));
+  using enum sys::Call;
+  CHECK(calls_of_append(lock, transcript) == std::vector{flock, fstatat, flock});
 }

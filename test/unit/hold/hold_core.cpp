@@ -37,8 +37,7 @@ struct BareHold {
     struct stat status {};
     REQUIRE(sys::fstat(file.get(), status).ok());
     core.descriptor = &file;
-    core.directory = directory.get();
-    core.name = "s.lock";
+    core.place = {directory.get(), "s.lock"};
     core.file = identity_of(status);
     core.generation = sys::process_generation();
   }

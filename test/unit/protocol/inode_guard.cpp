@@ -20,7 +20,7 @@ TEST_CASE("a guard needs the flock and the name") {
   const Place place = place_in(directory.path(), "s.lock");
   const auto lock = published(place);
   const int parent = place.directory->fd.get();
-  const auto enter = [&] { return try_enter_guard(parent, "s.lock", lock.fd.get(), lock.file).answer; };
+  const auto enter = [&] { return try_enter_guard({parent, "s.lock"}, lock.fd.get(), lock.file).answer; };
   {
     const SecondDescription other(path);
     CHECK(enter() == Step::Answer::done);
@@ -46,13 +46,13 @@ TEST_CASE("a guard unlocks at the end of its scope, unless it is to be kept") {
   const auto lock = published(place);
   const SecondDescription other(directory / "s.lock");
   {
-    const InodeGuard guard = InodeGuard::enter(place.directory->fd.get(), "s.lock", lock.fd.get(), lock.file);
+    const InodeGuard guard = InodeGuard::enter(place.view(), lock.fd.get(), lock.file);
     CHECK(guard.is_entered());
     CHECK(!other.can_flock());
   }
   CHECK(other.can_flock());
   {
-    InodeGuard guard = InodeGuard::lock(lock.fd.get());
+    InodeGuard guard = InodeGuard::lock(place.view(), lock.fd.get());
     CHECK(guard.is_entered());
     guard.keep();
   }
@@ -60,6 +60,6 @@ TEST_CASE("a guard unlocks at the end of its scope, unless it is to be kept") {
   { const InodeGuard guard = InodeGuard::of_locked(lock.fd.get()); }
   CHECK(other.can_flock());
   other.flock();
-  const InodeGuard guard = InodeGuard::lock(lock.fd.get());
+  const InodeGuard guard = InodeGuard::lock(place.view(), lock.fd.get());
   CHECK(guard.step().answer == Step::Answer::busy);
 }

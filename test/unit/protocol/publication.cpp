@@ -291,7 +291,7 @@ TEST_CASE("a lock that a cleaner removes and another replaces at once is not tak
       }));
       const auto lock = published(place);
       REQUIRE_IN_CHILD(fs::exists(directory / "s.lock") == replaced);
-      REQUIRE_IN_CHILD(names_inode(place.directory->fd.get(), "s.lock", lock.file).answer == Step::Answer::other);
+      REQUIRE_IN_CHILD(names_inode({place.directory->fd.get(), "s.lock"}, lock.file).answer == Step::Answer::other);
     });
   }
 }

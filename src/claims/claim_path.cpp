@@ -48,7 +48,7 @@ void remove_files_left_behind(const std::filesystem::path& path, const IsLeftBeh
   }
   std::vector<std::string> names;
   (void)for_each_name(*place->directory, [&](std::string_view name) {
-    if (lock_name_of_temporary(name) == place->name) {
+    if (is_temporary_name_for(name, place->name)) {
       names.emplace_back(name);
     }
   });

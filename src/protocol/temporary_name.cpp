@@ -1,5 +1,6 @@
 #include "protocol/temporary_name.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 
@@ -12,17 +13,31 @@ namespace sessionlock {
 namespace {
 
 constexpr std::string_view k_suffix = ".tmp";
+constexpr std::size_t k_digits = 32;
+constexpr std::size_t k_tail = 1 + k_digits + k_suffix.size();  // ".<digits>.tmp"
+/// The shortest limit for a name's length on any Linux file system that has files: eCryptfs.
+constexpr std::size_t k_any_name_max = 143;
+/// NAME_MAX. A file system that counts characters, and takes longer names, takes one of so many bytes as well.
+constexpr std::size_t k_name_max = 255;
+/// Far longer than any publication takes.
 constexpr std::chrono::minutes k_age_left_behind{10};
 
-}  // namespace
-
-std::string temporary_name(std::string_view name, std::string_view id) {
-  return fmt::format(".{}.{}{}", name, id, k_suffix);
+/// The part of a name that its temporary name has: all of it or, so that the temporary name is allowed wherever the
+/// name is, as much of its end as there is room for. No character of UTF-8 is cut.
+std::string_view part_of(std::string_view name) {
+  constexpr std::size_t k_continuation_max = 3;
+  const std::size_t room = std::clamp(name.size(), k_any_name_max, k_name_max) - 1 - k_tail;
+  if (name.size() > room) {
+    name.remove_prefix(name.size() - room);
+    for (std::size_t i = 0; i < k_continuation_max && (static_cast<unsigned char>(name.front()) & 0xc0U) == 0x80; ++i) {
+      name.remove_prefix(1);
+    }
+  }
+  return name;
 }
 
-std::string_view lock_name_of_temporary(std::string_view name) {
-  constexpr std::size_t k_digits = 32;
-  constexpr std::size_t k_tail = 1 + k_digits + k_suffix.size();  // ".<digits>.tmp"
+/// What stands for the file's own name in its temporary name; empty for any other name.
+std::string_view part_in(std::string_view name) {
   if (name.size() <= 1 + k_tail || name.front() != '.' || !name.ends_with(k_suffix)) {
     return {};
   }
@@ -30,6 +45,24 @@ std::string_view lock_name_of_temporary(std::string_view name) {
   const bool is_one =
       digits.front() == '.' && digits.substr(1).find_first_not_of("0123456789abcdef") == std::string_view::npos;
   return is_one ? name.substr(1, name.size() - 1 - k_tail) : std::string_view{};
+}
+
+}  // namespace
+
+std::string temporary_name(std::string_view name, std::string_view id) {
+  return fmt::format(".{}.{}{}", part_of(name), id, k_suffix);
+}
+
+bool is_temporary_name(std::string_view name) {
+  return !part_in(name).empty();
+}
+
+bool is_temporary_name_for(std::string_view name, std::string_view finished) {
+  return is_temporary_name(name) && part_in(name) == part_of(finished);
+}
+
+bool is_temporary_name_with_suffix(std::string_view name, std::string_view suffix) {
+  return is_temporary_name(name) && part_in(name).ends_with(part_of(suffix));
 }
 
 bool is_abandoned(const PinnedFile& unfinished, WallTime now) {

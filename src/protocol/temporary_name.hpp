@@ -1,7 +1,9 @@
 #pragma once
 
 /// \file
-/// The name of a file that is not finished yet, where such a file must have one: `.<name>.<32 hex digits>.tmp`.
+/// The name of a file that is not finished yet, where such a file must have one: `.<name>.<32 hex digits>.tmp`. It is
+/// never longer than the name itself, or than 143 bytes if that is more: of a name that is too long for this it has the
+/// end. The digits alone keep two such files apart.
 
 #include <string>
 #include <string_view>
@@ -16,13 +18,12 @@ namespace sessionlock {
 /// The temporary name for a file that is to be called `name`. `id`: 32 hexadecimal digits that nobody else uses.
 [[nodiscard]] std::string temporary_name(std::string_view name, std::string_view id);
 
-/// The lock name in that of an unfinished lock; empty for any other name. Lifetime: that of the argument.
-[[nodiscard]] std::string_view lock_name_of_temporary(std::string_view name);
-
-/// Whether a name is that of an unfinished lock.
-[[nodiscard]] inline bool is_temporary_name(std::string_view name) {
-  return !lock_name_of_temporary(name).empty();
-}
+/// Whether a name is that of an unfinished file.
+[[nodiscard]] bool is_temporary_name(std::string_view name);
+/// Whether it is the one of a file that is to be called `finished`, or another with the same long end.
+[[nodiscard]] bool is_temporary_name_for(std::string_view name, std::string_view finished);
+/// Whether it is the one of a file whose name is to end in `suffix`, which is not empty.
+[[nodiscard]] bool is_temporary_name_with_suffix(std::string_view name, std::string_view suffix);
 
 struct PinnedFile;
 /// Whether an unfinished file was last written more than ten minutes ago, far longer than any publication takes, and no

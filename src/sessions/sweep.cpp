@@ -132,7 +132,7 @@ Result<Names> Sweep::list(const Directory& directory) const {
   auto read = for_each_name(directory, [&](std::string_view name) {
     if (name.ends_with(options_.suffix)) {
       names.locks.emplace_back(name);
-    } else if (options_.remove && lock_name_of_temporary(name).ends_with(options_.suffix)) {
+    } else if (options_.remove && is_temporary_name_with_suffix(name, options_.suffix)) {
       names.temporary.emplace_back(name);
     }
   });

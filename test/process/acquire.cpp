@@ -3,6 +3,8 @@
 
 #include <cerrno>
 #include <chrono>
+#include <csignal>
+#include <cstddef>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -130,6 +132,35 @@ TEST_CASE("a dead owner's lock is taken over at once") {
     plant(session.lock, foreign_record(dead_pid(), "12345"));
     check_taken(session, {StaleReason::dead_pid});
   }
+}
+
+TEST_CASE("a dead owner's lock is taken over at once, however long its name is") {
+  // Protects: `part_of` in temporary_name.cpp. A successor has a temporary name first, which must be allowed as well.
+  const TemporaryDirectory directory;
+  ManagerOptions in_directory;
+  in_directory.lock_directory = directory / "locks";
+  const auto check = [](LockManager& manager, const fs::path& session) {
+    CAPTURE(session);
+    auto holder =
+        ChildProcess::run([&](Channel&) { return manager.acquire(session) ? ::kill(::getpid(), SIGKILL) : 1; });
+    REQUIRE(holder.wait().killed_by(SIGKILL));
+    AcquireOptions once;
+    once.timeout = 0ms;
+    const auto lock = manager.acquire(session, once);
+    REQUIRE_MESSAGE(lock.has_value(), (lock ? "" : lock.error().message()));
+    REQUIRE(lock->reclaimed_from().has_value());
+    CHECK(lock->reclaimed_from()->record.pid == holder.pid());
+  };
+  LockManager beside;
+  for (const std::size_t size : {100U, 101U, 212U, 213U, 250U}) {
+    check(beside, directory / std::string(size, 's'));
+  }
+  LockManager elsewhere(in_directory);
+  for (const std::size_t size : {175U, 176U, 213U}) {
+    check(elsewhere, directory / std::string(size, 't'));
+  }
+  CHECK(names_in(directory.path()) == std::vector<std::string>{"locks"});
+  CHECK(names_in(directory / "locks").empty());
 }
 
 TEST_CASE("a zombie's lock is taken over at once") {

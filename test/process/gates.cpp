@@ -1,6 +1,7 @@
 // Spawn gates between real processes.
 
 #include <chrono>
+#include <cstddef>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -173,6 +174,21 @@ TEST_CASE("a loser waits no longer than the holder lives, and the next caller ta
   CHECK(gate.wait_until_done(k_patience).has_value());
   CHECK(std::filesystem::exists(directory / "spawn.lock"));
   CHECK(gate.try_enter()->outcome == GateOutcome::acquired);
+}
+
+TEST_CASE("a dead owner's gate is taken over, however long its name is") {
+  // Protects: `part_of` in temporary_name.cpp.
+  const TemporaryDirectory directory;
+  for (const std::size_t size : {217U, 218U, 255U}) {
+    CAPTURE(size);
+    const auto path = directory / std::string(size, 'g');
+    auto first = inside(path);
+    (void)first.kill();
+    SpawnGate gate(path);
+    const auto entry = gate.try_enter();
+    REQUIRE_MESSAGE(entry.has_value(), (entry ? "" : entry.error().message()));
+    CHECK(entry->outcome == GateOutcome::acquired);
+  }
 }
 
 TEST_CASE("a loser that names the holder does not wait for the next one") {

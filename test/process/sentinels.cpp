@@ -80,6 +80,16 @@ TEST_CASE("set replaces a sentinel that stands, atomically") {
   CHECK(names_in(directory.path()).size() == 1);
 }
 
+TEST_CASE("a sentinel is replaced, however long its name is") {
+  // Protects: `part_of` in temporary_name.cpp.
+  const TemporaryDirectory directory;
+  const Sentinel sentinel(directory / std::string(255, 's'));
+  for (int i = 0; i < 2; ++i) {
+    const auto set = sentinel.set(1h);
+    CHECK_MESSAGE(set.has_value(), (set ? "" : set.error().message()));
+  }
+}
+
 TEST_CASE("a corrupt, empty or expired sentinel is absent and removed") {
   const TemporaryDirectory directory;
   const Sentinel sentinel(directory / "stopping");

@@ -12,6 +12,7 @@
 #include "claims/pid_verdict.hpp"
 #include "process/process_probe.hpp"
 #include "process/this_process.hpp"
+#include "protocol/inspector.hpp"
 #include "system/file_status.hpp"
 #include "verdict/classify.hpp"
 
@@ -84,8 +85,8 @@ Result<PidFileEvidence> gather(const PidText& text, const PinnedFile& pinned, co
   if (answer.failure && lock.witness) {
     return failure(answer.failure, "fcntl(F_OFD_GETLK)", place);
   }
-  const WitnessState witness = judge_witness(lock, answer.query, pinned.file, observer,
-                                             lock.witness ? locality_of_file(pinned) : Locality::unknown);
+  const WitnessState witness = find_witness(pinned, answer.query, lock, observer,
+                                            lock.witness ? locality_of_file(pinned) : Locality::unknown);
   PidFileEvidence evidence;
   evidence.is_held = is_own_claim(pinned.file) || witness == WitnessState::held;
   evidence.witness_is_free = witness == WitnessState::free;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstddef>
+#include <limits>
 #include <system_error>
 
 namespace sessionlock {
@@ -48,11 +49,15 @@ bool skip_fields(std::string_view& text, int count) {
 /// `->` after the number.
 struct LockLine {
   bool flock{};
+  bool ofd{};
+  bool write{};
   bool waits{};
   pid_t pid{};
   unsigned major{};
   unsigned minor{};
   std::uint64_t inode{};
+  std::uint64_t begin{};
+  std::uint64_t end{};
 };
 
 std::optional<LockLine> parse_lock_line(std::string_view line) {
@@ -64,21 +69,26 @@ std::optional<LockLine> parse_lock_line(std::string_view line) {
     kind = take_word(line);
   }
   result.flock = kind == "FLOCK";
+  result.ofd = kind == "OFDLCK";
   (void)take_word(line);  // ADVISORY
-  (void)take_word(line);  // READ or WRITE
+  result.write = take_word(line) == "WRITE";
   const auto pid = parse_number<pid_t>(take_word(line));
   std::string_view file = take_word(line);
   const auto major = parse_number<unsigned>(take_until(file, ':'), 16);
   const auto minor = parse_number<unsigned>(take_until(file, ':'), 16);
   const auto inode = parse_number<std::uint64_t>(file);
   // A line that was cut off inside the inode's digits would name another file: the offset after it must be there.
-  if (!pid || !major || !minor || !inode || take_word(line).empty()) {
+  const auto begin = parse_number<std::uint64_t>(take_word(line));
+  if (!pid || !major || !minor || !inode || !begin) {
     return std::nullopt;
   }
+  // `EOF`, or cut off: as far as it may reach.
+  result.end = parse_number<std::uint64_t>(take_word(line)).value_or(std::numeric_limits<std::uint64_t>::max());
   result.pid = *pid;
   result.major = *major;
   result.minor = *minor;
   result.inode = *inode;
+  result.begin = *begin;
   return result;
 }
 
@@ -186,6 +196,24 @@ std::vector<pid_t> parse_flock_pids(std::string_view proc_locks, std::uint64_t i
     }
   }
   return pids;
+}
+
+std::optional<bool> lists_ofd_write_lock(std::string_view proc_locks, std::uint64_t inode, std::uint64_t offset) {
+  if (!proc_locks.empty() && proc_locks.back() != '\n') {
+    return std::nullopt;
+  }
+  while (!proc_locks.empty()) {
+    const std::string_view text = take_until(proc_locks, '\n');
+    const auto line = parse_lock_line(text);
+    if (!line && text.find("OFDLCK") != std::string_view::npos) {
+      return std::nullopt;
+    }
+    if (line && line->ofd && line->write && !line->waits && line->inode == inode && line->begin <= offset &&
+        offset <= line->end) {
+      return true;
+    }
+  }
+  return false;
 }
 
 }  // namespace sessionlock

@@ -41,4 +41,9 @@ struct ProcStat {
 /// All that hold or want one on an inode of this number, of whatever device.
 [[nodiscard]] std::vector<pid_t> parse_flock_pids(std::string_view proc_locks, std::uint64_t inode);
 
+/// Whether the text of `/proc/locks` lists an OFD write lock on this byte of a file with this inode number, of whatever
+/// device. None: the text is cut off, or malformed where such a lock may stand.
+[[nodiscard]] std::optional<bool> lists_ofd_write_lock(std::string_view proc_locks, std::uint64_t inode,
+                                                       std::uint64_t offset);
+
 }  // namespace sessionlock

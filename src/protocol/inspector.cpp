@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "process/lock_list.hpp"
 #include "process/this_process.hpp"
 #include "protocol/session_location.hpp"
 #include "text/timestamp.hpp"
@@ -50,7 +51,7 @@ Evidence gather(const PinnedInode& pinned, const LockText& text, const Place& pl
   if (record.witness) {
     evidence.witness_failure = answer.failure;
   }
-  evidence.witness = judge_witness(record, answer.query, pinned.file, observer, locality);
+  evidence.witness = find_witness(pinned, answer.query, record, observer, locality);
   evidence.can_be_lock = text.form != LockForm::other;
   evidence.held_here = context.held_here && context.held_here(pinned.file);
   ask_about_owner(evidence, pinned, text, observer, context);
@@ -71,6 +72,16 @@ milliseconds UnchangedTime::of(const PinnedInode& pinned) {
     since_ = now;
   }
   return std::chrono::duration_cast<milliseconds>(now - since_);
+}
+
+WitnessState find_witness(const PinnedInode& pinned, WitnessQuery answer, const LockRecord& record,
+                          const Observer& observer, Locality locality) {
+  ListQuery list = ListQuery::not_asked;
+  if (needs_lock_list(record, answer, pinned.file, observer, locality)) {
+    const auto listed = has_listed_ofd_lock(pinned.file.inode, k_witness_offset);
+    list = !listed ? ListQuery::unknown : *listed ? ListQuery::listed : ListQuery::not_listed;
+  }
+  return judge_witness(record, answer, pinned.file, observer, locality, list);
 }
 
 Inspection judge(const PinnedLock& pinned, const Place& place, const InspectionContext& context) {

@@ -53,6 +53,11 @@ struct InspectionContext {
 /// The verdict on a pinned lock, with the lock path filled in.
 [[nodiscard]] Inspection judge(const PinnedLock& pinned, const Place& place, const InspectionContext& context);
 
+/// What is known of a pinned file's witness: by the answer about it and, where that does not say enough, by this
+/// kernel's list of locks. `record`: what may declare it. `locality`: that of the file.
+[[nodiscard]] WitnessState find_witness(const PinnedInode& pinned, WitnessQuery answer, const LockRecord& record,
+                                        const Observer& observer, Locality locality);
+
 /// The session of a lock that was found by its name: the recorded one, or the one beside it; empty if its name is none
 /// that a session's lock has.
 [[nodiscard]] std::filesystem::path session_path_of(const LockRecord& record, const Place& lock);

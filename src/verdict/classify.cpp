@@ -172,6 +172,14 @@ bool is_overruled_by_mtime(const Verdict& verdict, const Evidence& evidence, con
   return policy.stale_mtime && mtime_may_overrule(verdict.basis) && is_older(evidence.file_age, *policy.stale_mtime);
 }
 
+std::optional<DeclaredWitness> declared_witness(const LockRecord& record) {
+  return record.witness ? parse_witness(*record.witness) : std::nullopt;
+}
+
+bool is_of_boot(const LockRecord& record, const Observer& observer) {
+  return record.boot_id && !observer.boot_id.empty() && *record.boot_id == observer.boot_id;
+}
+
 LockState state_of(const Verdict& verdict) {
   if (verdict.removable) {
     return LockState::stale;
@@ -195,24 +203,36 @@ Comparison compare(const LockRecord& record, const Observer& observer) {
 }
 
 WitnessState judge_witness(const LockRecord& record, WitnessQuery query, const FileIdentity& file,
-                           const Observer& observer, Locality locality) {
+                           const Observer& observer, Locality locality, ListQuery list) {
   if (query == WitnessQuery::write_locked) {
     return WitnessState::held;
   }
-  const auto witness = record.witness ? parse_witness(*record.witness) : std::nullopt;
+  if (needs_lock_list(record, query, file, observer, locality)) {
+    return list == ListQuery::not_listed ? WitnessState::free : WitnessState::unknown;
+  }
+  const auto witness = declared_witness(record);
   // A copy of a lock file, or its other overlay layer, declares the witness of an inode that was not asked.
   if (query != WitnessQuery::not_locked || !witness || witness->file != file) {
     return WitnessState::unknown;
   }
   const bool is_of_this_kernel = witness->form == WitnessForm::ofd2 && locality == Locality::local;
-  const bool is_same_boot = record.boot_id && !observer.boot_id.empty() && *record.boot_id == observer.boot_id;
-  const bool is_free = is_of_this_kernel || (is_same_boot && locality != Locality::unknown);
+  const bool is_free = is_of_this_kernel || (is_of_boot(record, observer) && locality != Locality::unknown);
   return is_free ? WitnessState::free : WitnessState::unknown;
 }
 
 bool is_in_initial_time_namespace(const Observer& observer) {
   constexpr std::uint64_t k_initial = 0xEFFFFFFA;  // include/linux/proc_ns.h, PROC_TIME_INIT_INO
   return observer.time_namespaces_absent || observer.time_namespace == k_initial;
+}
+
+bool needs_lock_list(const LockRecord& record, WitnessQuery query, const FileIdentity& file, const Observer& observer,
+                     Locality locality) {
+  const auto witness = declared_witness(record);
+  if (query != WitnessQuery::not_locked || !witness || !is_of_boot(record, observer)) {
+    return false;
+  }
+  const bool has_moved = witness->file.inode == file.inode && witness->file.device != file.device;
+  return has_moved && locality == (witness->form == WitnessForm::ofd2 ? Locality::local : Locality::overlay);
 }
 
 void relate(Evidence& evidence, const LockRecord& record, const Observer& observer) {

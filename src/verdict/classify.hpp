@@ -51,12 +51,22 @@ enum class Locality {
   overlay,  ///< An overlay of this kernel, whose layers may be another kernel's as well.
   local     ///< This kernel alone.
 };
-/// What the answer proves. *Free* counts only where no other kernel can have the witness: the record declares it on
-/// this very inode, and
+/// What this kernel's list of all file locks says of the files with the pinned one's inode number, on any device:
+/// whether one of them has a write lock on its witness byte.
+enum class ListQuery { not_asked, unknown, listed, not_listed };
+/// What the answers prove. *Free* counts only where no other kernel can have the witness. Either the record declares it
+/// on this very inode, and
 ///   * publisher and observer both take the file system for local to their own kernel; or
 ///   * both run under the same boot, and the observer takes it for local or for an overlay.
+/// Or `needs_lock_list` (the device has another number since a remount), and the list has no such lock.
 [[nodiscard]] WitnessState judge_witness(const LockRecord& record, WitnessQuery query, const FileIdentity& file,
-                                         const Observer& observer, Locality locality);
+                                         const Observer& observer, Locality locality,
+                                         ListQuery list = ListQuery::not_asked);
+/// Whether that verdict depends on the list of locks, which costs something to read: the record declares this inode
+/// number on another device, under the observer's boot, and in the form in which a witness on such a file system is
+/// declared.
+[[nodiscard]] bool needs_lock_list(const LockRecord& record, WitnessQuery query, const FileIdentity& file,
+                                   const Observer& observer, Locality locality);
 
 /// Answer to "does the recorded pid exist?".
 enum class PidProbe { unknown, exists, gone };

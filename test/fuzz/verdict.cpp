@@ -120,11 +120,15 @@ Evidence any_evidence(Input& input, const LockText& text) {
   evidence.local_file_system = record.witness && locality != sessionlock::Locality::unknown;
   const auto query =
       evidence.witness_failure ? sessionlock::WitnessQuery::failed : sessionlock::WitnessQuery{input.byte() % 4};
-  evidence.witness = judge_witness(record, query, k_file, observer, locality);
+  const bool was_moved = needs_lock_list(record, query, k_file, observer, locality);
+  const auto list = sessionlock::ListQuery{input.byte() % 4};
+  evidence.witness = judge_witness(record, query, k_file, observer, locality, list);
   FUZZ_CHECK((query == sessionlock::WitnessQuery::write_locked) == (evidence.witness == WitnessState::held));
   FUZZ_CHECK(evidence.witness != WitnessState::free || evidence.local_file_system);
   FUZZ_CHECK(evidence.witness != WitnessState::free || record.witness == "ofd2:2049:1573042" ||
-             (record.witness == "ofd:2049:1573042" && record.boot_id == observer.boot_id));
+             (record.witness == "ofd:2049:1573042" && record.boot_id == observer.boot_id) ||
+             (was_moved && list == sessionlock::ListQuery::not_listed && record.boot_id == observer.boot_id &&
+              record.witness->ends_with(":1573042")));
   relate(evidence, record, observer);
   evidence.can_be_lock = text.form != LockForm::other;
   if (text.digits_pid && evidence.comparison != Comparison::none) {

@@ -161,6 +161,36 @@ TEST_CASE("lock lines that are cut, malformed or without a visible pid tell nobo
   CHECK_FALSE(parse_flock_holder("\n:\n1:\n1: ->\n1: FLOCK\n1: FLOCK ADVISORY WRITE 9 00:1f 0 EOF\n", 0, 0x1f, 7));
 }
 
+TEST_CASE("a write lock on one byte of an inode is found in the list of locks, whatever its device and process") {
+  const std::string byte = "1099511627776";
+  const auto listed = [](const std::string& text) { return lists_ofd_write_lock(text, 13, 1ULL << 40U); };
+  const auto line = [&](const std::string& kind, const std::string& access, const std::string& file,
+                        const std::string& range) {
+    return "1: " + kind + " ADVISORY  " + access + " -1 " + file + " " + range + "\n";
+  };
+  const std::string other =
+      "7: FLOCK  ADVISORY  WRITE 26462 fe:00:13 0 EOF\n8: POSIX  ADVISORY  WRITE 5 fe:00:13 0 EOF\n"
+      "9: LEASE  ACTIVE    READ  77 fe:00:14 0 EOF\n10: OFDLCK ADVISORY  READ  -1 <none>:0 0 EOF\n";
+  CHECK(listed("") == false);
+  CHECK(listed(line("OFDLCK", "WRITE", "00:28:13", byte + " " + byte)) == true);
+  CHECK(listed(line("FLOCK", "WRITE", "00:28:13", "0 EOF") + line("OFDLCK", "WRITE", "fe:00:13", "0 EOF")) == true);
+  for (const std::string& not_it :
+       {line("OFDLCK", "READ ", "00:28:13", byte + " " + byte), line("OFDLCK", "WRITE", "00:28:130", byte + " " + byte),
+        line("OFDLCK", "WRITE", "00:28:13", "0 1099511627775"),
+        line("OFDLCK", "WRITE", "00:28:13", "1099511627777 EOF"),
+        line("-> OFDLCK", "WRITE", "00:28:13", byte + " " + byte), line("POSIX ", "WRITE", "00:28:13", "0 EOF"),
+        line("FLOCK ", "WRITE", "00:28:13", "0 EOF")}) {
+    CAPTURE(not_it);
+    CHECK(listed(not_it) == false);
+  }
+  CHECK_FALSE(listed(other));  // one of them is on a file that is not named
+  const std::string whole = line("OFDLCK", "WRITE", "00:28:99", byte + " " + byte);
+  for (std::size_t size = 1; size < whole.size(); ++size) {
+    CAPTURE(size);
+    CHECK_FALSE(listed(whole.substr(0, size)));
+  }
+}
+
 TEST_CASE("a stat line with something between name and state, or a state that is no letter, is malformed") {
   REQUIRE(parse_proc_stat(stat_line("sh")));
   std::string line = stat_line("sh");

@@ -1216,6 +1216,47 @@ TEST_CASE("a witness is free only where no other kernel can have it") {
   }
 }
 
+TEST_CASE("a witness on this inode number of another device is free only by the same boot and the list of locks") {
+  // The device has another number after a remount; or another mount of the same file shows it, or the file is a copy.
+  struct Declared {
+    const char* text;
+    bool names_number;
+    Locality locality;  // of which it is the form
+  };
+  constexpr Declared k_declared[] = {
+      {"ofd2:2050:13107713", true, Locality::local},  {"ofd:2050:13107713", true, Locality::overlay},
+      {"ofd2:2050:13107714", false, Locality::local}, {"ofd:2050:13107714", false, Locality::overlay},
+      {"ofd3:2050:13107713", false, Locality::local},
+  };
+  for (const Declared& declared : k_declared) {
+    for (const char* boot : {"same", "another", ""}) {
+      for (const Locality locality : {Locality::unknown, Locality::overlay, Locality::local}) {
+        for (const ListQuery list :
+             {ListQuery::not_asked, ListQuery::unknown, ListQuery::listed, ListQuery::not_listed}) {
+          for (const WitnessQuery query : {WitnessQuery::not_locked, WitnessQuery::failed, WitnessQuery::not_asked}) {
+            LockRecord record = own_record();
+            record.witness = declared.text;
+            record.boot_id = boot == std::string_view("same") ? std::string(k_boot) : std::string(boot);
+            const bool depends = declared.names_number && boot == std::string_view("same") &&
+                                 locality == declared.locality && query == WitnessQuery::not_locked;
+            CAPTURE(declared.text);
+            CHECK(needs_lock_list(record, query, k_file, observer(), locality) == depends);
+            CHECK(judge_witness(record, query, k_file, observer(), locality, list) ==
+                  (depends && list == ListQuery::not_listed ? WitnessState::free : WitnessState::unknown));
+          }
+        }
+      }
+    }
+  }
+  LockRecord record = own_record();
+  record.witness = "ofd2:2050:13107713";
+  CHECK_FALSE(needs_lock_list(record, WitnessQuery::write_locked, k_file, observer(), Locality::local));
+  Observer without_boot = observer();
+  without_boot.boot_id = {};
+  CHECK_FALSE(needs_lock_list(record, WitnessQuery::not_locked, k_file, without_boot, Locality::local));
+  CHECK_FALSE(needs_lock_list(own_record(), WitnessQuery::not_locked, k_file, observer(), Locality::local));
+}
+
 TEST_CASE("another namespace of the same boot sees the same kernel lock") {
   Observer elsewhere = observer();
   elsewhere.pid_namespace = 1;

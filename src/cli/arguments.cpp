@@ -68,7 +68,7 @@ void add_acquire_options(OptionTable& table, AcquireArguments& arguments) {
   add_timeout(table, arguments);
   table.flag("--no-wait", arguments.no_wait, "Try once, and give up if somebody has it").excludes = "--timeout";
   table.text("--label", "TEXT", arguments.options.label, "Words for people who meet the lock");
-  table.flag("-v,--verbose", arguments.verbose, "Tell whom it waits for, what it takes over and which directories it makes");
+  table.flag("-v,--verbose", arguments.verbose, "Report whose lock it waits for, and which directories it makes");
 }
 
 std::string environment(const char* name) {

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <exception>
 #include <optional>
+#include <sstream>
 #include <string_view>
 #include <utility>
 
@@ -15,6 +16,8 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include <sessionlock/lock_record.hpp>
 
 #include "cli/arguments.hpp"
 #include "cli/exit_status.hpp"
@@ -213,6 +216,38 @@ std::vector<char*> pointers_to(std::vector<std::string>& strings) {
   }
   pointers.push_back(nullptr);
   return pointers;
+}
+
+std::optional<std::string> reclaimed_from_value(const SessionLock& lock) {
+  const auto& former = lock.reclaimed_from();
+  if (!former) {
+    return std::nullopt;
+  }
+  // The lines of a lock file are its members, because a text in JSON has no newline of its own.
+  std::string value;
+  std::istringstream lines(format_lock_record(former->record));
+  for (std::string line; std::getline(lines, line);) {
+    value += value.ends_with(',') ? " " : "";
+    value += line.substr(std::min(line.find_first_not_of(' '), line.size()));
+  }
+  return value;
+}
+
+std::vector<std::string> environment_with(const std::vector<Variable>& variables) {
+  std::vector<std::string> result;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view old{*entry};
+    const std::string_view name = old.substr(0, old.find('='));
+    if (std::none_of(variables.begin(), variables.end(), [&](const Variable& one) { return one.first == name; })) {
+      result.emplace_back(old);
+    }
+  }
+  for (const auto& [name, value] : variables) {
+    if (value) {
+      result.push_back(std::string(name) + "=" + *value);
+    }
+  }
+  return result;
 }
 
 int program_failure(const std::error_code& code, const std::string& program) {

@@ -9,11 +9,16 @@
 /// resized window) works on the group by itself: both stop, both go on.
 
 #include <functional>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include <sys/types.h>
+
+#include <sessionlock/session_lock.hpp>
 
 #include "cli/signals.hpp"
 
@@ -21,6 +26,16 @@ namespace sessionlock::cli {
 
 /// As the exec functions want it. Lifetime: that of the strings.
 [[nodiscard]] std::vector<char*> pointers_to(std::vector<std::string>& strings);
+
+/// The variable that gives a program the record of the dead owner whose lock was taken over for it: one line of JSON,
+/// with the members of a lock file. It is not set where none was.
+inline constexpr std::string_view k_reclaimed_from = "SESSIONLOCK_RECLAIMED_FROM";
+[[nodiscard]] std::optional<std::string> reclaimed_from_value(const SessionLock& lock);
+
+/// A variable, and its value in the environment of a program; none: it is not to be set there.
+using Variable = std::pair<std::string_view, std::optional<std::string>>;
+/// This process's environment with these variables instead of its own of the same names.
+[[nodiscard]] std::vector<std::string> environment_with(const std::vector<Variable>& variables);
 
 /// Prints why a program cannot be run, and which limit may be the reason. Returns the exit status that a shell would.
 int program_failure(const std::error_code& code, const std::string& program);

@@ -31,9 +31,6 @@ void print_event(const Event& event, bool& has_waited) {
       print_error(holder_words(event, "still waiting after " + format_age(event.duration)));
       break;
     case EventKind::acquired:
-      if (event.inspection) {
-        print_error("took over a stale lock. " + event.inspection->explanation());
-      }
       if (std::exchange(has_waited, false)) {
         print_error(fmt::format("acquired after {}", format_age(event.duration)));
       }
@@ -51,6 +48,12 @@ void print_event(const Event& event, bool& has_waited) {
 }
 
 }  // namespace
+
+void print_take_over(const SessionLock& acquired) {
+  if (const auto& former = acquired.reclaimed_from()) {
+    print_error("took over a stale lock. " + former->explanation());
+  }
+}
 
 std::function<void(const Event&)> verbose_observer() {
   // Acquires follow each other here, and so do their events.

@@ -279,6 +279,10 @@ class Locking(Case):
         self.assertStatus(self.append("1\n", "--no-wait"), 0)
         self.assertEqual(self.lines(), ["1"])
 
+    def test_a_take_over_is_reported_without_verbose(self):
+        self.plant_dead()
+        self.assertComplaint(self.append("1\n"), 0, "took over", str(command.NOBODY))
+
     def test_an_error_after_some_batches_tells_how_many_records_were_written(self):
         process = self.start("append", "--no-wait", self.session)
         self.send(process, "1\n2\n")

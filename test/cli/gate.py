@@ -36,17 +36,6 @@ class Case(command.Case):
         self.assertIsNone(loser.poll())
         return loser
 
-    @staticmethod
-    def open_files(process):
-        folder = pathlib.Path(f"/proc/{process.pid}/fd")
-        links = []
-        for link in folder.iterdir():
-            try:
-                links.append(os.readlink(link))
-            except FileNotFoundError:
-                pass
-        return links
-
 
 class Gate(Case):
     def test_a_single_caller_runs_the_command_and_has_its_exit_status(self):
@@ -55,6 +44,12 @@ class Gate(Case):
         self.assertFalse(self.gate.exists())
         self.assertComplaint(self.run_command("gate", self.gate, "--", "no-such-command"), 127)
         self.assertFalse(self.gate.exists())
+
+    def test_a_take_over_is_reported_and_the_command_is_given_the_former_owners_record(self):
+        self.plant_dead(self.gate.with_suffix(""))
+        result = self.run_command("gate", self.gate, "--", "sh", "-c", 'echo "$SESSIONLOCK_RECLAIMED_FROM"')
+        self.assertComplaint(result, 0, "took over", str(command.NOBODY))
+        self.assertEqual(json.loads(result.stdout)["pid"], command.NOBODY)
 
     def test_of_simultaneous_callers_one_runs_and_the_others_wait_until_it_is_done_and_say_so(self):
         winner = self.enter()

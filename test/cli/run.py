@@ -288,10 +288,52 @@ class Holding(Case):
 
     def test_a_lock_that_its_dead_owner_left_is_taken_over_at_once(self):
         self.plant_dead()
+        result = self.run_command("run", "--no-wait", self.session, "--", "true")
+        self.assertComplaint(result, 0, "took over", str(command.NOBODY))
+
+    def test_a_take_over_is_reported_once_also_with_verbose(self):
+        self.plant_dead()
         result = self.run_command("run", "--no-wait", "-v", self.session, "--", "true")
         self.assertStatus(result, 0)
+        self.assertEqual(result.stderr.count("took over"), 1, result.stderr)
+        self.assertEqual(self.run_command("run", "-v", self.session, "--", "true").stderr, "")
+
+    def test_a_take_over_is_reported_also_if_the_command_cannot_be_run(self):
+        self.plant_dead()
+        result = self.run_command("run", self.session, "--", "/no/such/command")
+        self.assertStatus(result, 127)
         self.assertIn("took over", result.stderr)
         self.assertIn(str(command.NOBODY), result.stderr)
+
+    def test_a_take_over_is_reported_also_if_a_signal_comes_during_the_wait(self):
+        holder = self.hold()
+        waiter = self.start("run", "--timeout", "inf", self.session, "--", "true")
+        wait_until("it waits", lambda: any("inotify" in link for link in self.open_files(waiter)))
+        waiter.send_signal(signal.SIGSTOP)
+        wait_until("it is stopped", lambda: command.state_of(waiter.pid) == "T")
+        os.killpg(holder.pid, signal.SIGKILL)
+        holder.wait()
+        waiter.send_signal(signal.SIGTERM)
+        waiter.send_signal(signal.SIGCONT)
+        status, _, error = self.finish(waiter)
+        self.assertEqual(status, -signal.SIGTERM)
+        # Whichever it saw first: the signal, and then the lock is left to the next one, which is told.
+        if "took over" not in error:
+            self.assertComplaint(self.run_command("run", self.session, "--", "true"), 0, "took over", str(holder.pid))
+
+    def test_the_command_is_given_the_record_of_the_owner_whose_lock_was_taken_over(self):
+        record = {"pid": command.NOBODY, "createdAt": "2026-01-01T00:00:00.000Z", "starttime": 1, "label": 'a,  "b"\n{  c'}
+        self.plant(**record)
+        program = 'printf "%s\\n" "$SESSIONLOCK_RECLAIMED_FROM"'
+        given = self.run_command("run", self.session, "--", "sh", "-c", program)
+        self.assertEqual(len(given.stdout.splitlines()), 1)
+        self.assertEqual(json.loads(given.stdout), record)
+
+    def test_a_command_whose_lock_was_not_taken_over_is_given_no_record_of_one(self):
+        self.environment["SESSIONLOCK_RECLAIMED_FROM"] = "of an enclosing run"
+        for arguments in (["run", self.session], ["gate", self.folder / "gate"]):
+            given = self.run_command(*arguments, "--", "sh", "-c", 'echo "${SESSIONLOCK_RECLAIMED_FROM-unset}"')
+            self.assertEqual(given.stdout, "unset\n")
 
     def test_a_malformed_start_time_never_leads_to_a_take_over(self):
         holder = self.start("run", self.folder / "other.jsonl", "--", "cat")

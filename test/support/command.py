@@ -129,6 +129,17 @@ class Case(unittest.TestCase):
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
 
+    @staticmethod
+    def open_files(process):
+        folder = pathlib.Path(f"/proc/{process.pid}/fd")
+        links = []
+        for link in folder.iterdir():
+            try:
+                links.append(os.readlink(link))
+            except FileNotFoundError:
+                pass
+        return links
+
     def finish(self, process, input=None):
         """Waits for a started command: exit status, output, diagnostics."""
         out, error = process.communicate(input, timeout=PATIENCE)

@@ -111,6 +111,7 @@ class BatchWriter {
         return tl::unexpected(std::move(lock).error());
       }
       lock_ = std::move(*lock);
+      print_take_over(lock_);
       Result<Transcript> transcript = Transcript::open(lock_, {.fsync = arguments_.fsync});
       if (!transcript) {
         return tl::unexpected(std::move(transcript).error());

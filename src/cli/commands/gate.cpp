@@ -12,13 +12,13 @@
 #include <vector>
 
 #include <fmt/core.h>
-#include <unistd.h>
 
 #include "cli/arguments.hpp"
 #include "cli/command.hpp"
 #include "cli/exit_status.hpp"
 #include "cli/program.hpp"
 #include "cli/signals.hpp"
+#include "cli/verbose.hpp"
 
 namespace sessionlock::cli {
 namespace {
@@ -42,7 +42,9 @@ SpawnGate gate_of(const GateArguments& arguments, const Interruption& interrupti
 
 int run_program(SessionLock& lock, std::vector<std::string> program, SignalCatcher& signals) {
   signals.add(SIGCHLD);
-  const Result<pid_t> started = lock.spawn_with(program.front().c_str(), pointers_to(program).data(), environ);
+  std::vector<std::string> variables = environment_with({{k_reclaimed_from, reclaimed_from_value(lock)}});
+  const Result<pid_t> started =
+      lock.spawn_with(program.front().c_str(), pointers_to(program).data(), pointers_to(variables).data());
   int status = k_failed;
   if (started) {
     status = wait_forwarding_signals(*started, signals);
@@ -68,6 +70,9 @@ int gate(const GateArguments& arguments, const std::vector<std::string>& program
     if (entry && entry->outcome == GateOutcome::busy) {
       waited = gate.wait_until_done(arguments.timeout, entry->holder);
     }
+  }
+  if (entry) {
+    print_take_over(entry->lock);
   }
   if (const int early = take_ending_signal(signals); early != 0) {
     if (entry) {
@@ -104,8 +109,11 @@ Command declare_gate() {
   add_mode(command, arguments->mode,
            "Permissions of the gate file, which others never get to write (0600 unless given)");
   command.footer =
-      "The exit status is COMMAND's own, or 0 if another caller ran it; 128+N if signal N ended it, 126 or 127 if it\n"
-      "cannot be run, 75 if the other is not done in time.";
+      "COMMAND sees SESSIONLOCK_RECLAIMED_FROM, the dead owner's record, if the gate was taken over. The exit status "
+      "is\n"
+      "COMMAND's own, or 0 if another caller ran it; 128+N if signal N ended it, 126 or 127 if it cannot be run, 75 "
+      "if\n"
+      "the other is not done in time.";
   command.program_action = [arguments](const std::vector<std::string>& program) {
     return reporting_start_failure(program, [&] { return gate(*arguments, program); });
   };

@@ -12,12 +12,9 @@
 #include <sessionlock/lock_manager.hpp>
 #include <sessionlock/transcript.hpp>
 
-#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
-#include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -56,36 +53,25 @@ std::optional<Inspection> lock_of_enclosing_run(const LockManager& manager, cons
   return std::move(*inspection);
 }
 
-/// This process's environment, with the variables that describe the lock to COMMAND.
-std::vector<std::string> environment_with(const SessionLock& lock, bool with_directory) {
-  std::vector<std::pair<std::string, std::string>> told{
-      {"SESSIONLOCK_SESSION=", lock.session_path().native()},
-      {"SESSIONLOCK_LOCK=", lock.lock_path().native()},
-      {"SESSIONLOCK_ID=", lock.record().lock_id.value_or("")},
+/// The environment that describes the lock to COMMAND.
+std::vector<std::string> environment_of(const SessionLock& lock, bool with_directory) {
+  std::vector<Variable> variables{
+      {"SESSIONLOCK_SESSION", lock.session_path().native()},
+      {"SESSIONLOCK_LOCK", lock.lock_path().native()},
+      {"SESSIONLOCK_ID", lock.record().lock_id.value_or("")},
+      {k_reclaimed_from, reclaimed_from_value(lock)},
   };
   if (with_directory) {
     // Not as it was given: COMMAND may go to another directory.
-    told.emplace_back("SESSIONLOCK_DIRECTORY=", lock.lock_path().parent_path().native());
+    variables.emplace_back("SESSIONLOCK_DIRECTORY", lock.lock_path().parent_path().native());
   }
-  std::vector<std::string> result;
-  for (char** entry = environ; *entry != nullptr; ++entry) {
-    const std::string_view old{*entry};
-    const bool replaced = std::any_of(told.begin(), told.end(),
-                                      [&](const auto& one) { return old.substr(0, one.first.size()) == one.first; });
-    if (!replaced) {
-      result.emplace_back(old);
-    }
-  }
-  for (const auto& [name, value] : told) {
-    result.push_back(name + value);
-  }
-  return result;
+  return environment_with(variables);
 }
 
 /// Runs the program to its end under the lock. Returns its exit status, or ours if it could not be run.
 int run_program(const SessionLock& lock, std::vector<std::string>& program, bool with_directory,
                 SignalCatcher& signals) {
-  std::vector<std::string> variables = environment_with(lock, with_directory);
+  std::vector<std::string> variables = environment_of(lock, with_directory);
   signals.add(SIGCHLD);
   const Result<pid_t> started =
       lock.spawn_with(program.front().c_str(), pointers_to(program).data(), pointers_to(variables).data());
@@ -133,6 +119,9 @@ int run(const RunArguments& arguments, std::vector<std::string> program) {
 
   SignalCatcher signals{k_ending_signals};
   Result<SessionLock> lock = acquire(manager, arguments, signals);
+  if (lock) {
+    print_take_over(*lock);
+  }
   if (const int early = take_ending_signal(signals); early != 0) {
     if (lock) {
       static_cast<void>(lock->release());
@@ -165,8 +154,11 @@ Command declare_run() {
   add_session_options(command, arguments->session);
   add_mode(command, arguments->session.mode, "Permissions of the lock, which others never get to write");
   command.footer =
-      "COMMAND sees SESSIONLOCK_SESSION, SESSIONLOCK_LOCK and SESSIONLOCK_ID. The exit status is COMMAND's own;\n"
-      "128+N if signal N ended it, 126 or 127 if it cannot be run, 75 if the session stays locked.";
+      "COMMAND sees SESSIONLOCK_SESSION, SESSIONLOCK_LOCK and SESSIONLOCK_ID; and SESSIONLOCK_RECLAIMED_FROM, the "
+      "dead\n"
+      "owner's record, if the lock was taken over. The exit status is COMMAND's own; 128+N if signal N ended it, 126 "
+      "or\n"
+      "127 if it cannot be run, 75 if the session stays locked.";
   command.program_action = [arguments](const std::vector<std::string>& program) {
     return reporting_start_failure(program, [&] { return run(*arguments, program); });
   };

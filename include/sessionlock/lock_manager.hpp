@@ -53,7 +53,7 @@ class SESSIONLOCK_API LockManager {
   [[nodiscard]] Result<void> wait_until_free(const std::filesystem::path& session, const AcquireOptions& options = {});
 
   /// Writes under a hold of another process, an ancestor as a rule, that told its `lockId`. The handle's guarded writes
-  /// check the inode and the id; its release removes nothing.
+  /// check the inode and the id; its release removes nothing, and it cannot give a program the lock (`spawn_with`).
   /// Errors: `Errc::lost` if the session's lock is not that acquisition.
   [[nodiscard]] Result<SessionLock> join(const std::filesystem::path& session, std::string_view lock_id);
 

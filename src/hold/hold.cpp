@@ -410,6 +410,10 @@ Result<pid_t> Hold::spawn(const char* file, char* const argv[], char* const envp
   if (is_inherited()) {
     return tl::unexpected(lost_error());
   }
+  if (params_.joined) {
+    return failure(Errc::invalid_argument, "spawn", lock_path(),
+                   "the hold is another process's, and only its owner can give a program the lock's witness");
+  }
   const bool inside = guarding_thread_.load() == this_thread();
   if (!inside) {
     if (auto claimed = claim(HoldPhase::guarded, Clock::now() + k_hold_wait); !claimed) {

@@ -1162,6 +1162,24 @@ TEST_CASE("a program that was given the lock keeps it when its starter is killed
   CHECK(LockManager().acquire(session.path, options).has_value());
 }
 
+TEST_CASE("only the owner can give a program the lock: a handle that joined it has no witness to pass on") {
+  const Session session;
+  const auto lock = held(LockManager().acquire(session.path));
+  auto child = ChildProcess::run([&](Channel&) {
+    LockManager other;
+    const auto joined = held(other.join(session.path, lock.record().lock_id.value()));
+    std::string name = "true";
+    char* const arguments[] = {name.data(), nullptr};
+    const auto spawned = joined.spawn_with("true", arguments, environ);
+    REQUIRE_IN_CHILD(code_of(spawned) == Errc::invalid_argument);
+    REQUIRE_IN_CHILD(spawned.error().message().find("owner") != std::string::npos);
+    REQUIRE_IN_CHILD(joined.guarded([] {}).has_value());
+    return 0;
+  });
+  CHECK(child.wait().exited_with(0));
+  CHECK(lock.verify().has_value());
+}
+
 TEST_CASE("a program can be given the lock inside a guarded write") {
   const Session session;
   const auto lock = held(try_lock(session.path));

@@ -11,7 +11,9 @@
 
 namespace sessionlock {
 
-/// A pid that holds or wants a `flock` on this inode, from `/proc/locks`; none where that is not known.
+/// A pid that holds or wants a `flock` on this inode, from `/proc/locks`; none where that is not known. Asks no file
+/// system but the file's own kind on this machine, so it does not wait for a server that another process's files are
+/// on.
 [[nodiscard]] std::optional<pid_t> flock_holder(const FileIdentity& file);
 
 }  // namespace sessionlock

@@ -187,15 +187,50 @@ std::optional<pid_t> parse_flock_holder(std::string_view proc_locks, unsigned ma
   return waiting;
 }
 
-std::vector<pid_t> parse_flock_pids(std::string_view proc_locks, std::uint64_t inode) {
-  std::vector<pid_t> pids;
+std::vector<ListedFlock> parse_flocks(std::string_view proc_locks, std::uint64_t inode) {
+  std::vector<ListedFlock> found;
   while (!proc_locks.empty()) {
     const auto line = parse_lock_line(take_until(proc_locks, '\n'));
-    if (line && line->flock && line->pid > 0 && line->inode == inode) {
-      pids.insert(line->waits ? pids.end() : pids.begin(), line->pid);
+    if (line && line->flock && !line->waits && line->pid > 0 && line->inode == inode) {
+      found.push_back({line->pid, line->major, line->minor});
     }
   }
-  return pids;
+  return found;
+}
+
+bool has_flock_line(std::string_view fdinfo, unsigned major, unsigned minor, std::uint64_t inode) {
+  while (!fdinfo.empty()) {
+    std::string_view text = take_until(fdinfo, '\n');
+    if (take_word(text) != "lock:") {
+      continue;
+    }
+    const auto line = parse_lock_line(text);
+    if (line && line->flock && line->major == major && line->minor == minor && line->inode == inode) {
+      return true;
+    }
+  }
+  return false;
+}
+
+std::string_view mounted_type(std::string_view mountinfo, unsigned major, unsigned minor) {
+  // `36 35 98:0 /root /at rw,noatime master:1 - ext3 /dev/root rw` (proc_pid_mountinfo(5)): any number of fields stand
+  // before the hyphen, and paths have no blanks.
+  while (!mountinfo.empty()) {
+    std::string_view line = take_until(mountinfo, '\n');
+    (void)take_word(line);
+    (void)take_word(line);
+    std::string_view device = take_word(line);
+    if (parse_number<unsigned>(take_until(device, ':')) != major || parse_number<unsigned>(device) != minor) {
+      continue;
+    }
+    constexpr std::string_view k_hyphen = " - ";
+    const auto hyphen = line.find(k_hyphen);
+    if (hyphen != std::string_view::npos) {
+      line.remove_prefix(hyphen + k_hyphen.size());
+      return take_word(line);
+    }
+  }
+  return {};
 }
 
 std::optional<bool> lists_ofd_write_lock(std::string_view proc_locks, std::uint64_t inode, std::uint64_t offset) {

@@ -38,8 +38,20 @@ struct ProcStat {
 /// that waits.
 [[nodiscard]] std::optional<pid_t> parse_flock_holder(std::string_view proc_locks, unsigned major, unsigned minor,
                                                       std::uint64_t inode);
-/// All that hold or want one on an inode of this number, of whatever device.
-[[nodiscard]] std::vector<pid_t> parse_flock_pids(std::string_view proc_locks, std::uint64_t inode);
+/// A process that holds a `flock`, and the number that the kernel gives the file system of the file.
+struct ListedFlock {
+  pid_t pid{};
+  unsigned major{};
+  unsigned minor{};
+  friend bool operator==(const ListedFlock&, const ListedFlock&) = default;
+};
+/// All that hold one on an inode of this number, of whatever device.
+[[nodiscard]] std::vector<ListedFlock> parse_flocks(std::string_view proc_locks, std::uint64_t inode);
+/// Whether `/proc/<pid>/fdinfo/<fd>` lists a `flock` on this inode that was taken through the descriptor.
+[[nodiscard]] bool has_flock_line(std::string_view fdinfo, unsigned major, unsigned minor, std::uint64_t inode);
+/// The type of a file system by `/proc/<pid>/mountinfo`, such as `btrfs`; empty where it is not mounted there.
+/// Lifetime: that of the argument.
+[[nodiscard]] std::string_view mounted_type(std::string_view mountinfo, unsigned major, unsigned minor);
 
 /// Whether the text of `/proc/locks` lists an OFD write lock on this byte of a file with this inode number, of whatever
 /// device. None: the text is cut off, or malformed where such a lock may stand.

@@ -563,8 +563,10 @@ TEST_CASE("who holds a flock is told by its inode") {
   });
 }
 
-TEST_CASE("who holds a flock is told where the kernel has another device number for it than for a file") {
-  // Protects: the second half of `flock_holder`; on btrfs each subvolume is a device of its own for stat(2) only.
+namespace {
+
+/// Runs `body` in a namespace where a btrfs is mounted.
+void on_btrfs(const std::function<void(const std::filesystem::path&)>& body) {
   const TemporaryDirectory directory;
   check_in({CLONE_NEWNS}, [&](Channel& parent) {
     if (read_text("/proc/filesystems").find("\tbtrfs\n") == std::string::npos) {
@@ -582,8 +584,54 @@ TEST_CASE("who holds a flock is told where the kernel has another device number 
         return skip_from_inside(parent, command.front() + ": " + result.error.substr(0, result.error.find('\n')));
       }
     }
-    check_flock_holder_in(mounted);
+    body(mounted);
     REQUIRE_IN_CHILD(run_command({"umount", mounted.string()}).ended.exited_with(0));
     return 0;
+  });
+}
+
+}  // namespace
+
+TEST_CASE("who holds a flock is told where the kernel has another device number for it than for a file") {
+  // Protects: the second half of `flock_holder`; on btrfs each subvolume is a device of its own for stat(2) only.
+  on_btrfs(check_flock_holder_in);
+}
+
+TEST_CASE("who holds a flock is told although that process has files open whose server does not answer") {
+  // Protects: `has_flock_line` in `flock_holder`.
+  if (!std::filesystem::exists("/dev/fuse")) {
+    skip_aloud("this kernel has no FUSE");
+    return;
+  }
+  const TemporaryDirectory source;
+  const TemporaryDirectory shown;
+  on_btrfs([&](const std::filesystem::path& directory) {
+    write_text(source / "file", "");
+    auto server =
+        ChildProcess::exec({"bindfs", "-f", "-o", "attr_timeout=0", source.path().string(), shown.path().string()});
+    wait_until("bindfs shows its directory", [&] { return std::filesystem::exists(shown / "file"); });
+    const auto path = directory / "file";
+    write_text(path, "");
+    struct stat status {};
+    REQUIRE_IN_CHILD(::stat(path.c_str(), &status) == 0);
+    auto holder = ChildProcess::run([&](Channel& parent) {
+      const auto served = sys::open(AT_FDCWD, (shown / "file").c_str(), O_RDONLY);
+      const auto opened = sys::open(AT_FDCWD, path.c_str(), O_RDWR);
+      REQUIRE_IN_CHILD(served.ok() && opened.ok() && sys::flock(opened.fd.get(), LOCK_EX | LOCK_NB).ok());
+      parent.tell("locked");
+      (void)parent.hear();
+      return 0;
+    });
+    holder.expect("locked");
+    server.stop();
+    auto asker = ChildProcess::run([&](Channel& parent) {
+      parent.tell(std::to_string(flock_holder({status.st_dev, status.st_ino}).value_or(0)));
+      return 0;
+    });
+    asker.expect(std::to_string(holder.pid()));
+    server.resume();
+    (void)holder.kill();
+    REQUIRE_IN_CHILD(::umount2(shown.path().c_str(), MNT_DETACH) == 0);
+    (void)server.kill();
   });
 }

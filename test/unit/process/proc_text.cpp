@@ -140,8 +140,35 @@ TEST_CASE("the flock holder of exactly this inode is found") {
   CHECK(parse_flock_holder(locks, 0xfe, 0, 1234) == 100);
   CHECK_FALSE(parse_flock_holder(locks, 0xfe, 0, 123));
   CHECK_FALSE(parse_flock_holder("", 0xfe, 0, 12345));
-  CHECK(parse_flock_pids(locks, 12345) == std::vector<pid_t>{1234, 102, 101, 1235});
-  CHECK(parse_flock_pids(locks, 123).empty());
+  CHECK(parse_flocks(locks, 12345) == std::vector<ListedFlock>{{101, 0xfe, 1}, {102, 8, 0}, {1234, 0xfe, 0}});
+  CHECK(parse_flocks(locks, 123).empty());
+}
+
+TEST_CASE("the descriptor that a flock was taken through lists it") {
+  const std::string begin = "pos:\t0\nflags:\t0100002\nmnt_id:\t29\nino:\t257\n";
+  CHECK(has_flock_line(begin + "lock:\t1: FLOCK  ADVISORY  WRITE 9 00:1f:257 0 EOF\n", 0, 0x1f, 257));
+  CHECK(has_flock_line(begin + "lock:\t1: OFDLCK ADVISORY  WRITE -1 00:1f:257 0 EOF\n"
+                               "lock:\t2: FLOCK  ADVISORY  READ  9 00:1f:257 0 EOF\n",
+                       0, 0x1f, 257));
+  for (const char* not_it :
+       {"lock:\t1: FLOCK  ADVISORY  WRITE 9 00:1f:258 0 EOF\n", "lock:\t1: FLOCK  ADVISORY  WRITE 9 00:1e:257 0 EOF\n",
+        "lock:\t1: OFDLCK ADVISORY  WRITE -1 00:1f:257 0 EOF\n", "1: FLOCK  ADVISORY  WRITE 9 00:1f:257 0 EOF\n",
+        "lock:\n", ""}) {
+    CAPTURE(not_it);
+    CHECK_FALSE(has_flock_line(begin + not_it, 0, 0x1f, 257));
+  }
+}
+
+TEST_CASE("the type of a file system is found by its device in the list of mounts") {
+  const std::string mounts =
+      "22 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
+      "23 22 0:35 /a\\040b /mnt/a\\040-\\040b rw,noatime shared:1 master:2 - btrfs /dev/loop0 rw,space_cache\n"
+      "24 22 0:36 / /cut rw\n";
+  CHECK(mounted_type(mounts, 0, 35) == "btrfs");
+  CHECK(mounted_type(mounts, 254, 0) == "ext4");
+  CHECK(mounted_type(mounts, 0, 36).empty());
+  CHECK(mounted_type(mounts, 0, 3).empty());
+  CHECK(mounted_type("", 0, 35).empty());
 }
 
 TEST_CASE("where only a waiter can be seen, the waiter is told") {

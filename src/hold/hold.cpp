@@ -373,6 +373,9 @@ Result<void> Hold::release_now(Clock::time_point deadline) {
 }
 
 bool Hold::try_release() noexcept {
+  if (leaves_file_.load()) {
+    return core_.try_unlink().answer != Step::Answer::busy;
+  }
   const Ending ending = core_.try_end();
   if (ending == Ending::released || ending == Ending::lost) {
     end(ending == Ending::lost);
@@ -384,7 +387,8 @@ void Hold::end(bool lost) noexcept {
   if (lost && !params_.joined) {
     // Where it is the paths that moved, the lock file is there still, and would keep others away from what has the
     // session's path now.
-    retry_until(Clock::now() + k_lost_patience, [this] { return core_.try_unlink().answer != Step::Answer::busy; });
+    leaves_file_ = !retry_until(Clock::now() + k_lost_patience,
+                                [this] { return core_.try_unlink().answer != Step::Answer::busy; });
   }
   if (lost && core_.owns_descriptor()) {
     // Whoever took the file away may put it back: nobody holds it then.
@@ -392,6 +396,12 @@ void Hold::end(bool lost) noexcept {
   }
   set_phase(HoldPhase::ended);
   remove_hold(*this);
+  if (leaves_file_.load()) {  // it would count as this living process's, should its session get its path back
+    try {
+      keep_for_retry(shared_from_this());
+    } catch (...) {  // no memory: it stays until this process ends
+    }
+  }
   held_.deferred_close.reset();
   if (!lost) {
     held_.file.fd.reset();  // nobody uses that of a hold that has ended

@@ -79,7 +79,8 @@ class Hold : public std::enable_shared_from_this<Hold> {
   [[nodiscard]] Result<void> verify();
   /// Gives the lock up, or plans it for the end of the calling thread's own guarded write. Blocking: as `enter_guard`.
   [[nodiscard]] Result<void> release(std::chrono::milliseconds wait = k_hold_wait);
-  /// Gives the lock up if nothing is under way; never waits. True if the hold has ended.
+  /// Gives the lock up if nothing is under way; never waits. True if the hold has ended, and
+  /// nothing is left of it.
   bool try_release() noexcept;
   /// The acquisition is complete: its end is told to the observer. Where it never was, as on what turned out to be
   /// another session's lock, nobody hears of it.
@@ -166,6 +167,8 @@ class Hold : public std::enable_shared_from_this<Hold> {
   std::atomic<int> shares_{1};
   std::atomic<bool> is_announced_{params_.joined};
   std::atomic<bool> is_handed_over_{false};
+  /// Lost, but its file was busy and still has to be removed.
+  std::atomic<bool> leaves_file_{false};
 };
 
 }  // namespace sessionlock

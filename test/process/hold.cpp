@@ -738,6 +738,38 @@ TEST_CASE("a verification and a release say that a session was moved away from i
   CHECK(names_in(at.root / "locks").empty());
 }
 
+TEST_CASE("a lock that is lost while another process has its file is removed as soon as that is done with it") {
+  // Protects: `leaves_file_` in `Hold::end`. The session gets its path back, and nobody holds it.
+  const LockElsewhere at;
+  auto lock = at.acquire();
+  auto writer = ChildProcess::run([&](Channel& parent) {
+    LockManager other(at.options);
+    const auto joined = held(other.join(at.root / "x/y/s", lock.record().lock_id.value()));
+    REQUIRE_IN_CHILD(joined
+                         .guarded([&] {
+                           parent.tell("writing");
+                           (void)parent.hear();
+                         })
+                         .has_value());
+    return 0;
+  });
+  writer.expect("writing");
+  fs::rename(at.root / "x", at.root / "w");
+  CHECK(code_of(lock.verify()) == Errc::lost);
+  REQUIRE(names_in(at.root / "locks").size() == 1);
+  writer.tell("done");
+  REQUIRE(writer.wait().exited_with(0));
+  fs::rename(at.root / "w", at.root / "x");
+  retry_releases();
+  CHECK(names_in(at.root / "locks").empty());
+  auto next = ChildProcess::run([&](Channel&) {
+    AcquireOptions once;
+    once.timeout = 0ms;
+    return LockManager(at.options).acquire(at.root / "x/y/s", once) ? 0 : 1;
+  });
+  CHECK(next.wait().exited_with(0));
+}
+
 TEST_CASE("a joined handle whose session was moved writes nothing, and leaves the lock file to its owner") {
   const LockElsewhere at;
   auto lock = at.acquire();

@@ -61,6 +61,10 @@ bool Hold::has_ended() const noexcept {
   return core_.phase.load() == HoldPhase::ended;
 }
 
+bool Hold::is_abandoned() const noexcept {
+  return core_.phase.load() == HoldPhase::idle && core_.look_at_descriptor().answer == Step::Answer::other;
+}
+
 bool Hold::is_inherited() const noexcept {
   return core_.generation != sys::process_generation();
 }

@@ -100,6 +100,9 @@ class Hold : public std::enable_shared_from_this<Hold> {
   [[nodiscard]] bool abandon_share();
 
   [[nodiscard]] bool has_ended() const noexcept;
+  /// The program has closed the lock file's descriptor: with it the witness has gone, and the number of the inode may
+  /// be another file's. The next use of the hold finds it lost. Not while a thread is inside a guarded write.
+  [[nodiscard]] bool is_abandoned() const noexcept;
   /// A fork lies between the acquisition and now.
   [[nodiscard]] bool is_inherited() const noexcept;
   /// Whether an acquisition with these options by this thread may share the hold.

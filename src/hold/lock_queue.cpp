@@ -131,8 +131,9 @@ QueueResult Ticket::enter(const HoldKeyView& key, const Deadline& deadline) {
     return {.kind = QueueResult::Kind::turn, .turn = Turn(std::move(key_))};
   }
   Entry& entry = found->second;
-  if (entry.hold && entry.hold->has_ended()) {
-    // Clean-up ended it and may touch no table; or another thread is just about to take it off, and finds that done.
+  if (entry.hold && (entry.hold->has_ended() || entry.hold->is_abandoned())) {
+    // Clean-up ended it and may touch no table; or another thread is just about to take it off, and finds that done; or
+    // the program closed its descriptor.
     ended = table.take_off(entry, *entry.hold);
     if (entry.queue.empty()) {
       return {.kind = QueueResult::Kind::turn, .turn = Turn(std::move(key_))};
@@ -221,9 +222,10 @@ void retry_failed_releases() {
 }
 
 bool is_held_here(const FileIdentity& file) {
-  QueueTable& table = g_table.get();
-  const MutexLock lock(table.mutex);
-  return table.inodes.contains(file);
+  if (entry.hold && (entry.hold->has_ended() || entry.hold->is_abandoned())) {
+    // Clean-up ended it and may touch no table; or another thread is just about to take it off, and finds that done; or
+    // the program closed its descriptor.
+    ended = table.take_off(entry, *entry.hold);
 }
 
 std::vector<HeldLock> list_holds() {

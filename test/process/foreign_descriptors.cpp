@@ -192,6 +192,31 @@ TEST_CASE("a lock that is lost by a closed descriptor locks and closes nothing o
   });
 }
 
+TEST_CASE("a hold whose descriptor was closed keeps this process neither from its session nor from another lock") {
+  // Protects: `Hold::is_abandoned`. Its inode's number may be given to another lock, which nobody here holds.
+  const TemporaryDirectory directory;
+  const auto body = [&](Channel&) {
+    LockManager manager;
+    const auto first = held(manager.acquire(directory / "first"));
+    OwnDescriptors::close_all();
+    // As if an operator had removed it, and the next file had been given its number.
+    fs::rename(directory / "first.lock", directory / "second.lock");
+    write_text(directory / "second.lock", foreign_record(dead_pid()));
+    AcquireOptions once;
+    once.timeout = 0ms;
+    const auto second = manager.acquire(directory / "second", once);
+    REQUIRE_IN_CHILD(second && second->reclaimed_from());
+    auto again = manager.acquire(directory / "first", once);
+    REQUIRE_IN_CHILD(again.has_value());
+    REQUIRE_IN_CHILD(code_of(first.guarded([] {})) == Errc::lost);
+    REQUIRE_IN_CHILD(again->guarded([] {}).has_value());
+    REQUIRE_IN_CHILD(again->release().has_value());
+    REQUIRE_IN_CHILD(!fs::exists(directory / "first.lock"));
+    return 0;
+  };
+  CHECK(ChildProcess::run(body).wait().exited_with(0));
+}
+
 TEST_CASE("a guarded write that closes all descriptors unlocks nothing of the program's") {
   for_each_kind([](const Session& session, const Daemonise& daemonise) {
     SessionLock lock = held(try_lock(session.path));

@@ -24,10 +24,13 @@ OwnClaim::OwnClaim(const FileIdentity& file) : file_(file) {
 }
 
 OwnClaim::~OwnClaim() {
-  Claims& claims = g_claims.get();
-  const MutexLock lock(claims.mutex);
-  if (const auto found = std::find(claims.files.begin(), claims.files.end(), file_); found != claims.files.end()) {
-    claims.files.erase(found);
+  Claims* const claims = g_claims.find();
+  if (claims == nullptr) {
+    return;  // a child of the process that claimed
+  }
+  const MutexLock lock(claims->mutex);
+  if (const auto found = std::find(claims->files.begin(), claims->files.end(), file_); found != claims->files.end()) {
+    claims->files.erase(found);
   }
 }
 

@@ -190,7 +190,8 @@ Result<void> remove_all(const std::vector<std::filesystem::path>& paths) {
 }  // namespace
 
 struct PidFile::State {
-  State(std::filesystem::path claimed, Place where, PublishedFile published, const PidRecord& says)
+  /// Takes the file along last, so that where memory is missing it stays the caller's to take back.
+  State(std::filesystem::path claimed, Place where, PublishedFile&& published, const PidRecord& says)
       : path(std::move(claimed)),
         place(std::move(where)),
         record(with_witness(says, published.has_witness ? &published.file : nullptr, place)),
@@ -324,7 +325,14 @@ Result<PidClaim> PidFile::claim(const std::filesystem::path& path, const PidFile
       return tl::unexpected(std::move(step).error());
     }
     if (step->published) {
-      PidFile file(std::make_unique<State>(path, std::move(*place), std::move(*step->published), record));
+      std::unique_ptr<State> state;
+      try {
+        state = std::make_unique<State>(path, *place, std::move(*step->published), record);
+      } catch (...) {  // no memory
+        unpublish(*step->published, *place);
+        throw;
+      }
+      PidFile file(std::move(state));
       if (auto done = file.state_->invalidate(options.invalidate); !done) {
         return tl::unexpected(std::move(done).error());  // and the file goes again
       }

@@ -94,11 +94,11 @@ void QueueTable::put_in(const HoldKey& key, const std::shared_ptr<Hold>& hold) {
 }
 
 void Turn::end() noexcept {
-  if (key_) {
-    QueueTable& table = g_table.get();
-    const MutexLock lock(table.mutex);
-    if (const auto found = table.entries.find(*std::exchange(key_, std::nullopt)); found != table.entries.end()) {
-      table.pass_on(found);
+  if (QueueTable* const table = g_table.find();
+      key_ && table != nullptr) {  // none: a child of the process that had the turn
+    const MutexLock lock(table->mutex);
+    if (const auto found = table->entries.find(*std::exchange(key_, std::nullopt)); found != table->entries.end()) {
+      table->pass_on(found);
     }
   }
 }

@@ -3,6 +3,7 @@
 #include <cerrno>
 
 #include "protocol/candidate.hpp"
+#include "protocol/inode_guard.hpp"
 #include "protocol/obstacle.hpp"
 #include "protocol/per_name_locks.hpp"
 
@@ -54,6 +55,14 @@ Result<PublishAttempt> publish_file(const Place& place, const Publication& publi
     }
   }
   return removed_again_and_again(place);
+}
+
+void unpublish(const PublishedFile& file, const Place& place) noexcept {
+  const int directory = place.directory->fd.get();
+  const InodeGuard guard = InodeGuard::enter(directory, place.name.c_str(), file.fd.get(), file.file);
+  if (guard.is_entered()) {
+    (void)sys::unlinkat(directory, place.name.c_str());
+  }
 }
 
 std::optional<std::string> declare_witness(const FileIdentity& file, const FileSystemTraits& traits) {

@@ -55,6 +55,10 @@ struct PublishAttempt {
 /// Errors: `Errc::unsupported_file_system`; otherwise the failing call's own.
 [[nodiscard]] Result<PublishAttempt> publish_file(const Place& place, const Publication& publication);
 
+/// Takes back what was published, unless it is not under its name any more or another process has it: for a caller that
+/// has no memory to go on. Takes none.
+void unpublish(const PublishedFile& file, const Place& place) noexcept;
+
 /// What a record says of a witness. Where other kernels may use the file system it says nothing: to them the witness
 /// may look free, since they do not see this kernel's locks.
 ///   1. A, a virtual machine, publishes in a directory of its host; an overlay shows it with some device and inode.

@@ -83,13 +83,18 @@ Result<FollowedName> follow(const Directory& directory, const std::string& name,
   return FollowedName{target.starts_with('/') ? std::string(target) : join_path(directory.path, target), {}};
 }
 
-Result<void> make_directories(const std::string& path) {
+/// Opens a directory; makes it and what is missing above it only if it is not there.
+Result<DirectoryPtr> open_or_make_directory(const std::string& path, bool make) {
+  auto opened = open_directory(path);
+  if (opened || !make || opened.error().code != std::errc::no_such_file_or_directory) {
+    return opened;
+  }
   std::error_code error;
   sys::create_directories(path, error);
   if (error) {
     return failure(error, "create directories", path);
   }
-  return {};
+  return open_directory(path);
 }
 
 /// A path's folder and name; `.` and `/` are folders too.
@@ -111,13 +116,7 @@ Result<FollowedSession> enter(const std::string& path, const LocateOptions& opti
     return failure(Errc::invalid_argument, options.naming == LockNaming::itself ? "locate gate" : "locate session",
                    path, "the path does not name a file");
   }
-  auto opened = open_directory(folder);
-  if (!opened && options.create_directories && opened.error().code == std::errc::no_such_file_or_directory) {
-    if (auto made = make_directories(folder); !made) {
-      return tl::unexpected(std::move(made).error());
-    }
-    opened = open_directory(folder);
-  }
+  auto opened = open_or_make_directory(folder, options.create_directories);
   if (!opened) {
     return tl::unexpected(std::move(opened).error());
   }
@@ -192,12 +191,7 @@ Result<SessionLocation> locate(const std::filesystem::path& session, const Locat
     auto checked = check_lock_name(location.lock.path());
     return checked ? Result<SessionLocation>(std::move(location)) : tl::unexpected(std::move(checked).error());
   }
-  if (options.create_directories) {
-    if (auto made = make_directories(options.lock_directory.native()); !made) {
-      return tl::unexpected(std::move(made).error());
-    }
-  }
-  auto directory = open_directory(options.lock_directory.native());
+  auto directory = open_or_make_directory(options.lock_directory.native(), options.create_directories);
   if (!directory) {
     return tl::unexpected(std::move(directory).error());
   }

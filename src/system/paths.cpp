@@ -1,6 +1,7 @@
 #include "system/paths.hpp"
 
 #include <boost/filesystem/directory.hpp>
+#include <boost/filesystem/exception.hpp>
 #include <boost/filesystem/operations.hpp>
 
 #include "system/cancellation.hpp"
@@ -42,9 +43,13 @@ void create_directory(const std::filesystem::path& path, std::error_code& error)
 
 void create_directories(const std::filesystem::path& path, std::error_code& error) {
   const CancellationDisabled disabled;
-  BoostError failed;
-  bfs::create_directories(bfs::path(path.native()), failed);
-  error = to_standard(failed);
+  error.clear();
+  try {
+    // The form that reports by an error code is `noexcept`, and ends the program where memory is missing.
+    bfs::create_directories(bfs::path(path.native()));
+  } catch (const bfs::filesystem_error& failed) {
+    error = to_standard(failed.code());
+  }
 }
 
 void remove_all(const std::filesystem::path& path, std::error_code& error) {

@@ -32,6 +32,11 @@ class PerProcess {
     delete fresh;
     return node->value;
   }
+  /// The same where it is made already; null otherwise. For destructors, which must not take memory.
+  T* find() noexcept {
+    Node* node = node_.load(std::memory_order_acquire);
+    return node != nullptr && node->generation == sys::process_generation() ? &node->value : nullptr;
+  }
 
  private:
   struct Node {

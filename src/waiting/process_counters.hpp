@@ -23,7 +23,8 @@ struct Tally {
   Count wake_ups_by_timer{0};
 };
 
-/// Thread safety: safe. Lifetime: the process; a forked child begins at zero.
-[[nodiscard]] Tally& this_process_tally();
+/// Thread safety: safe. Lifetime: the process; a forked child begins at zero, at its first call. Takes no memory, so
+/// that destructors may count.
+[[nodiscard]] Tally& this_process_tally() noexcept;
 
 }  // namespace sessionlock

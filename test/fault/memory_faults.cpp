@@ -14,6 +14,7 @@
 #include <doctest/doctest.h>
 
 #include <sessionlock/lock_manager.hpp>
+#include <sessionlock/pid_file.hpp>
 
 #include "lock_tools.hpp"
 #include "process.hpp"
@@ -134,6 +135,66 @@ TEST_CASE("an acquisition that memory is missing for leaves no lock, and keeps n
           REQUIRE(!fs::exists(session.lock));
         });
   }
+}
+
+TEST_CASE("an acquisition in a directory of locks that memory is missing for leaves no lock there") {
+  // Protects: `open_or_make_directory`, and the form of `create_directories` that may fail.
+  Bench session;
+  ManagerOptions options;
+  options.lock_directory = session.directory / "a directory of locks with a long name";
+  LockManager manager(options);
+  for (const bool is_there : {false, true}) {
+    CAPTURE(is_there);
+    std::optional<Result<SessionLock>> lock;
+    without_memory(
+        [&] {
+          if (is_there) {
+            fs::create_directories(options.lock_directory);
+          } else {
+            fs::remove_all(options.lock_directory);
+          }
+        },
+        [&] { lock = manager.try_acquire(session.path); },
+        [&] {
+          lock.reset();
+          REQUIRE((!fs::exists(options.lock_directory) || names_in(options.lock_directory).empty()));
+          REQUIRE(manager.try_acquire(session.path).has_value());
+        });
+  }
+}
+
+TEST_CASE("a wait that memory is missing for from the first moment of the process ends in an answer or an exception") {
+  // Protects: `this_process_tally`, which the destructor of an acquisition counts in. It must be the first use there.
+  Bench session;
+  auto owner = idle_process();
+  plant(session.lock, foreign_record(owner.pid(), start_of(owner.pid())));
+  AcquireOptions options;
+  options.timeout = std::chrono::milliseconds{1};
+  for (long allocations = 0, has_failed = 1; has_failed != 0; ++allocations) {
+    CAPTURE(allocations);
+    auto child = ChildProcess::run([&](Channel&) {
+      return act_without_memory(allocations, true, [&] { (void)session.manager.acquire(session.path, options); }) ? 3
+                                                                                                                  : 0;
+    });
+    const Ended ended = child.wait();
+    REQUIRE(ended.signal == 0);
+    has_failed = ended.exit_code;
+  }
+}
+
+TEST_CASE("a claim of a PID file that memory is missing for leaves no file") {
+  // Protects: `unpublish` in `PidFile::claim`.
+  Bench session;
+  const fs::path path = session.directory / "a PID file with a name that needs memory of its own.pid";
+  std::optional<Result<PidClaim>> claim;
+  without_memory([] {}, [&] { claim = PidFile::claim(path); },
+                 [&] {
+                   claim.reset();
+                   REQUIRE(!fs::exists(path));
+                   const auto again = PidFile::claim(path);
+                   REQUIRE(again.has_value());
+                   REQUIRE(again->file.has_value());
+                 });
 }
 
 TEST_CASE("a share that memory is missing for is none") {

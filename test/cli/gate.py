@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import signal
 import sys
 
@@ -24,8 +23,8 @@ class Case(command.Case):
 
     @staticmethod
     def program_of(process):
-        children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        return int(children[0]) if children else None
+        children = command.children_of(process.pid)
+        return children[0] if children else None
 
     def lose(self, *options):
         """A caller that waits for another, because it has found it inside."""

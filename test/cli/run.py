@@ -261,6 +261,17 @@ class Holding(Case):
         os.kill(program, signal.SIGTERM)
         self.assertEqual(self.finish(waiter)[0], 0)
 
+    def test_a_command_that_closes_what_it_inherited_keeps_the_lock_only_while_the_wrapper_lives(self):
+        closing = [sys.executable, "-c", "import os; os.closerange(3, 100); print('closed', flush=True); input()"]
+        wrapper = self.start("run", self.session, "--", *closing)
+        self.assertEqual(wrapper.stdout.readline(), b"closed\n")
+        program = command.children_of(wrapper.pid)[0]
+        self.assertComplaint(self.run_command("run", "--no-wait", self.session, "--", "true"), LOCKED)
+        wrapper.kill()
+        wrapper.wait()
+        self.assertComplaint(self.run_command("run", "--no-wait", self.session, "--", "true"), 0, "took over")
+        self.assertTrue(command.is_running(program))
+
     def test_after_a_killed_wrapper_background_jobs_keep_the_lock(self):
         script = f"sleep 1000 & echo pid $! > {self.log}; exec cat"
         wrapper = self.start("run", self.session, "--", "sh", "-c", script)

@@ -85,8 +85,8 @@ Result<PidFileEvidence> gather(const PidText& text, const PinnedFile& pinned, co
   if (answer.failure && lock.witness) {
     return failure(answer.failure, "fcntl(F_OFD_GETLK)", place);
   }
-  const WitnessState witness = find_witness(pinned, answer.query, lock, observer,
-                                            lock.witness ? locality_of_file(pinned) : Locality::unknown);
+  const WitnessState witness =
+      find_witness(pinned, answer.query, lock, observer, lock.witness ? locality_of_file(pinned) : Locality::unknown);
   PidFileEvidence evidence;
   evidence.is_held = is_own_claim(pinned.file) || witness == WitnessState::held;
   evidence.witness_is_free = witness == WitnessState::free;

@@ -83,6 +83,12 @@ void unregister_from_cleanup(HoldCore& core) noexcept {
 }
 
 void clean_up_holds() noexcept {
+  // Without this: 1. P holds a lock and calls vfork(2). 2. The child gets SIGTERM before its exec: P's handler runs, in
+  // P's memory, with P's descriptors. 3. The handler removes the lock file, and ends the child alone. 4. B acquires the
+  // lock while P writes.
+  if (!sys::is_own_memory()) {
+    return;
+  }
   for (Block* block = g_blocks.load(); block != nullptr; block = block->next) {
     for (Slot& slot : block->slots) {
       std::uintptr_t address = slot.load();

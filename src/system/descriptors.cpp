@@ -160,7 +160,7 @@ using detail::k_settling;
 std::atomic<std::uint64_t> g_generations{0};
 /// On its own page, which the kernel empties in a child.
 std::atomic<std::uint64_t>* g_generation = nullptr;
-/// Where pages cannot be wiped.
+/// The process that the generation was settled for.
 std::atomic<pid_t> g_generation_pid{0};
 bool g_page_is_wiped = false;
 
@@ -323,6 +323,7 @@ std::uint64_t detail::settle_generation() noexcept {
     const int error = errno;
     drop_inherited_descriptors(g_is_forked || stop_sharing_descriptors());
     errno = error;
+    g_generation_pid.store(::getpid());
     const std::uint64_t fresh = g_generations.fetch_add(1) + 1;
     g_generation->store(fresh, std::memory_order_release);
     return fresh;
@@ -339,6 +340,11 @@ std::uint64_t settled_generation() noexcept {
   }
   const std::uint64_t generation = g_generation->load(std::memory_order_acquire);
   return generation == k_settling ? 0 : generation;
+}
+
+bool is_own_memory() noexcept {
+  // Not getpid(3), which older C libraries remember in the memory that is asked about.
+  return g_generation_pid.load() == static_cast<pid_t>(::syscall(SYS_getpid));
 }
 
 std::size_t open_descriptor_count() noexcept {

@@ -306,6 +306,10 @@ Outcome getrandom(void* buffer, std::size_t size);
 [[nodiscard]] inline std::uint64_t process_generation() noexcept;
 /// Async-signal-safe form: 0 in a child in which nobody has called `process_generation` yet.
 [[nodiscard]] std::uint64_t settled_generation() noexcept;
+/// False in a child that runs in its parent's memory: one of vfork(2) or clone(2) with `CLONE_VM`, before its exec.
+/// What it finds there is the parent's, and `process_generation` cannot tell. Also before the first
+/// `process_generation` of a process. Async-signal-safe; costs a system call.
+[[nodiscard]] bool is_own_memory() noexcept;
 
 namespace detail {
 inline constexpr std::uint64_t k_settling = ~std::uint64_t{0};

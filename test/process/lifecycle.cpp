@@ -28,6 +28,7 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -38,6 +39,7 @@
 #include "check_in.hpp"
 #include "events.hpp"
 #include "exit_race.hpp"
+#include "hold/exit_cleanup.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
 #include "sanitizers.hpp"
@@ -791,6 +793,34 @@ TEST_CASE("a signal that ends a child releases nothing of its parent's") {
   parent_process.expect("held");
   CHECK(fs::exists(session.lock));
   parent_process.send_signal(SIGTERM);
+  CHECK(parent_process.wait().killed_by(SIGTERM));
+  CHECK(!fs::exists(session.lock));
+}
+
+TEST_CASE("a signal or an exit that ends a child of vfork releases nothing of its parent's, in whose memory it runs") {
+  const Session session;
+  auto parent_process = ChildProcess::run([&](Channel&) {
+    begin_as_a_program();
+    const auto lock = held(LockManager(cleaning_up()).try_acquire(session.path));
+    for (const bool by_signal : {true, false}) {
+      const pid_t child = ::vfork();
+      if (child == 0) {
+        if (by_signal) {
+          ::kill(static_cast<pid_t>(::syscall(SYS_getpid)), SIGTERM);
+        } else {
+          clean_up_holds();  // what exit(3) calls; the rest of an exit would end the parent's static objects
+        }
+        ::_exit(0);
+      }
+      int status = 0;
+      REQUIRE_IN_CHILD(::waitpid(child, &status, 0) == child);
+      REQUIRE_IN_CHILD(WIFSIGNALED(status) == by_signal);
+      REQUIRE_IN_CHILD(fs::exists(session.lock));
+      REQUIRE_IN_CHILD(lock.verify().has_value());
+    }
+    ::raise(SIGTERM);
+    return 0;
+  });
   CHECK(parent_process.wait().killed_by(SIGTERM));
   CHECK(!fs::exists(session.lock));
 }

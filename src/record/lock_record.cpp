@@ -17,6 +17,7 @@
 #include "record/witness.hpp"
 #include "text/json_grammar.hpp"
 #include "text/json_text.hpp"
+#include "text/simdjson_use.hpp"
 
 namespace sessionlock {
 namespace {
@@ -356,6 +357,7 @@ class Workspace {
  public:
   explicit Workspace(std::size_t text_bytes_max)
       : capacity_(text_bytes_max + simdjson::SIMDJSON_PADDING), text_(std::make_unique<char[]>(capacity_)) {
+    const SimdjsonUse use;
     // No text nests deeper than it is long; unoptimised builds of simdjson keep a table that deep.
     require_resources(parser_.allocate(text_bytes_max, text_bytes_max + 2));
   }

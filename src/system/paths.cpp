@@ -3,6 +3,7 @@
 #include <boost/filesystem/directory.hpp>
 #include <boost/filesystem/exception.hpp>
 #include <boost/filesystem/operations.hpp>
+#include <boost/filesystem/path.hpp>
 
 #include "system/cancellation.hpp"
 
@@ -14,6 +15,13 @@ using BoostError = boost::system::error_code;
 
 std::error_code to_standard(const BoostError& error) {
   return error ? std::error_code(error.value(), std::system_category()) : std::error_code();
+}
+
+/// Boost keeps the paths `.` and `..`, to compare with, in objects that are made when they are first needed and
+/// destroyed at exit. Made first of all they outlive every static object of a program; and no child is forked while a
+/// thread that it does not have makes them.
+[[gnu::constructor(101)]] void make_paths_first() {
+  (void)bfs::path("a/./..").lexically_normal();
 }
 
 }  // namespace

@@ -44,6 +44,7 @@
 #include "process.hpp"
 #include "sanitizers.hpp"
 #include "script.hpp"
+#include "text/simdjson_use.hpp"
 
 namespace fs = std::filesystem;
 using namespace sessionlock;
@@ -434,6 +435,56 @@ TEST_CASE("a child that exits releases nothing of its parent's, and its own") {
   CHECK(child.wait().exited_with(0));
   CHECK(!fs::exists(session.directory / "own.jsonl.lock"));
   CHECK(lock.verify().has_value());
+}
+
+namespace {
+
+/// In a thread that has read no lock yet, with everything that reading and writing one needs.
+bool is_usable_in_new_thread(const fs::path& session) {
+  bool is_usable = false;
+  std::thread([&] {
+    const auto lock = LockManager().acquire(session);
+    is_usable = lock && lock->guarded([] {}) && LockManager().inspect(session)->owner == OwnerState::alive;
+  }).join();
+  return is_usable;
+}
+
+const fs::path* g_session_at_the_very_end = nullptr;
+std::atomic<bool> g_has_left{false};
+
+}  // namespace
+
+TEST_CASE("a lock can be acquired, written under and inspected until the process has ended, also in a new thread") {
+  const Session session;
+  auto child = ChildProcess::run_to_exit([&](Channel&) {
+    REQUIRE_IN_CHILD(is_usable_in_new_thread(session.path));
+    g_session_at_the_very_end = new fs::path(session.path);
+    run_at_the_very_end([] { ::_exit(is_usable_in_new_thread(*g_session_at_the_very_end) ? 0 : 2); });
+    return 1;
+  });
+  CHECK(child.wait().exited_with(0));
+}
+
+TEST_CASE("an exit destroys nothing that another thread is about to use") {
+  auto child = ChildProcess::run_to_exit([](Channel&) {
+    std::latch is_inside(1);
+    std::thread([&] {
+      const SimdjsonUse use;
+      is_inside.count_down();
+      while (!SimdjsonUse::is_for_exit()) {
+        std::this_thread::yield();
+      }
+      g_has_left.store(true);
+    }).detach();
+    is_inside.wait();
+    run_at_the_very_end([] { ::_exit(g_has_left.load() ? 0 : 2); });
+    return 1;
+  });
+  CHECK(child.wait().exited_with(0));
+}
+
+TEST_CASE("an exit while other threads are busy with locks ends as it was asked to") {
+  exit_while_busy(k_exits);
 }
 
 // --- signals ---------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 #include "exit_race.hpp"
 
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <iostream>
@@ -25,6 +26,7 @@ using namespace std::chrono_literals;
 constexpr auto k_write_time = 150us;
 constexpr auto k_after_clean_up = 2ms;
 constexpr int k_exit_times = 40;
+constexpr int k_busy_threads = 5;
 
 void write_bytes(int fd, std::string_view text) {
   if (::write(fd, text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
@@ -51,6 +53,19 @@ int open_session(const Session& session) {
 void linger() {
   std::this_thread::sleep_for(k_after_clean_up);
 }
+
+std::atomic<void (*)()> g_at_the_very_end{nullptr};
+
+/// Registers the handler before any library has made a static object, so that it is called when all have been
+/// destroyed.
+void register_first(int /*count*/, char** /*arguments*/, char** /*environment*/) {
+  (void)std::atexit([] {
+    if (auto* const function = g_at_the_very_end.load(); function != nullptr) {
+      function();
+    }
+  });
+}
+[[gnu::section(".preinit_array"), gnu::used]] void (*const g_register_first)(int, char**, char**) = register_first;
 
 ChildProcess exiting_writer(const Session& session, int round) {
   return ChildProcess::run_to_exit([&session, round](Channel& parent) {
@@ -105,6 +120,37 @@ ExitFigures exit_while_writing(int rounds) {
     ::close(fd);
   }
   return figures;
+}
+
+void run_at_the_very_end(void (*function)()) noexcept {
+  g_at_the_very_end.store(function);
+}
+
+void exit_while_busy(int rounds) {
+  const Session session;
+  for (int round = 0; round < rounds; ++round) {
+    auto child = ChildProcess::run_to_exit([&](Channel&) {
+      run_at_the_very_end(linger);
+      for (int thread = 0; thread < k_busy_threads; ++thread) {
+        const auto path = session.directory / std::to_string(thread % 3);
+        std::thread([path] {
+          while (true) {
+            // In one thread after another, because what reads a lock is made once for a thread.
+            std::thread([&path] {
+              const auto lock = LockManager().acquire(path);
+              (void)(lock && lock->guarded([] {}));
+              (void)LockManager().inspect(path);
+            }).join();
+          }
+        }).detach();
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds{1 + round % k_exit_times});
+      return 0;
+    });
+    const auto ended = child.wait();
+    REQUIRE(ended.signal == 0);
+    REQUIRE(ended.exit_code == 0);
+  }
 }
 
 }  // namespace sessionlock::test

@@ -25,4 +25,12 @@ struct ExitFigures {
 /// it.
 [[nodiscard]] ExitFigures exit_while_writing(int rounds);
 
+/// In each round a process calls exit(3) while five of its threads acquire, write under and inspect locks; its exit
+/// goes on for a while after all static objects have been destroyed. Complaints are doctest failures.
+void exit_while_busy(int rounds);
+
+/// Has this process's exit call a function when everything else has been done: also when the static objects of the
+/// libraries have been destroyed.
+void run_at_the_very_end(void (*function)()) noexcept;
+
 }  // namespace sessionlock::test

@@ -144,6 +144,7 @@ Result<std::optional<PinnedFile>> pin_file(const Place& place) {
   if (!pinned.content && pinned.content.error().value() == ESTALE) {
     return std::nullopt;
   }
+  pinned.fd.expect(pinned.file);  // at once, because it may stay open while an observer or the program runs
   return pinned;
 }
 

@@ -333,6 +333,64 @@ TEST_CASE("a later wait takes none of the program's descriptors for the instance
   });
 }
 
+TEST_CASE("a joined lock whose descriptor was closed is lost, and nothing of the program's is locked or closed") {
+  enum class Then { release, write, destroy, fork };
+  for (const Then then : {Then::release, Then::write, Then::destroy, Then::fork}) {
+    for_each_kind([then](const Session& session, const Daemonise& daemonise) {
+      const auto owner = holder_of(session.path);
+      const auto lock_id = value_or_throw(LockManager().inspect(session.path)).record.lock_id.value();
+      std::optional<SessionLock> joined = value_or_throw(LockManager().join(session.path, lock_id));
+      OwnDescriptors& own = daemonise();
+      if (then == Then::release) {
+        (void)joined->release();
+      } else if (then == Then::write) {
+        REQUIRE_IN_CHILD(code_of(joined->guarded([] {})) == Errc::lost);
+      } else if (then == Then::fork) {
+        for (const ForkWay& way : k_fork_ways) {
+          REQUIRE_IN_CHILD(exit_code_in(way, [&] {
+                             (void)joined->owns();  // a child's first call
+                             own.check();
+                             return 0;
+                           }) == 0);
+        }
+      }
+      joined.reset();
+    });
+  }
+}
+
+TEST_CASE("an observer that becomes a daemon keeps its descriptors, whatever the acquire still has open") {
+  for (const EventKind kind : {EventKind::acquired, EventKind::contended}) {
+    for_each_kind([kind](const Session& session, const Daemonise& daemonise) {
+      auto other = holder_of(session.path);
+      if (kind == EventKind::acquired) {
+        (void)other.kill();  // what is taken over is kept open until the acquire returns
+      }
+      ManagerOptions options;
+      options.observer = [&, has_called = false](const Event& event) mutable {
+        if (event.kind == kind && !std::exchange(has_called, true)) {
+          (void)daemonise();
+          (void)other.kill();
+        }
+      };
+      (void)LockManager(options).acquire(session.path, {.timeout = k_patience});
+    });
+  }
+}
+
+TEST_CASE("a callback of a watch that becomes a daemon keeps its descriptors") {
+  for_each_kind([](const Session& session, const Daemonise& daemonise) {
+    (void)holder_of(session.path).kill();
+    std::stop_source stop;
+    (void)watch_locks(session.directory.path(), {.stop = stop.get_token()}, [&](const LockEvent&) {
+      if (!stop.stop_requested()) {
+        (void)daemonise();
+      }
+      stop.request_stop();
+    });
+  });
+}
+
 // The thread sanitizer keeps a table of descriptors of its own, does not see close_range(2), and ends the program.
 TEST_CASE("a watch of a directory ends when the program becomes a daemon, and reads nothing of the program's" *
           doctest::skip(SESSIONLOCK_THREAD_SANITIZER)) {

@@ -46,13 +46,14 @@ Result<void> Candidate::try_locks_once() {
     return {};
   }
   const std::string name = temporary_ ? temporary_->place().name : descriptor_link(fd_.get()).data();
-  const auto second = sys::open(directory(), name.c_str(), O_RDWR);
+  auto second = sys::open(directory(), name.c_str(), O_RDWR);
   if (!second.ok()) {
     if (!temporary_ && second.error == ENOENT) {
       traits().naming.store(Naming::temporary_link);  // no path to a nameless file here: start again with a named one
     }
     return failure(second.code(), "openat", place_);
   }
+  second.fd.expect(file_);
   const auto trial = try_locks(fd_.get(), second.fd.get(), place_);
   if (!trial) {
     return tl::unexpected(trial.error());

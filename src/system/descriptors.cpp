@@ -125,17 +125,6 @@ void close_registered(int fd, Slot* slot) noexcept {
   }
 }
 
-/// Forgets what a child inherited, and closes it if it is the child's to close.
-void drop_inherited_descriptors(bool closes) noexcept {
-  for_each_registered([closes](int fd, Slot& slot) {
-    if (closes) {
-      close_registered(fd, &slot);
-    } else {
-      slot.serial.store(0, std::memory_order_release);
-    }
-  });
-}
-
 // --- forks -----------------------------------------------------------------------------------------------------------
 //
 // `fork` waits until nobody stands in a section.
@@ -174,6 +163,24 @@ void after_fork_in_child() noexcept {
   g_is_forked = true;
   (void)process_generation();
   g_is_forked = false;
+}
+
+/// Forgets what a child inherited, and closes it if it is the child's to close.
+///
+/// What a number is open on has not been said where a thread of the parent had only just opened it. After fork(3),
+/// which gets here before the child's own code, that is closed. Any other child may have closed everything and opened
+/// files of its own before its first call of the library, so there it stays open:
+/// 1. A thread of the parent opens a file, as number 6. 2. Another thread calls `_Fork`. 3. The child closes all
+/// descriptors, and opens its own, up to 22. 4. The child's first call of the library would close its number 6.
+void drop_inherited_descriptors(bool closes) noexcept {
+  for_each_registered([closes](int fd, Slot& slot) {
+    const bool is_said = slot.flags.load(std::memory_order_acquire) != k_unknown_flags;
+    if (closes && (is_said || g_is_forked)) {
+      close_registered(fd, &slot);
+    } else {
+      slot.serial.store(0, std::memory_order_release);
+    }
+  });
 }
 
 /// Gives this process descriptors of its own, if it shares them with another (clone(2), `CLONE_FILES`): what it closes
@@ -294,15 +301,19 @@ Ownership Fd::ownership() const noexcept {
   return slot != nullptr ? look_at(number_, *slot) : Ownership::ours;
 }
 
+void expect_as_it_is(Fd& fd) noexcept {
+  struct stat status {};
+  if (::fstat(fd.get(), &status) == 0) {
+    fd.expect(identity_of(status));
+  }
+}
+
 void mark_nameless(Fd& fd) noexcept {
   const int flags = ::fcntl(fd.get(), F_GETFL);
   if (flags >= 0) {
     (void)::fcntl(fd.get(), F_SETFL, flags | O_APPEND);
   }
-  struct stat status {};
-  if (::fstat(fd.get(), &status) == 0) {
-    fd.expect(identity_of(status));
-  }
+  expect_as_it_is(fd);
 }
 
 std::uint64_t detail::settle_generation() noexcept {

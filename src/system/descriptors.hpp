@@ -24,6 +24,8 @@ class Section {
 /// Call it in a `Section`.
 [[nodiscard]] int adopt(int fd) noexcept;
 
+/// Says what a new descriptor is open on, for a file that nobody looks at otherwise.
+void expect_as_it_is(Fd& fd) noexcept;
 /// Marks a new descriptor of what has no name, and says what it is open on. The kernel gives all eventfds, inotify
 /// instances and (before Linux 6.9) pidfds one inode; the mark, a flag that means nothing to them, tells ours from the
 /// program's. (Another copy of this library in the process has the same mark.)

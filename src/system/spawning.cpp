@@ -49,6 +49,8 @@ Pipe open_pipe() {
   if (pipe.read.ok()) {
     const int end = adopt(ends[1]);
     pipe.write = end >= 0 ? Opened{OpenedAccess::adopt(end), 0} : Opened{{}, errno};
+    expect_as_it_is(pipe.read.fd);
+    expect_as_it_is(pipe.write.fd);
   }
   return pipe;
 }

@@ -114,7 +114,8 @@ enum class Ownership {
 /// The program around the library may close any number and open something else under it. So whoever keeps a descriptor
 /// while the program runs, that is beyond the return of a call or during a sleep, says what it is open on (`expect`),
 /// and asks whether it still is (`ownership`) before anything is locked, unlocked, read or written through it again.
-/// `reset` and the children of a fork ask by themselves before they close.
+/// `reset` and the children of a fork ask by themselves before they close; what was never said, `reset` closes and the
+/// children of `_Fork` and clone leave open.
 class Fd {
  public:
   Fd() = default;

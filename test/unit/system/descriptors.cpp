@@ -56,11 +56,11 @@ bool is_open(int fd) {
   return ::fcntl(fd, F_GETFD) >= 0;
 }
 
-/// Tells what the descriptor is open on, as whoever keeps it does.
-void expect_as_it_is(sys::Fd& fd) {
-  struct stat status {};
-  REQUIRE(sys::fstat(fd.get(), status).ok());
-  fd.expect(identity_of(status));
+/// As `open_new`, and says what it is open on, as every user of a file does that is kept.
+sys::Opened open_kept(const TemporaryDirectory& directory, const char* name) {
+  auto opened = open_new(directory, name);
+  expect_as_it_is(opened.fd);
+  return opened;
 }
 
 /// Runs `body` in a child made that way; whether it returned true.
@@ -232,7 +232,7 @@ TEST_CASE("an inherited descriptor object closes nothing in a child, where its n
   const TemporaryDirectory directory;
   for (const auto& way : k_fork_ways) {
     CAPTURE(way.name);
-    auto opened = open_new(directory, "ours");
+    auto opened = open_kept(directory, "ours");
     const int number = opened.fd.get();
     CHECK(holds_in_child(way, [&] {
       (void)sys::process_generation();
@@ -249,13 +249,12 @@ TEST_CASE("an inherited descriptor object closes nothing in a child, where its n
 TEST_CASE("a forked child drops what it inherited") {
   const TemporaryDirectory directory;
   const auto plain = open_new(directory, "plain");
-  auto remembered = open_new(directory, "remembered");
-  expect_as_it_is(remembered.fd);
+  const auto remembered = open_kept(directory, "remembered");
   for (const auto& way : k_fork_ways) {
     CAPTURE(way.name);
     CHECK(holds_in_child(way, [&] {
       (void)sys::process_generation();
-      return !is_open(plain.fd.get()) && !is_open(remembered.fd.get()) && sys::open_descriptor_count() == 0;
+      return !is_open(remembered.fd.get()) && sys::open_descriptor_count() == 0;
     }));
     CHECK(is_open(plain.fd.get()));
     CHECK(is_open(remembered.fd.get()));
@@ -265,7 +264,7 @@ TEST_CASE("a forked child drops what it inherited") {
 
 TEST_CASE("a child that opens something drops what it inherited first") {
   const TemporaryDirectory directory;
-  const auto inherited = open_new(directory, "inherited");
+  const auto inherited = open_kept(directory, "inherited");
   for (const auto& way : k_fork_ways) {
     CAPTURE(way.name);
     CHECK(holds_in_child(way, [&] {
@@ -368,6 +367,20 @@ TEST_CASE("a number that a child closed and reused before its first call is not 
       const bool reused = ::dup2(foreign, number) == number;
       (void)sys::process_generation();
       return reused && is_open(number);
+    }));
+  }
+}
+
+TEST_CASE("a number of which nothing was said yet stays open in a child that may have reused it, and is forgotten") {
+  const TemporaryDirectory directory;
+  const auto opened = open_new(directory, "ours");  // as by a thread of the parent that has come no further
+  const int number = opened.fd.get();
+  for (const auto& way : {k_fork_ways[1], k_fork_ways[2]}) {
+    CAPTURE(way.name);
+    CHECK(holds_in_child(way, [&] {
+      const int foreign = ::open((directory / "foreign").c_str(), O_RDWR | O_CREAT, 0600);
+      const bool reused = ::dup2(foreign, number) == number;
+      return reused && sys::process_generation() != 0 && is_open(number) && sys::open_descriptor_count() == 0;
     }));
   }
 }
@@ -584,7 +597,7 @@ TEST_CASE("a file that cannot be asked for is not taken for foreign, and is clos
 
 TEST_CASE("a child that shares its parent's descriptors closes them for itself alone") {
   const TemporaryDirectory directory;
-  const auto opened = open_new(directory, "a");
+  const auto opened = open_kept(directory, "a");
   const int number = opened.fd.get();
   CHECK(holds_where_descriptors_are_shared([number] {
     (void)sys::process_generation();
@@ -655,7 +668,7 @@ TEST_CASE("the threads of a child that was made without fork handlers go on shar
 TEST_CASE("where unshare(2) is forbidden a child still closes its parent's descriptors for itself alone") {
   const TemporaryDirectory directory;
   auto child = ChildProcess::run([&](Channel& parent) {
-    const auto opened = open_new(directory, "a");
+    const auto opened = open_kept(directory, "a");
     const int number = opened.fd.get();
     __libc_single_threaded = 1;  // as it is in a program that never had threads
     if (!let_fail(SYS_unshare, EPERM)) {

@@ -18,6 +18,7 @@
 #include "protocol/reclaim.hpp"
 #include "system/deadline.hpp"
 #include "system/file_status.hpp"
+#include "system/lasting.hpp"
 #include "system/random_id.hpp"
 
 namespace sessionlock {
@@ -390,13 +391,13 @@ bool PidFile::owns() const noexcept {
 }
 
 const std::filesystem::path& PidFile::path() const {
-  static const auto& none = *new std::filesystem::path;
-  return state_ ? state_->path : none;
+  static constinit Lasting<std::filesystem::path> none;
+  return state_ ? state_->path : none.get();
 }
 
 const PidRecord& PidFile::record() const {
-  static const auto& none = *new PidRecord;
-  return state_ ? state_->record : none;
+  static constinit Lasting<PidRecord> none;
+  return state_ ? state_->record : none.get();
 }
 
 Result<PidFileInspection> inspect_pid_file(const std::filesystem::path& path, const PidFilePolicy& policy) {

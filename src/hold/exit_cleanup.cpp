@@ -28,6 +28,8 @@ struct Block {
 /// Blocks are only ever added, at the front, and never freed.
 std::atomic<Block*> g_blocks{nullptr};
 
+std::atomic<bool> g_is_registered{false};
+
 struct FreeSlots {
   Mutex mutex;
   std::vector<Slot*> slots GUARDED_BY(mutex);
@@ -54,8 +56,10 @@ void add_block(FreeSlots& free) REQUIRES(free.mutex) {
 }  // namespace
 
 void register_for_cleanup(HoldCore& core) {
-  static const int registered = std::atexit(clean_up_holds);
-  (void)registered;
+  // Twice rather than never: a child may be forked between the two steps, and a second call finds nothing to do.
+  if (!g_is_registered.load()) {
+    g_is_registered.store(std::atexit(clean_up_holds) == 0);
+  }
   FreeSlots& free = g_free_slots.get();
   const MutexLock lock(free.mutex);
   if (free.slots.empty()) {

@@ -5,6 +5,7 @@
 #include "hold/hold.hpp"
 #include "hold/lock_queue.hpp"
 #include "hold/lock_share.hpp"
+#include "system/lasting.hpp"
 
 namespace sessionlock {
 namespace {
@@ -12,8 +13,8 @@ namespace {
 /// What a handle that owns nothing shows. Never destroyed: handles may outlive static objects.
 template <class T>
 const T& nothing() {
-  static const T* const value = new T{};
-  return *value;
+  static constinit Lasting<T> value;
+  return value.get();
 }
 
 /// A release that nobody waits for the answer of.

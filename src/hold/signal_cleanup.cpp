@@ -1,7 +1,6 @@
 #include "hold/signal_cleanup.hpp"
 
 #include <csignal>
-#include <mutex>
 
 #include <unistd.h>
 
@@ -52,8 +51,8 @@ bool is_deadly(int signal) {
 }  // namespace
 
 void install_signal_cleanup(std::span<const int> signals) {
-  static std::mutex mutex;
-  const std::lock_guard lock(mutex);
+  // Under no mutex, which a child could inherit locked: of threads that are here at the same moment each installs the
+  // same handler.
   struct sigaction ours {};
   ours.sa_handler = clean_up_and_die;
   ours.sa_flags = SA_ONSTACK;  // runtimes with small stacks require it of every handler

@@ -17,7 +17,7 @@ constexpr int k_probe_attempts_max = 2;
 
 std::chrono::milliseconds process_age(std::uint64_t start_time_ticks) {
   constexpr std::uint64_t k_ms_per_second = 1000;
-  static const auto ticks_per_second = static_cast<std::uint64_t>(::sysconf(_SC_CLK_TCK));
+  const auto ticks_per_second = static_cast<std::uint64_t>(::sysconf(_SC_CLK_TCK));
   const std::uint64_t seconds = start_time_ticks / ticks_per_second;
   const std::uint64_t rest = start_time_ticks % ticks_per_second * k_ms_per_second / ticks_per_second;
   const auto now = static_cast<std::uint64_t>(sys::time_since_boot().count());

@@ -1,9 +1,5 @@
 #include <sessionlock/error.hpp>
 
-#include <array>
-#include <cstddef>
-#include <new>
-
 #include <fmt/core.h>
 
 #include "text/duration_text.hpp"
@@ -80,14 +76,21 @@ std::string contention_message(const Error& error, const Inspection& holder) {
   return message;
 }
 
+/// Never destroyed: codes may still be compared at exit. Made by the compiler, in no memory that could be missing when
+/// it is first asked for, and by no thread that a forked child could lack.
+union LastingCategory {
+  constexpr LastingCategory() : category() {}
+  ~LastingCategory() {}  // NOLINT(modernize-use-equals-default): a default one would be deleted
+  LastingCategory(const LastingCategory&) = delete;
+  LastingCategory& operator=(const LastingCategory&) = delete;
+  ErrorCategory category;
+};
+constinit LastingCategory g_category;
+
 }  // namespace
 
 const std::error_category& error_category() noexcept {
-  // Never destroyed: codes may still be compared at exit. In no memory that could be missing when it is first asked
-  // for.
-  alignas(ErrorCategory) static std::array<std::byte, sizeof(ErrorCategory)> storage;
-  static const auto* const category = new (storage.data()) ErrorCategory;
-  return *category;
+  return g_category.category;
 }
 
 std::error_code make_error_code(Errc code) noexcept {

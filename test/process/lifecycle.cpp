@@ -876,6 +876,31 @@ TEST_CASE("a signal or an exit that ends a child of vfork releases nothing of it
   CHECK(!fs::exists(session.lock));
 }
 
+TEST_CASE("a child can make a manager with clean-up signals while another thread of its parent's makes one") {
+  constexpr int k_forks = 100;
+  auto parent_process = ChildProcess::run([](Channel&) {
+    begin_as_a_program();
+    std::atomic<bool> is_over{false};
+    std::thread other([&] {
+      while (!is_over) {
+        const LockManager manager(cleaning_up());
+      }
+    });
+    int failures = 0;
+    for (int i = 0; i < k_forks; ++i) {
+      failures += exit_code_in(k_fork_ways[0], [] {
+        ::alarm(static_cast<unsigned>(k_patience.count()) / 4);
+        const LockManager manager(cleaning_up());
+        return 0;
+      });
+    }
+    is_over = true;
+    other.join();
+    return failures == 0 ? 0 : 1;
+  });
+  CHECK(parent_process.wait().exited_with(0));
+}
+
 TEST_CASE("what is not to be released at exit is not released by a signal") {
   const Session session;
   ManagerOptions options = cleaning_up();

@@ -34,6 +34,7 @@
 #include "process.hpp"
 #include "script.hpp"
 #include "system/file_status.hpp"
+#include "system/lasting.hpp"
 #include "system/per_process.hpp"
 
 using namespace sessionlock;
@@ -197,6 +198,37 @@ TEST_CASE("two threads that are first at the same moment get the same state, and
   CHECK(own == &state.get());
   CHECK(made == 2);
   CHECK(gone == 1);
+}
+
+namespace {
+
+std::atomic<bool> g_is_slow{false};
+std::atomic<bool> g_is_making{false};
+
+struct MadeSlowly {
+  MadeSlowly() {
+    g_is_making = g_is_slow.load();
+    test::wait_until("it is made", [] { return !g_is_slow; });
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a child waits for no thread of its parent's that makes a lasting object") {
+  static constinit Lasting<MadeSlowly> made;
+  g_is_slow = true;
+  std::thread other([] { (void)made.get(); });
+  test::wait_until("another thread makes it", [] { return g_is_making.load(); });
+  for (const auto& way : k_fork_ways) {
+    CAPTURE(way.name);
+    CHECK(holds_in_child(way, [] {
+      ::alarm(static_cast<unsigned>(test::k_patience.count()));
+      g_is_slow = false;
+      return &made.get() == &made.get();
+    }));
+  }
+  g_is_slow = false;
+  other.join();
 }
 
 TEST_CASE("a child made without fork handlers can fork, whatever the parent's other threads were doing") {

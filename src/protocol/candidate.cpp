@@ -92,7 +92,7 @@ Result<void> Candidate::take_witness() {
 Result<void> Candidate::write() {
   content_ = publication_.content(has_witness_ ? &file_ : nullptr);
   for (std::size_t done = 0; done < content_.size();) {
-    const auto written = sys::write(fd_.get(), content_.data() + done, content_.size() - done);
+    const auto written = sys::write_without_signal(fd_.get(), content_.data() + done, content_.size() - done);
     if (!written.ok()) {
       return failure(written.code(), "write", place_);
     }

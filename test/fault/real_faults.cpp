@@ -3,6 +3,7 @@
 
 #include <cerrno>
 #include <chrono>
+#include <csignal>
 #include <filesystem>
 #include <functional>
 #include <iostream>
@@ -305,4 +306,29 @@ TEST_CASE("without descriptors every operation is done or says so, and leaks non
     }
   }
   figures.check("without descriptors");
+}
+
+TEST_CASE("under a limit on the size of files no publication ends the program: it says so, and leaves nothing") {
+  const Workplace directory;
+  const auto owner = idle_process();
+  for (const Operation& operation : operations()) {
+    if (operation.name == "acquire, append, release") {
+      continue;  // a transcript's own bytes are the program's, and so is the signal that comes for them
+    }
+    for (const rlim_t bytes_max : {0U, 1U, 100U}) {
+      CAPTURE(operation.name);
+      CAPTURE(bytes_max);
+      furnish(directory.path(), owner.pid());
+      auto child = ChildProcess::run([&](Channel&) {
+        const struct rlimit none {};
+        const struct rlimit limit { bytes_max, bytes_max };
+        REQUIRE_IN_CHILD(::signal(SIGXFSZ, SIG_DFL) != SIG_ERR && ::setrlimit(RLIMIT_CORE, &none) == 0 &&
+                         ::setrlimit(RLIMIT_FSIZE, &limit) == 0);
+        const auto done = operation.run(directory.path());
+        return done || done.error().code == std::errc::file_too_large ? 0 : 1;
+      });
+      CHECK(child.wait().exited_with(0));
+      CHECK(locks_in(directory.path()) == std::vector<std::string>{"live.jsonl.lock"});
+    }
+  }
 }

@@ -3,8 +3,10 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <memory>
 #include <new>
+#include <thread>
 
 #include <fcntl.h>
 #include <linux/kcmp.h>
@@ -127,17 +129,26 @@ void close_registered(int fd, Slot* slot) noexcept {
 
 // --- forks -----------------------------------------------------------------------------------------------------------
 //
-// `fork` waits until nobody stands in a section.
+// `fork` waits until no thread stands in a section, for `k_fork_patience` at most: a file system that does not answer
+// keeps a thread in open(2) or close(2) for as long as it likes, and the thread that forks may be the one that would
+// make it answer (fsfreeze(8)). The kernel gives out a descriptor at the end of open(2) and takes it back at the
+// beginning of close(2), so a child has nothing of a thread that is inside these. What it may have, of a thread that
+// was not scheduled for so long just after the one or before the other, is a descriptor that it does not know and that
+// stays open until its exec or end. None keeps a lock held: what was just opened has none yet, and what is being closed
+// has none any more.
 
 std::atomic<int> g_sections{0};
 std::atomic<int> g_forks_waiting{0};
 thread_local int t_sections = 0;
+constexpr std::chrono::milliseconds k_fork_patience{250};
+constexpr std::chrono::microseconds k_fork_pause{20};
 
 void before_fork() noexcept {
   (void)process_generation();  // in a child of _Fork or clone: forgets the sections of threads that it does not have
   g_forks_waiting.fetch_add(1);
-  while (g_sections.load() > t_sections) {
-    ::sched_yield();
+  const auto now = std::chrono::steady_clock::now;
+  for (const auto deadline = now() + k_fork_patience; g_sections.load() > t_sections && now() < deadline;) {
+    std::this_thread::sleep_for(k_fork_pause);
   }
 }
 

@@ -8,9 +8,10 @@
 
 namespace sessionlock::sys {
 
-/// While it lives no fork begins (fork(2), not `_Fork` or clone): between opening a descriptor and registering it a
-/// child would keep a lock that it cannot know of, and so between taking it off the register and closing it. Not a
-/// mutex, because the child would inherit it locked. May be nested. Blocking: while a fork is under way.
+/// While it lives no fork begins (fork(2), not `_Fork` or clone) for a while, which is long where the file system
+/// answers: between opening a descriptor and registering it a child would keep a lock that it cannot know of, and so
+/// between taking it off the register and closing it. Not a mutex, because the child would inherit it locked. May be
+/// nested. Blocking: while a fork is under way.
 class Section {
  public:
   Section() noexcept;

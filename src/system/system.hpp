@@ -230,8 +230,8 @@ Outcome seek_data(int fd, std::uint64_t offset);
 Outcome pread(int fd, void* buffer, std::size_t size, std::uint64_t offset);
 Outcome write(int fd, const void* data, std::size_t size);
 /// As `write`, but a file-size limit (setrlimit(2), `RLIMIT_FSIZE`) only answers EFBIG: its SIGXFSZ, which would end
-/// most programs, is taken away. For the library's own files, and for what must be tidied up after; the program's bytes go
-/// by `write`, which lets the signal come.
+/// most programs, is taken away. For the library's own files, and for what must be tidied up after; the program's bytes
+/// go by `write`, which lets the signal come.
 Outcome write_without_signal(int fd, const void* data, std::size_t size);
 Outcome ftruncate(int fd, std::uint64_t size);
 Outcome fsync(int fd);

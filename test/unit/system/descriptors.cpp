@@ -231,18 +231,64 @@ TEST_CASE("a child waits for no thread of its parent's that makes a lasting obje
   other.join();
 }
 
-TEST_CASE("a child made without fork handlers can fork, whatever the parent's other threads were doing") {
-  // One of them is in the middle of an open, which the child would wait for without end.
-  const TemporaryDirectory directory;
-  const auto fifo = (directory / "fifo").string();
-  REQUIRE(::mkfifo(fifo.c_str(), 0600) == 0);
-  std::thread blocked([&] { (void)sys::open(AT_FDCWD, fifo.c_str(), O_RDONLY); });
-  test::wait_until("the open blocks", [&] {
-    const std::filesystem::directory_iterator tasks("/proc/self/task");
-    return std::any_of(begin(tasks), end(tasks), [](const auto& task) {
-      return test::read_text(task.path() / "stat").find(") S ") != std::string::npos;
+namespace {
+
+/// A thread that stands in an open(2) which goes on until the test lets it.
+class BlockedOpen {
+ public:
+  BlockedOpen() {
+    if (::mkfifo(fifo_.c_str(), 0600) != 0) {
+      throw std::runtime_error("mkfifo");
+    }
+    thread_ = std::thread([this] { is_registered_ = sys::open(AT_FDCWD, fifo_.c_str(), O_RDONLY).fd.is_registered(); });
+    test::wait_until("the open blocks", [&] {
+      const std::filesystem::directory_iterator tasks("/proc/self/task");
+      return std::any_of(begin(tasks), end(tasks), [](const auto& task) {
+        return test::read_text(task.path() / "stat").find(") S ") != std::string::npos;
+      });
     });
+  }
+  ~BlockedOpen() { (void)finish(); }
+  BlockedOpen(const BlockedOpen&) = delete;
+  BlockedOpen& operator=(const BlockedOpen&) = delete;
+  /// Whether the thread got its descriptor.
+  bool finish() {
+    if (thread_.joinable()) {
+      const int writer = ::open(fifo_.c_str(), O_WRONLY | O_CLOEXEC);
+      thread_.join();
+      ::close(writer);
+    }
+    return is_registered_;
+  }
+
+ private:
+  TemporaryDirectory directory_{};
+  std::string fifo_ = (directory_ / "fifo").string();
+  bool is_registered_{false};
+  std::thread thread_{};
+};
+
+}  // namespace
+
+TEST_CASE("a fork does not wait for a file system that does not answer another thread") {
+  auto child = ChildProcess::run([](Channel&) {
+    BlockedOpen blocked;
+    for (const auto& way : k_fork_ways) {
+      REQUIRE_IN_CHILD(holds_in_child(way, [] {
+        const TemporaryDirectory directory;
+        const auto own = open_new(directory, "own");
+        return own.ok() && sys::open_descriptor_count() == 1;
+      }));
+    }
+    REQUIRE_IN_CHILD(blocked.finish());
+    return 0;
   });
+  CHECK(child.wait().exited_with(0));
+}
+
+TEST_CASE("a child made without fork handlers can fork, whatever the parent's other threads were doing") {
+  // One of them is in the middle of an open, which the child would wait for.
+  const BlockedOpen blocked;
   for (const auto& way : {k_fork_ways[1], k_fork_ways[2]}) {
     CAPTURE(way.name);
     CHECK(holds_in_child(way, [] {
@@ -255,9 +301,6 @@ TEST_CASE("a child made without fork handlers can fork, whatever the parent's ot
       return ::waitpid(child, &status, 0) == child && status == 0;
     }));
   }
-  const int writer = ::open(fifo.c_str(), O_WRONLY | O_CLOEXEC);
-  blocked.join();
-  ::close(writer);
 }
 
 TEST_CASE("an inherited descriptor object closes nothing in a child, where its number may be in use again") {

@@ -210,8 +210,10 @@ bool stop_sharing_descriptors() noexcept {
   if (is_forbidden && ::syscall(SYS_close_range, k_no_number, k_no_number, k_unshare) == 0) {
     return true;
   }
-  // 0: they are the same (kcmp(2)). Where that cannot be asked either they are taken for our own, as after most forks.
-  return ::syscall(SYS_kcmp, ::getpid(), ::getppid(), KCMP_FILES, 0, 0) != 0;
+  // More than 0: they differ from the parent's (kcmp(2)). Where that cannot be asked either, as in many containers,
+  // they may be the parent's: closing its lock would free the lock under a writer, while a copy that stays open only
+  // keeps a dead parent's lock held for as long as this child lives.
+  return ::syscall(SYS_kcmp, ::getpid(), ::getppid(), KCMP_FILES, 0, 0) > 0;
 }
 
 std::atomic<std::uint64_t>* map_generation_page() noexcept {

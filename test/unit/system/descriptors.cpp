@@ -768,3 +768,33 @@ TEST_CASE("where unshare(2) is forbidden a child still closes its parent's descr
   }
   CHECK(child.wait().exited_with(0));
 }
+
+TEST_CASE("where neither sharing can be stopped nor asked about a child closes nothing of what may be its parent's") {
+  const TemporaryDirectory directory;
+  for (const int sharing : {0, CLONE_FILES}) {
+    CAPTURE(sharing);
+    auto child = ChildProcess::run([&](Channel& parent) {
+      const auto opened = open_kept(directory, "a");
+      const int number = opened.fd.get();
+      if (!let_fail(SYS_unshare, EPERM) || !let_fail(SYS_close_range, EPERM) || !let_fail(SYS_kcmp, EPERM)) {
+        parent.tell("no filter");
+        return 0;
+      }
+      const auto clone =
+          static_cast<pid_t>(::syscall(SYS_clone, sharing | SIGCHLD, nullptr, nullptr, nullptr, nullptr));
+      if (clone == 0) {
+        (void)sys::process_generation();
+        ::_exit(is_open(number) && sys::open_descriptor_count() == 0 ? 0 : 1);
+      }
+      int status = 0;
+      REQUIRE_IN_CHILD(::waitpid(clone, &status, 0) == clone);
+      REQUIRE_IN_CHILD(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+      REQUIRE_IN_CHILD(is_open(number) && opened.fd.is_usable());
+      return 0;
+    });
+    if (child.hear().has_value()) {
+      test::skip_aloud("system calls cannot be filtered here");
+    }
+    CHECK(child.wait().exited_with(0));
+  }
+}

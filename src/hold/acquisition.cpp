@@ -193,7 +193,8 @@ bool Acquisition::still_leads_here_from_queue() noexcept {
   } catch (...) {  // no memory: the next look may have it
   }
   has_looked_from_queue_ = true;
-  return leads_here;
+  // An observer may fork here, and let the child go on in its place: it queues anew, in its own process.
+  return leads_here && !ticket_->is_inherited();
 }
 
 Acquisition::Stage Acquisition::give_up_in_queue(WaitResult reason) {

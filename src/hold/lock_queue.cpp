@@ -171,6 +171,10 @@ QueueResult Ticket::ask() {
   return take_answer();
 }
 
+bool Ticket::is_inherited() const noexcept {
+  return generation_ != sys::process_generation();
+}
+
 QueueResult Ticket::leave() {
   if (generation_ != sys::process_generation()) {
     return {.kind = QueueResult::Kind::queued};  // was never queued, or is in its parent's table only

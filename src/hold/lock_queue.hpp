@@ -75,6 +75,8 @@ class Ticket {
   [[nodiscard]] QueueResult ask();
   /// Leaves the queue, unless there is an answer: then that. `queued`: there was none.
   [[nodiscard]] QueueResult leave();
+  /// It stands in the queue of a parent, from which a fork has separated this process: it will never be answered.
+  [[nodiscard]] bool is_inherited() const noexcept;
 
  private:
   friend struct QueueTable;

@@ -1,5 +1,6 @@
 // What a manager's observer is told, and what it may do meanwhile.
 
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
@@ -15,6 +16,8 @@
 #include <vector>
 
 #include <doctest/doctest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <sessionlock/counters.hpp>
 #include <sessionlock/lock_manager.hpp>
@@ -337,4 +340,37 @@ TEST_CASE("a child that an observer forks may wait for the session") {
   });
   CHECK(acting.manager().acquire(session.path, without_limit()).has_value());
   CHECK(acting.answers() == std::vector{std::error_code()});
+}
+
+TEST_CASE(
+    "a child that an observer forks, and that goes on in its place in a queue, waits for the lock and no longer") {
+  // 1. A thread queues behind another thread of its process, and its observer forks. 2. The child, in which that other
+  // thread does not exist, returns from the observer into the acquire. 3. The parent releases: the child has its turn.
+  const Session session;
+  auto parent_process = ChildProcess::run([&](Channel&) {
+    auto lock = held(try_lock(session.path));
+    std::atomic<pid_t> child{0};
+    ManagerOptions options;
+    options.observer = [&child](const Event& event) {
+      if (event.kind == EventKind::contended && child == 0) {
+        const pid_t forked = ::fork();
+        child = forked == 0 ? -1 : forked;
+      }
+    };
+    std::stop_source stop;
+    std::thread waits([&] {
+      const auto acquired = LockManager(options).acquire(session.path, {.timeout = 10s, .stop = stop.get_token()});
+      if (child == -1) {
+        ::_exit(acquired && acquired->guarded([] {}) ? 0 : 1);
+      }
+    });
+    wait_until("the observer has forked", [&child] { return child != 0; });
+    stop.request_stop();
+    waits.join();
+    REQUIRE_IN_CHILD(lock.release().has_value());
+    int status = 0;
+    REQUIRE_IN_CHILD(::waitpid(child, &status, 0) == child);
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : 1;
+  });
+  CHECK(parent_process.wait().exited_with(0));
 }

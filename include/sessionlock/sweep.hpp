@@ -24,7 +24,8 @@ struct SweepOptions {
   std::string suffix{".jsonl.lock"};
   StalePolicy stale{};
   /// Called now and then, and at the end, with how far the sweep is; no lock of the library is held. In a recursive
-  /// sweep `total` is what was found so far, and grows. What it throws ends the sweep and propagates.
+  /// sweep `total` is what was found so far, and grows. What it throws is dropped, and the sweep goes on: locks may
+  /// have been removed, and their owners' deaths are in the report alone.
   std::function<void(std::size_t done, std::size_t total)> progress{};
 };
 

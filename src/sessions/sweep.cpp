@@ -19,6 +19,7 @@
 #include "protocol/obstacle.hpp"
 #include "protocol/reclaim.hpp"
 #include "protocol/temporary_name.hpp"
+#include "system/cancellation.hpp"
 #include "system/paths.hpp"
 #include "verdict/explanation.hpp"
 #include "verdict/failure.hpp"
@@ -103,6 +104,7 @@ class Sweep {
   [[nodiscard]] Result<Names> list(const Directory& directory) const;
   [[nodiscard]] std::vector<std::string> list_subdirectories(const Directory& directory);
   void report_progress();
+  void call_progress() noexcept;
 
   const SweepOptions& options_;
   Examiner examiner_;
@@ -250,8 +252,20 @@ WallTime Examiner::clock_of(const Directory& directory) {
 
 /// Now and then; that all is done is reported by `finish`.
 void Sweep::report_progress() {
-  if (done_ % k_progress_interval == 0 && done_ < total_ && options_.progress) {
+  if (done_ % k_progress_interval == 0 && done_ < total_) {
+    call_progress();
+  }
+}
+
+/// What it throws is dropped: locks may have been removed, and it is the report that tells of them.
+void Sweep::call_progress() noexcept {
+  if (!options_.progress) {
+    return;
+  }
+  const sys::CancellationDisabled disabled;  // an exception that nobody may swallow would be swallowed here
+  try {
     options_.progress(done_, total_);
+  } catch (...) {
   }
 }
 
@@ -264,8 +278,8 @@ SweepReport Sweep::finish() {
   SweepReport report{std::move(findings_.locks), {}, std::move(findings_.errors)};
   std::copy_if(report.locks.begin(), report.locks.end(), std::back_inserter(report.removed),
                [](const Inspection& inspection) { return inspection.removed; });
-  if (total_ > 0 && options_.progress) {
-    options_.progress(done_, total_);
+  if (total_ > 0) {
+    call_progress();
   }
   return report;
 }

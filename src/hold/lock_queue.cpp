@@ -226,10 +226,12 @@ void retry_failed_releases() {
 }
 
 bool is_held_here(const FileIdentity& file) {
-  if (entry.hold && (entry.hold->has_ended() || entry.hold->is_abandoned())) {
-    // Clean-up ended it and may touch no table; or another thread is just about to take it off, and finds that done; or
-    // the program closed its descriptor.
-    ended = table.take_off(entry, *entry.hold);
+  QueueTable& table = g_table.get();
+  const MutexLock lock(table.mutex);
+  return table.inodes.contains(file) && std::any_of(table.entries.begin(), table.entries.end(), [&](const auto& entry) {
+           const auto& hold = entry.second.hold;
+           return hold && hold->file() == file && !hold->is_abandoned();
+         });
 }
 
 std::vector<HeldLock> list_holds() {

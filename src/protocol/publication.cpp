@@ -58,10 +58,9 @@ Result<PublishAttempt> publish_file(const Place& place, const Publication& publi
 }
 
 void unpublish(const PublishedFile& file, const Place& place) noexcept {
-  const int directory = place.directory->fd.get();
-  const InodeGuard guard = InodeGuard::enter(directory, place.name.c_str(), file.fd.get(), file.file);
+  const InodeGuard guard = InodeGuard::enter(place.view(), file.fd.get(), file.file);
   if (guard.is_entered()) {
-    (void)sys::unlinkat(directory, place.name.c_str());
+    (void)sys::unlinkat(place.directory->fd.get(), place.name.c_str());
   }
 }
 

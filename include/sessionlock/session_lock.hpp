@@ -103,10 +103,10 @@ class SESSIONLOCK_API SessionLock {
   [[nodiscard]] const LockRecord& record() const;
 
   /// Starts a program (posix_spawnp(3)) that inherits the witness: while it lives the lock is not stale, even if this
-  /// process is killed. Release by this process ends the hold all the same. A transcript under this lock repairs nothing
-  /// from then on; `Transcript::repair` does it before.
-  /// Returns: the child's pid. Errors: `Errc::lost`; `Errc::invalid_argument` for a joined handle, which has no witness
-  /// of its own (let the process that acquired start the program); what posix_spawn(3) says.
+  /// process is killed. Release by this process ends the hold all the same. A transcript under this lock repairs
+  /// nothing from then on; `Transcript::repair` does it before. Returns: the child's pid. Errors: `Errc::lost`;
+  /// `Errc::invalid_argument` for a joined handle, which has no witness of its own (let the process that acquired start
+  /// the program); what posix_spawn(3) says.
   [[nodiscard]] Result<pid_t> spawn_with(const char* file, char* const argv[], char* const envp[]) const;
 
  private:

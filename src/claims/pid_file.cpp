@@ -338,7 +338,10 @@ Result<PidClaim> PidFile::claim(const std::filesystem::path& path, const PidFile
         return tl::unexpected(std::move(done).error());  // and the file goes again
       }
       file.state_->keep = options.keep;
-      remove_files_left_behind(path, is_left_behind);
+      try {
+        remove_files_left_behind(path, is_left_behind);
+      } catch (...) {  // no memory: the next claim may have it
+      }
       return PidClaim{std::move(file), std::nullopt};
     }
     if (step->running) {

@@ -11,6 +11,9 @@
 namespace sessionlock {
 namespace {
 
+/// A file that is gone each time that it has been opened is unreadable.
+constexpr int k_opens_max = 10;
+
 /// Reads at most one byte more than a record may have. Errors: our own shortages.
 Result<Readable<FileContent>> read_content(int fd, const Place& place, std::size_t expected_size) {
   FileContent content;
@@ -123,7 +126,9 @@ Result<Readable<LockText>> understand(const Readable<FileContent>& content, cons
 
 }  // namespace
 
-Result<std::optional<PinnedFile>> pin_file(const Place& place) {
+namespace {
+
+Result<std::optional<PinnedFile>> pin_file_once(const Place& place) {
   // The kernel may remember that there is nothing. Where the server cannot be asked, opening says why.
   (void)ask_about_names(place.view());
   // O_NONBLOCK: a FIFO must not hang us. Network file systems want a writable descriptor for an exclusive flock.
@@ -140,11 +145,22 @@ Result<std::optional<PinnedFile>> pin_file(const Place& place) {
   if (auto read = read_again(pinned, place); !read) {
     return tl::unexpected(std::move(read).error());
   }
-  // An NFS server knows no open files: 1. A opens the lock file. 2. B, on another host, removes it. 3. A reads.
-  if (!pinned.content && pinned.content.error().value() == ESTALE) {
-    return std::nullopt;
-  }
   pinned.fd.expect(pinned.file);  // at once, because it may stay open while an observer or the program runs
+  return pinned;
+}
+
+}  // namespace
+
+Result<std::optional<PinnedFile>> pin_file(const Place& place) {
+  auto pinned = pin_file_once(place);
+  // An NFS server knows no open files: 1. A opens the lock file. 2. B, on another host, removes it. 3. A reads, and is
+  // refused with ESTALE. What has the name now is another file, or nothing.
+  const auto is_stale = [&] {
+    return pinned && *pinned && !(*pinned)->content && (*pinned)->content.error().value() == ESTALE;
+  };
+  for (int attempt = 1; attempt < k_opens_max && !place.directory->traits->local && is_stale(); ++attempt) {
+    pinned = pin_file_once(place);
+  }
   return pinned;
 }
 

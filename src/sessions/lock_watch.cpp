@@ -156,8 +156,8 @@ class LockWatch {
       lose(name);
     }
     // 1. A (we) reads the file. 2. B, its owner, releases it, and ends. 3. A asks about B, who looks dead.
-    const bool has_gone = owner_is_gone(inspection) &&
-                          names_inode(place.view(), (*pinned)->file).answer != Step::Answer::done;
+    const bool has_gone =
+        owner_is_gone(inspection) && names_inode(place.view(), (*pinned)->file).answer != Step::Answer::done;
     if (has_gone) {
       if (!known_.contains(name)) {
         ++arrivals_;

@@ -255,6 +255,12 @@ Outcome rename_no_replace(int directory, const char* from, const char* to) {
   });
 }
 
+Outcome exchange_names(int directory, const char* one, const char* other) {
+  return invoke({Call::renameat2, directory, other}, [&]() -> std::int64_t {
+    return ::syscall(SYS_renameat2, directory, one, directory, other, RENAME_EXCHANGE);
+  });
+}
+
 Outcome rename_over(int directory, const char* from, const char* to) {
   return invoke({Call::renameat, directory, to},
                 [&]() -> std::int64_t { return ::renameat(directory, from, directory, to); });

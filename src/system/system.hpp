@@ -220,6 +220,9 @@ Outcome linkat(int from_directory, const char* from, int to_directory, const cha
 Outcome unlinkat(int directory, const char* path, int flags = 0);
 /// renameat2(2) with `RENAME_NOREPLACE` inside one directory.
 Outcome rename_no_replace(int directory, const char* from, const char* to);
+/// renameat2(2) with `RENAME_EXCHANGE` inside one directory: each of two files gets the other's name, in one step.
+/// ENOENT if one of them is missing.
+Outcome exchange_names(int directory, const char* one, const char* other);
 /// renameat(2) inside one directory: takes the place of what has the name.
 Outcome rename_over(int directory, const char* from, const char* to);
 /// The length of the target; a value equal to `size` may have been cut.

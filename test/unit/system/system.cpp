@@ -51,6 +51,19 @@ bool is_open(int fd) {
 
 }  // namespace
 
+TEST_CASE("two files exchange their names, unless one of them is missing") {
+  const test::TemporaryDirectory directory;
+  const std::string one = (directory / "one").string();
+  const std::string other = (directory / "other").string();
+  test::write_text(one, "1");
+  CHECK(sys::exchange_names(AT_FDCWD, one.c_str(), other.c_str()).error == ENOENT);
+  CHECK(test::read_text(one) == "1");
+  test::write_text(other, "2");
+  CHECK(sys::exchange_names(AT_FDCWD, one.c_str(), other.c_str()).ok());
+  CHECK(test::read_text(one) == "2");
+  CHECK(test::read_text(other) == "1");
+}
+
 TEST_CASE("an interceptor can make each call fail, and the call is not made") {
   const TemporaryDirectory directory;
   const auto opened = open_new(directory, "file");

@@ -230,7 +230,7 @@ Acquisition::Stage Acquisition::admit(QueueResult&& answer) {
 
 Acquisition::Stage Acquisition::share(const std::shared_ptr<Hold>& hold) {
   auto made = make_share(hold);
-  made->nested = true;
+  is_nested_ = true;
   lock_ = SessionLockAccess::make(std::move(made));
   // A thread that shares a hold has a lock, and so checks the path again like every thread that has just got one:
   // 1. A has the turn and waits for another process; B queues behind A, to share. 2. The session becomes a link.
@@ -239,7 +239,8 @@ Acquisition::Stage Acquisition::share(const std::shared_ptr<Hold>& hold) {
   if (!current || !*current) {
     return begin_give_back(std::move(current));
   }
-  hold->announce();  // the thread that published it may not have come that far
+  // The thread that published it may not have come that far, or fail on the way.
+  SessionLockAccess::share(lock_)->is_told = hold->announce();
   return Stage::ended;
 }
 
@@ -295,7 +296,6 @@ Acquisition::Stage Acquisition::look_at_lock() {
   found_ = *found;
   if (found_ == LookResult::taken_over) {
     TakenOver taken = blocking_.take_result();
-    replaced_ = std::move(taken.replaced);
     reclaimed_from_ = std::move(taken.former);
     return complete(std::move(taken.file), std::move(taken.record));
   }
@@ -401,6 +401,7 @@ Acquisition::Stage Acquisition::complete(PublishedFile&& file, LockRecord&& reco
                .reclaimed_from = std::move(reclaimed_from_),
                .deferred_close = waiter_.detach_watches()});
   lock_ = SessionLockAccess::make(std::move(reserved_));
+  is_nested_ = false;
   turn_->hand_to(hold);
   turn_.reset();
   auto current = is_current(hold->location(), request_.session, request_.locate_options(false));
@@ -409,7 +410,8 @@ Acquisition::Stage Acquisition::complete(PublishedFile&& file, LockRecord&& reco
   }
   ++this_process_tally().acquisitions;
   report_acquired(*hold);
-  hold->announce();
+  // Last, because it discards what was taken over, which nothing can put back then.
+  SessionLockAccess::share(lock_)->is_told = hold->announce();
   return Stage::ended;
 }
 
@@ -437,28 +439,14 @@ Acquisition::Stage Acquisition::begin_give_back(Result<bool>&& current) {
 Acquisition::Stage Acquisition::give_back() {
   constexpr std::chrono::milliseconds k_no_wait{0};
   LockShare& share = *SessionLockAccess::share(lock_);
-  Hold& hold = *share.hold;
   const bool may_retry = Clock::now() < give_back_end_;
-  if (replaced_) {
-    // The owner that died was the other session's, whose next turn has to be told of it. Where a copy cannot be made,
-    // for want of room, the lock is released all the same.
-    const auto guard = hold.enter_guard(k_no_wait);
-    if (!guard && guard.error().code == Errc::timed_out && may_retry) {
-      return rest_until(Clock::now() + k_give_back_pause, Stage::give_back);
-    }
-    if (guard) {
-      (void)put_back(hold.location().lock, std::move(*replaced_),
-                     lock_permissions(hold.location(), request_.manager->mode), *hold.record().lock_id);
-    }
-    replaced_.reset();
-  }
   auto released = share.release(k_no_wait);
   if (!released && released.error().code == Errc::timed_out && may_retry) {
     return rest_until(Clock::now() + k_give_back_pause, Stage::give_back);
   }
   if (!released && released.error().code != Errc::lost) {
     abandon(share, released.error());
-    if (!share.nested) {
+    if (!is_nested_) {
       error_ = std::move(released).error();
     }
   }

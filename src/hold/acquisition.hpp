@@ -116,12 +116,13 @@ class Acquisition {
   /// Until when other processes' waiters go first.
   std::optional<Deadline::Clock::time_point> yield_end_{};
   LookResult found_{LookResult::free};
-  /// What was taken over on the way to the lock, if anything was.
-  std::optional<PinnedInode> replaced_{};
+  /// What was known of the dead owner whose lock was taken over, if one was.
   std::unique_ptr<const std::optional<Inspection>> reclaimed_from_{};
   /// Of a hold that has not begun.
   std::shared_ptr<LockShare> reserved_{};
   SessionLock lock_{};
+  /// The lock is a share of another thread's hold.
+  bool is_nested_{false};
   std::optional<Error> error_{};
   /// Until when a lock that cannot be given back is tried again.
   Deadline::Clock::time_point give_back_end_{};

@@ -91,7 +91,7 @@ Result<LookResult> BlockingLock::take_over_stale(const SessionLocation& location
       if (!(*former)->reasons.empty()) {
         ++this_process_tally().reclaims[static_cast<std::size_t>((*former)->reasons.front())];
       }
-      taken_over_ = TakenOver{std::move(*taken->file), std::move(*record), std::move(pinned), std::move(former)};
+      taken_over_ = TakenOver{std::move(*taken->file), std::move(*record), std::move(former)};
       return LookResult::taken_over;
     case Reclaim::busy:
       // Another reclaimer is at it. A stopped one delays us until it is continued or killed.

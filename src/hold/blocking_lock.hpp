@@ -37,7 +37,6 @@ struct TakenOver {
   PublishedFile file;
   /// As in the file.
   LockRecord record;
-  PinnedInode replaced;
   /// What was known of the dead owner's; never null, and never none.
   std::unique_ptr<std::optional<Inspection>> former;
 };

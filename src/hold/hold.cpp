@@ -48,6 +48,7 @@ void Hold::begin(HeldFile&& held) noexcept {
   held_ = std::move(held);
   core_.place = held_.location.lock.view();
   core_.file = held_.file.file;
+  core_.replaced = held_.file.replaced.get();
   since_ = Clock::now();
   core_.phase.store(HoldPhase::idle);  // last, because a signal handler may look at any moment
 }
@@ -55,6 +56,20 @@ void Hold::begin(HeldFile&& held) noexcept {
 Hold::~Hold() {
   delete paths_.load();
   unregister_from_cleanup(core_);
+}
+
+bool Hold::announce() noexcept {
+  const bool is_first = !is_announced_.exchange(true);
+  if (is_first) {
+    discard_replaced();
+  }
+  return is_first;
+}
+
+void Hold::discard_replaced() noexcept {
+  if (held_.file.replaced) {
+    held_.file.replaced->discard();
+  }
 }
 
 bool Hold::has_ended() const noexcept {
@@ -357,7 +372,8 @@ Result<void> Hold::release_now(Clock::time_point deadline) {
   ClaimedPhase phase(*this);
   Result<void> released;
   if (!params_.joined) {
-    auto reached = check_reach();
+    // Looking takes descriptors and memory, and an acquisition that reaches no caller has to be undone without.
+    auto reached = is_announced() ? check_reach() : Result<void>{};
     released = persist([this] { return core_.try_unlink(); }, deadline);
     if (released && !reached && reached.error().code == Errc::lost) {
       released = std::move(reached);
@@ -393,6 +409,7 @@ void Hold::end(bool lost) noexcept {
     // session's path now.
     leaves_file_ = !retry_until(Clock::now() + k_lost_patience,
                                 [this] { return core_.try_unlink().answer != Step::Answer::busy; });
+    discard_replaced();
   }
   if (lost && core_.owns_descriptor()) {
     // Whoever took the file away may put it back: nobody holds it then.

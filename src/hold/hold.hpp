@@ -84,7 +84,9 @@ class Hold : public std::enable_shared_from_this<Hold> {
   bool try_release() noexcept;
   /// The acquisition is complete: its end is told to the observer. Where it never was, as on what turned out to be
   /// another session's lock, nobody hears of it.
-  void announce() noexcept { is_announced_.store(true); }
+  /// What was taken over is discarded then. True for the first of the handles that share the hold: to that one alone
+  /// the take-over is reported.
+  bool announce() noexcept;
   /// Whether an acquire has returned it, or is about to: before, only the acquiring thread may end it.
   [[nodiscard]] bool is_announced() const noexcept { return is_announced_.load(); }
   [[nodiscard]] Result<pid_t> spawn(const char* file, char* const argv[], char* const envp[]);
@@ -149,6 +151,7 @@ class Hold : public std::enable_shared_from_this<Hold> {
   [[nodiscard]] Result<void> release_now(std::chrono::steady_clock::time_point deadline);
   void release_after_guard() noexcept;
   void end(bool lost) noexcept;
+  void discard_replaced() noexcept;
 
   const HoldParams params_;
   HeldFile held_{};

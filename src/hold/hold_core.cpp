@@ -34,6 +34,16 @@ Step HoldCore::try_unlink() const noexcept {
     return entered;
   }
   InodeGuard guard = InodeGuard::of_locked(fd());
+  if (replaced != nullptr && replaced->is_kept()) {
+    const Step back = replaced->put_back();
+    if (back.answer != Step::Answer::failed) {
+      guard.keep();
+      return back;
+    }
+    if (replaced->is_kept()) {
+      return back;
+    }
+  }
   const auto unlinked = sys::unlinkat(place.directory, place.name);
   if (unlinked.ok() || unlinked.error == ENOENT) {
     guard.keep();  // the `flock` is on a file that nobody can find any more, and goes with the descriptor

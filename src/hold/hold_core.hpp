@@ -11,6 +11,7 @@
 
 #include "protocol/directory.hpp"
 #include "protocol/inode_guard.hpp"
+#include "protocol/replaced_file.hpp"
 #include "record/witness.hpp"
 #include "system/system.hpp"
 
@@ -43,6 +44,8 @@ struct HoldCore {
   const sys::Fd* descriptor{nullptr};
   PlaceView place{};
   FileIdentity file{};
+  /// What the lock file has replaced; null: nothing. Lifetime: at least this object's.
+  ReplacedFile* replaced{nullptr};
   std::uint64_t generation{0};
   bool release_at_exit{true};
   CleanupSlot* slot{nullptr};
@@ -53,7 +56,8 @@ struct HoldCore {
   Ending try_end() noexcept;
   /// Locks the lock file's inode and checks that it still has its name. Async-signal-safe.
   [[nodiscard]] Step try_enter() const noexcept;
-  /// Takes the lock file away, unless it is another's by now. Does not touch the phase. Async-signal-safe.
+  /// Takes the lock file away, unless it is another's by now. What it has replaced gets its name back if the
+  /// acquisition has not reached its caller yet. Does not touch the phase. Async-signal-safe.
   [[nodiscard]] Step try_unlink() const noexcept;
   /// Whether the descriptor's number still refers to the lock file (`done`) or to something else or nothing (`other`):
   /// programs that become daemons close numbers they never opened. Async-signal-safe.

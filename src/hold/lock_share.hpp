@@ -19,8 +19,8 @@ namespace sessionlock {
 /// One handle's share of a hold.
 struct LockShare {
   std::shared_ptr<Hold> hold;
-  /// This acquisition is nested in another, and so took nothing over.
-  bool nested{false};
+  /// The first of those that share the hold to reach its caller: what was taken over is reported to it alone.
+  bool is_told{false};
   std::atomic<bool> released{false};
 
   /// Errors: `lost` once it was released; otherwise as `Hold::enter_guard`.

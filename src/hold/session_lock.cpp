@@ -90,7 +90,7 @@ bool SessionLock::owns() const noexcept {
 }
 
 const std::optional<Inspection>& SessionLock::reclaimed_from() const {
-  const auto* reclaimed = share_ && !share_->nested ? share_->hold->reclaimed_from() : nullptr;
+  const auto* reclaimed = share_ && share_->is_told ? share_->hold->reclaimed_from() : nullptr;
   return reclaimed != nullptr ? *reclaimed : nothing<std::optional<Inspection>>();
 }
 

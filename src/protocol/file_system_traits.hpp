@@ -37,6 +37,8 @@ struct FileSystemTraits {
   /// To the kernel each name of a file is a file of its own, with locks of its own, as on many FUSE file systems: the
   /// high-level interface of libfuse knows paths, not files.
   std::atomic<bool> locks_are_per_name{false};
+  /// Two files can exchange their names (`sys::exchange_names`), as far as is known.
+  std::atomic<bool> exchanges_names{true};
   /// The inode number of an open file was seen to equal that of its name.
   std::atomic<bool> inodes_trusted{false};
 };

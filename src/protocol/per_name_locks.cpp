@@ -131,12 +131,8 @@ Result<void> try_names_once(const Place& place, const Candidate& candidate, std:
   if (unfinished == nullptr || traits.names_tried.load()) {
     return {};
   }
-  std::string other_id(id);
-  if (!other_id.empty()) {
-    other_id.front() = other_id.front() == '0' ? '1' : '0';
-  }
   const int directory = place.directory->fd.get();
-  const Place other_place{place.directory, temporary_name(place.name, other_id)};
+  const Place other_place{place.directory, temporary_name(place.name, other_id(id))};
   const auto linked = sys::linkat(directory, unfinished->place().name.c_str(), directory, other_place.name.c_str(), 0);
   if (linked.error == EPERM || linked.error == EMLINK || is_unsupported(linked.error)) {
     traits.names_tried.store(true);

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -16,6 +17,7 @@
 
 #include "protocol/lock_file.hpp"
 #include "protocol/permissions.hpp"
+#include "protocol/replaced_file.hpp"
 
 namespace sessionlock {
 
@@ -37,6 +39,8 @@ struct PublishedFile {
   sys::Fd fd;
   FileIdentity file;
   bool has_witness{false};
+  /// What a take-over replaced by this file, until it is discarded; null: nothing was. Goes before the descriptor.
+  std::unique_ptr<ReplacedFile> replaced{};
 };
 /// What became of an attempt to publish.
 enum class PublishOutcome {

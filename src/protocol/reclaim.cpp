@@ -2,25 +2,24 @@
 
 #include <cerrno>
 
-#include "protocol/inode_guard.hpp"
 #include "protocol/obstacle.hpp"
 
 namespace sessionlock {
 namespace {
 
 /// The last step, with the inode locked and found under its name.
-Result<void> remove(const Place& place) {
+Result<Reclaim> remove(const Place& place) {
   const auto unlinked = sys::unlinkat(place.directory->fd.get(), place.name.c_str());
   if (!unlinked.ok() && unlinked.error != ENOENT) {
     return failure(unlinked.code(), "unlinkat", place);
   }
-  return {};
+  return Reclaim::done;
 }
 
 /// What happens with the inode locked.
 template <class Pinned>
-Result<Reclaim> reclaim_locked(const Place& place, Pinned& pinned, const Judge& judge_again,
-                               const MakeSuccessor& successor) {
+Result<Reclaim> reclaim_locked(const Place& place, Pinned& pinned, InodeGuard& guard, const Judge& judge_again,
+                               Successor* successor) {
   if (auto read = read_again(pinned, place); !read) {
     return tl::unexpected(std::move(read).error());
   }
@@ -31,13 +30,10 @@ Result<Reclaim> reclaim_locked(const Place& place, Pinned& pinned, const Judge& 
   if (!*goes) {
     return Reclaim::spared;
   }
-  TemporaryName* takes_place = nullptr;
-  if (successor) {
-    auto made = successor();
-    if (!made) {
+  if (successor != nullptr) {
+    if (auto made = successor->make(); !made) {
       return tl::unexpected(std::move(made).error());
     }
-    takes_place = *made;
   }
   // 1. A judges inode 7. 2. B judges it too, locks it, unlinks it and publishes inode 8. 3. A locks inode 7, sees that
   // the path names inode 8, and stops here.
@@ -48,18 +44,16 @@ Result<Reclaim> reclaim_locked(const Place& place, Pinned& pinned, const Judge& 
   if (same.answer == Step::Answer::other) {
     return Reclaim::replaced;
   }
-  auto done = takes_place != nullptr ? replace(place, *takes_place) : remove(place);
-  return done ? Result<Reclaim>(Reclaim::done)
-              : tl::unexpected(removal_failure(done.error().code, place, pinned.fd.get()));
+  auto done = successor != nullptr ? successor->take_place(pinned, guard) : remove(place);
+  return done ? done : tl::unexpected(removal_failure(done.error().code, place, pinned.fd.get()));
 }
 
 template <class Pinned>
-Result<Reclaim> reclaim_pinned(const Place& place, Pinned& pinned, const Judge& judge_again,
-                               const MakeSuccessor& successor) {
-  const InodeGuard guard = InodeGuard::lock(place.view(), pinned.fd.get());
+Result<Reclaim> reclaim_pinned(const Place& place, Pinned& pinned, const Judge& judge_again, Successor* successor) {
+  InodeGuard guard = InodeGuard::lock(place.view(), pinned.fd.get());
   switch (guard.step().answer) {
     case Step::Answer::done:
-      return reclaim_locked(place, pinned, judge_again, successor);
+      return reclaim_locked(place, pinned, guard, judge_again, successor);
     case Step::Answer::failed:
       return tl::unexpected(to_error(guard.step(), place.path()));
     default:
@@ -69,18 +63,16 @@ Result<Reclaim> reclaim_pinned(const Place& place, Pinned& pinned, const Judge& 
 
 }  // namespace
 
-Result<Reclaim> reclaim(const Place& place, PinnedFile& pinned, const Judge& judge_again,
-                        const MakeSuccessor& successor) {
+Result<Reclaim> reclaim(const Place& place, PinnedFile& pinned, const Judge& judge_again, Successor* successor) {
   return reclaim_pinned(place, pinned, judge_again, successor);
 }
 
-Result<Reclaim> reclaim(const Place& place, PinnedLock& pinned, const Judge& judge_again,
-                        const MakeSuccessor& successor) {
+Result<Reclaim> reclaim(const Place& place, PinnedLock& pinned, const Judge& judge_again, Successor* successor) {
   return reclaim_pinned(place, pinned, judge_again, successor);
 }
 
 Result<Reclaim> reclaim(const Place& place, PinnedLock& pinned, Inspection& inspection,
-                        const InspectionContext& context, const MakeSuccessor& successor) {
+                        const InspectionContext& context, Successor* successor) {
   auto ended = reclaim(
       place, pinned,
       [&]() -> Result<bool> {
@@ -92,15 +84,6 @@ Result<Reclaim> reclaim(const Place& place, PinnedLock& pinned, Inspection& insp
       successor);
   inspection.removed = ended && *ended == Reclaim::done;
   return ended;
-}
-
-Result<void> replace(const Place& place, TemporaryName& successor) {
-  const auto renamed = sys::rename_over(place.directory->fd.get(), successor.place().name.c_str(), place.name.c_str());
-  if (!renamed.ok()) {
-    return failure(renamed.code(), "renameat", place);
-  }
-  successor.forget();
-  return {};
 }
 
 }  // namespace sessionlock

@@ -11,9 +11,9 @@
 #include <sessionlock/error.hpp>
 #include <sessionlock/staleness.hpp>
 
+#include "protocol/inode_guard.hpp"
 #include "protocol/inspector.hpp"
 #include "protocol/lock_file.hpp"
-#include "protocol/temporary_name.hpp"
 
 namespace sessionlock {
 
@@ -28,29 +28,36 @@ enum class Reclaim {
 /// Decides by what a pinned file says now whether it has to go. An error ends the reclaim and is its error.
 using Judge = std::function<Result<bool>()>;
 
-/// Makes the complete file that takes the place of a judged one, under a temporary name in the same directory. Called
-/// with the judged inode locked, so that only a process that may take over makes one. Lifetime: the file's name stays
-/// the callee's, and must live until the reclaim has ended.
-using MakeSuccessor = std::function<Result<TemporaryName*>()>;
+/// What is to take the place of a judged file.
+class Successor {
+ public:
+  Successor() = default;
+  virtual ~Successor() = default;
+  Successor(const Successor&) = delete;
+  Successor& operator=(const Successor&) = delete;
+  /// Makes a complete file under a temporary name in the same directory. Called with the judged inode locked, so that
+  /// only a process that may take over makes one.
+  [[nodiscard]] virtual Result<void> make() = 0;
+  /// Gives the made file the judged one's name, which has just been compared: `done`, or `replaced`. May keep the
+  /// judged file, and then its lock (`InodeGuard::keep`). After an error the path names what it named before.
+  [[nodiscard]] virtual Result<Reclaim> take_place(PinnedInode& judged, InodeGuard& guard) = 0;
+};
 
 /// Takes away a file that was judged and has to go:
 ///   1. locks the pinned inode, 2. reads it and lets `judge_again` decide, 3. has the successor made, if there is to be
-///   one, 4. compares the inode with what the path names, 5. removes the path, or renames the successor over it,
-///   6. unlocks.
+///   one, 4. compares the inode with what the path names, 5. removes the path, or lets the successor take its place,
+///   6. unlocks, unless the successor keeps the file.
 /// Blocking: no. Errors: those of the calls, under their own names; those of `judge_again` and `successor`.
 [[nodiscard]] Result<Reclaim> reclaim(const Place& place, PinnedFile& pinned, const Judge& judge_again,
-                                      const MakeSuccessor& successor = {});
+                                      Successor* successor = nullptr);
 
 /// The same for a lock, whose record is parsed anew before `judge_again` is asked.
 [[nodiscard]] Result<Reclaim> reclaim(const Place& place, PinnedLock& pinned, const Judge& judge_again,
-                                      const MakeSuccessor& successor = {});
+                                      Successor* successor = nullptr);
 
 /// The same for a lock that is judged by the table of verdicts: it goes if it is removable. `inspection` becomes the
 /// second judgement, if it comes to that, and says whether the lock was removed.
 [[nodiscard]] Result<Reclaim> reclaim(const Place& place, PinnedLock& pinned, Inspection& inspection,
-                                      const InspectionContext& context, const MakeSuccessor& successor = {});
-
-/// Renames a complete file over the path. Precondition: as the last step of `reclaim`.
-[[nodiscard]] Result<void> replace(const Place& place, TemporaryName& successor);
+                                      const InspectionContext& context, Successor* successor = nullptr);
 
 }  // namespace sessionlock

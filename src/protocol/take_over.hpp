@@ -23,20 +23,18 @@ struct TakeOver {
   std::optional<PublishedFile> file{};
 };
 /// Takes over a file that was judged and has to go: a complete file of the caller's replaces it in one step, so that no
-/// other process can publish in between. Errors: those of `reclaim` and `publish_file`; after each of them the judged
-/// file is still there.
+/// other process can publish in between. The two exchange their names where the file system knows how to
+/// (`sys::exchange_names`). If a program without this protocol has put another file in the judged one's place since the
+/// comparison, that file gets its name back at once. Errors: those of `reclaim` and `publish_file`; after each of them
+/// the judged file is still there.
 [[nodiscard]] Result<TakeOver> take_over(const Place& place, PinnedFile& pinned, const Judge& judge_again,
                                          const Publication& publication);
 /// The same for a lock that is judged by the table of verdicts: what is known of the former owner reaches the next one
-/// and nobody else. `inspection` becomes the second judgement, if it comes to that.
+/// and nobody else. So the judged lock is kept until that is certain (`PublishedFile::replaced`): under a temporary
+/// name, with its inode locked; `pinned` gives its descriptor up. Without an exchange of names it gets a second name;
+/// and where that is refused, a copy of it is kept, unless the file system is local, whose records declare a witness on
+/// their own inode. `inspection` becomes the second judgement, if it comes to that.
 [[nodiscard]] Result<TakeOver> take_over(const Place& place, PinnedLock& pinned, Inspection& inspection,
                                          const InspectionContext& context, const Publication& publication);
-
-/// Undoes a take-over that reaches no caller: a copy of what it replaced, unwitnessed, of the same age and with the
-/// permissions of a lock of its session, replaces the lock in its turn, for the next acquire to find. Precondition: the
-/// caller has the `flock` of its own lock file, and has compared it with the place (`Hold::enter_guard`). Errors: as
-/// `take_over`; the caller's lock is still there then.
-[[nodiscard]] Result<void> put_back(const Place& place, PinnedInode replaced, const LockPermissions& permissions,
-                                    std::string_view id);
 
 }  // namespace sessionlock

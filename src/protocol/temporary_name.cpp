@@ -6,6 +6,7 @@
 
 #include <fmt/core.h>
 
+#include "protocol/inode_guard.hpp"
 #include "protocol/lock_file.hpp"
 #include "system/system.hpp"
 
@@ -53,6 +54,14 @@ std::string temporary_name(std::string_view name, std::string_view id) {
   return fmt::format(".{}.{}{}", part_of(name), id, k_suffix);
 }
 
+std::string other_id(std::string_view id) {
+  std::string other(id);
+  if (!other.empty()) {
+    other.front() = other.front() == '0' ? '1' : '0';
+  }
+  return other;
+}
+
 bool is_temporary_name(std::string_view name) {
   return !part_in(name).empty();
 }
@@ -85,6 +94,12 @@ Result<void> remove_if_left_behind(const Place& unfinished, WallTime now) {
   const bool can_be_lock = !file.content->too_long && read_lock_text(file.content->text).form != LockForm::other;
   if (!can_be_lock || !is_abandoned(file, now)) {
     return {};
+  }
+  const InodeGuard guard =
+      InodeGuard::enter(unfinished.view(), file.fd.get(), file.file);
+  if (!guard.is_entered()) {
+    const bool has_failed = guard.step().answer == Step::Answer::failed;
+    return has_failed ? tl::unexpected(to_error(guard.step(), unfinished.path())) : Result<void>{};
   }
   const auto unlinked = sys::unlinkat(unfinished.directory->fd.get(), unfinished.name.c_str());
   return unlinked.ok() || unlinked.error == ENOENT ? Result<void>{} : failure(unlinked.code(), "unlinkat", unfinished);

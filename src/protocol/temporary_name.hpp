@@ -18,6 +18,9 @@ namespace sessionlock {
 /// The temporary name for a file that is to be called `name`. `id`: 32 hexadecimal digits that nobody else uses.
 [[nodiscard]] std::string temporary_name(std::string_view name, std::string_view id);
 
+/// A second id that nobody else uses, for a process that needs two temporary names at once.
+[[nodiscard]] std::string other_id(std::string_view id);
+
 /// Whether a name is that of an unfinished file.
 [[nodiscard]] bool is_temporary_name(std::string_view name);
 /// Whether it is the one of a file that is to be called `finished`, or another with the same long end.
@@ -30,9 +33,10 @@ struct PinnedFile;
 /// process holds its witness. `now`: by the clock of the file's file system.
 [[nodiscard]] bool is_abandoned(const PinnedFile& unfinished, WallTime now);
 
-/// Removes an unfinished lock that its maker left behind: a file that can be one and is abandoned. Its name was made
-/// for one publication and is never used again, so it is removed by its name. Anything else is left alone. `now`: by
-/// the clock of the file's file system. Errors: those of the calls.
+/// Removes an unfinished lock that its maker left behind: a file that can be one, is abandoned, and which no process has
+/// locked (flock(2)), as one does that may put it back (`ReplacedFile`). Its name was made for one publication and is
+/// never used again. Anything else is left alone. `now`: by the clock of the file's file system. Errors: those of the
+/// calls.
 [[nodiscard]] Result<void> remove_if_left_behind(const Place& unfinished, WallTime now);
 
 /// A file under a temporary name, which is removed at the end of the scope unless the file has got another name by

@@ -123,6 +123,11 @@ void set_naming(const KnownTraits& traits, Setting setting) {
   }
 }
 
+/// Where each name is a file of its own, a lock that was published and cannot be looked at stays, which the error says.
+std::vector<std::string> may_stay_in(Setting setting, const char* lock) {
+  return setting == Setting::apart ? std::vector<std::string>{lock} : std::vector<std::string>{};
+}
+
 using Plant = std::function<void(const fs::path& lock)>;
 
 /// Acquires a session at whose lock path there is nothing, or something that is nobody's.
@@ -144,7 +149,7 @@ void acquire_with_faults(const std::string& what, Setting setting, const Plant& 
     const auto judge = [bench, planted](const Result<void>& result) {
       std::string wrong = result ? bench->judge_hold() : "";
       retry_releases();
-      // It may be a copy: a take-over that reaches no caller is undone.
+      // It may have been replaced meanwhile: a take-over that reaches no caller is undone.
       if (wrong.empty() && fs::exists(bench->lock_path) && planted != read_text(bench->lock_path)) {
         // Where that cannot be helped it is at least said.
         const bool is_told = !result && result.error().detail.find("stays until this process") != std::string::npos;
@@ -157,10 +162,10 @@ void acquire_with_faults(const std::string& what, Setting setting, const Plant& 
   // What cannot be read is held for all we know.
   const auto own = plant_lock ? std::vector{Errc::unsupported_file_system, Errc::locked}
                               : std::vector{Errc::unsupported_file_system};
-  // Where each name is a file of its own the judge above says when.
-  const auto may_stay =
-      setting == Setting::apart ? std::vector<std::string>{"s.jsonl.lock"} : std::vector<std::string>{};
-  inject_faults({.operation = operation, .situation = situation, .own_errors = own, .may_stay = may_stay});
+  inject_faults({.operation = operation,
+                 .situation = situation,
+                 .own_errors = own,
+                 .may_stay = may_stay_in(setting, "s.jsonl.lock")});
 }
 
 /// Something at a lock path that must stay, and one operation that must leave it alone.
@@ -283,6 +288,48 @@ TEST_CASE("whatever fails, a stale lock is taken over or stays as it was") {
     plant(lock, "");
     make_older(lock, 1h);
   });
+}
+
+TEST_CASE("whatever fails, a death is reported to one turn, also where a take-over has to be undone") {
+  const std::string record = dead_owners_record();
+  for (const auto setting : {Setting::known, Setting::linked, Setting::apart}) {
+    const Workplace somewhere;
+    const KnownTraits traits(somewhere.path());
+    const auto situation = [&](const fs::path& directory) {
+      set_naming(traits, setting);
+      traits.get().local = setting == Setting::known;  // where links are refused, a copy is kept
+      auto bench = std::make_shared<Bench>(directory);
+      const fs::path link = directory / "link";
+      plant(bench->lock_path, record);
+      fs::create_symlink("s.jsonl", link);
+      const auto act = [bench, link] { return without_value(bench->manager.try_acquire(link), bench->lock); };
+      // The link is turned before the first look at it after the take-over, so that the acquire has to undo that.
+      const auto turn = [link, is_taken_over = false](const sys::CallInfo& info) mutable {
+        if (std::exchange(is_taken_over, false)) {
+          fs::remove(link);
+          fs::create_symlink("other.jsonl", link);
+        }
+        const bool replaces = info.call == sys::Call::renameat2 || info.call == sys::Call::renameat;
+        is_taken_over = replaces && is_call_on(info, info.call, "s.jsonl.lock") && fs::read_symlink(link) == "s.jsonl";
+      };
+      const auto judge = [bench](const Result<void>&) -> std::string {
+        int reports = bench->lock.reclaimed_from() ? 1 : 0;
+        bench->lock = SessionLock();
+        retry_releases();
+        if (auto next = bench->acquire(); !next) {
+          return "the session cannot be acquired afterwards: " + next.error().message();
+        }
+        reports += bench->lock.reclaimed_from() ? 1 : 0;
+        bench->lock = SessionLock();
+        return reports == 1 ? "" : "the death was reported " + std::to_string(reports) + " times";
+      };
+      return Trial{act, judge, turn};
+    };
+    inject_faults({.operation = "take over and undo" + std::string(to_string(setting)),
+                   .situation = situation,
+                   .own_errors = {Errc::locked, Errc::unsupported_file_system},
+                   .may_stay = may_stay_in(setting, "other.jsonl.lock")});
+  }
 }
 
 TEST_CASE("whatever fails, a lock that is somebody's is left alone") {

@@ -197,6 +197,33 @@ TEST_CASE("a claim of a PID file that memory is missing for leaves no file") {
                  });
 }
 
+TEST_CASE("whatever memory is missing for, a death is reported to one turn") {
+  // Protects: `ReplacedFile`, which puts back without memory, and `Hold::release_now`, which asks nothing before that.
+  Bench session;
+  for (const bool with_observer : {false, true}) {
+    CAPTURE(with_observer);
+    ManagerOptions options;
+    if (with_observer) {
+      options.observer = [](const Event&) {};
+    }
+    LockManager manager(options);
+    const pid_t dead = dead_pid();
+    const std::string record = foreign_record(dead);
+    std::optional<Result<SessionLock>> lock;
+    without_memory([&] { plant(session.lock, record); }, [&] { lock = manager.try_acquire(session.path); },
+                   [&] {
+                     const bool is_held = lock && lock->has_value();
+                     int reports = is_held && (*lock)->reclaimed_from() ? 1 : 0;
+                     REQUIRE(reports == (is_held ? 1 : 0));
+                     lock.reset();
+                     const auto next = acquired(session);
+                     reports += next.reclaimed_from() ? 1 : 0;
+                     REQUIRE(reports == 1);
+                     REQUIRE(names_in(session.directory.path()).size() == 1);
+                   });
+  }
+}
+
 TEST_CASE("a share that memory is missing for is none") {
   // Protects: `make_share`.
   Bench session;

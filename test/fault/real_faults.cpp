@@ -24,6 +24,7 @@
 #include "faults.hpp"
 #include "lock_tools.hpp"
 #include "process.hpp"
+#include "script.hpp"
 
 namespace fs = std::filesystem;
 using namespace sessionlock;
@@ -331,4 +332,109 @@ TEST_CASE("under a limit on the size of files no publication ends the program: i
       CHECK(locks_in(directory.path()) == std::vector<std::string>{"live.jsonl.lock"});
     }
   }
+}
+
+namespace {
+
+/// A dead owner's session that a link leads to, which is turned as soon as its lock has been taken over.
+struct TurnedLink {
+  explicit TurnedLink(const fs::path& in) : directory(in), link(in / "link"), session(in / "dead.jsonl") {
+    fs::create_symlink(session.filename(), link);
+    plant(in / "dead.jsonl.lock", foreign_record(dead));
+  }
+  ~TurnedLink() {
+    fs::remove(link);
+    fs::remove(directory / "other.jsonl.lock");
+  }
+  TurnedLink(const TurnedLink&) = delete;
+  TurnedLink& operator=(const TurnedLink&) = delete;
+
+  fs::path directory;
+  fs::path link;
+  fs::path session;
+  pid_t dead = dead_pid();
+};
+
+bool takes_over(const sys::CallInfo& info) {
+  return is_call_on(info, sys::Call::renameat2, "dead.jsonl.lock");
+}
+
+}  // namespace
+
+TEST_CASE("a take-over is undone on a disk that has become full") {
+  std::string why_not;
+  const auto mount = TmpfsMount::mount("size=40k,nr_inodes=64", &why_not);
+  if (!mount) {
+    skip_aloud(why_not);
+    return;
+  }
+  const TurnedLink turned(mount->path());
+  bool is_taken_over = false;
+  {
+    const Script script(outermost([&](const sys::CallInfo& info) {
+      if (is_taken_over) {
+        is_taken_over = false;
+        fs::remove(turned.link);
+        fs::create_symlink("other.jsonl", turned.link);
+        fill(mount->path(), 0);
+      }
+      is_taken_over = takes_over(info);
+      return 0;
+    }));
+    // There is as much room for the other lock as the first one leaves.
+    CHECK(!held(LockManager().try_acquire(turned.link)).reclaimed_from());
+  }
+  fs::remove(*mount / "filler");
+  const auto next = held(LockManager().try_acquire(turned.session));
+  REQUIRE(next.reclaimed_from().has_value());
+  CHECK(next.reclaimed_from()->record.pid == turned.dead);
+}
+
+TEST_CASE("however few descriptors there are, a death is reported to one turn") {
+  struct rlimit before {};
+  REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
+  std::size_t undone = 0;
+  for (const bool has_lock_directory : {false, true}) {
+    CAPTURE(has_lock_directory);
+    for (rlim_t left = 0; left <= 12; ++left) {
+      CAPTURE(left);
+      const Workplace directory;
+      fs::create_directory(directory.path() / "a");
+      fs::create_directory(directory.path() / "b");
+      fs::create_symlink("../b/s.jsonl", directory.path() / "a/link");
+      ManagerOptions options;
+      options.lock_directory = has_lock_directory ? directory.path() / "locks" : "";
+      const fs::path link = directory.path() / "a/link";
+      auto owner = ChildProcess::run([&](Channel&) {
+        const auto lock = LockManager(options).try_acquire(link);
+        ::_exit(lock ? 0 : 1);
+        return 1;
+      });
+      LockManager manager(options);
+      (void)held(manager.try_acquire(directory.path() / "b/warm"));
+      REQUIRE(owner.wait().exited_with(0));
+      const int lowest = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+      ::close(lowest);
+      struct rlimit few = before;
+      few.rlim_cur = static_cast<rlim_t>(lowest) + left;
+      REQUIRE(::setrlimit(RLIMIT_NOFILE, &few) == 0);
+      bool was_taken_over = false;
+      auto lock = [&] {
+        const Script script([&](const sys::CallInfo& info) {
+          was_taken_over = was_taken_over || info.call == sys::Call::renameat2;
+          return 0;
+        });
+        return manager.try_acquire(link);
+      }();
+      REQUIRE(::setrlimit(RLIMIT_NOFILE, &before) == 0);
+      int reports = lock && lock->reclaimed_from() ? 1 : 0;
+      CHECK(lock.has_value() == (reports == 1));
+      undone += was_taken_over && !lock ? 1 : 0;
+      lock = tl::unexpected(Error{});
+      const auto next = held(manager.try_acquire(link));
+      reports += next.reclaimed_from() ? 1 : 0;
+      CHECK(reports == 1);
+    }
+  }
+  CHECK(undone > 0);
 }

@@ -16,7 +16,7 @@
  *   JOIN          processes also write under another's hold (LockManager::join)
  *   HEIRS=n       holders start children that inherit their descriptor (SessionLock::spawn_with) and outlive them or not; of
  *                 such children n live at a time, 1 or 2
- *   UNDO          a take-over may turn out to be of no use to its caller, and is undone
+ *   UNDO          a take-over may turn out to be of no use to its caller, and is undone; and sweeps look for what was kept
  *   FOREIGN       one more program makes its lock files by create-then-write
  *   LIVENESS      for the search for wedges and livelocks: see `calm` and `waits`
  *   CHECK=n       only the property of this number; otherwise all five
@@ -62,6 +62,8 @@
 #define REMOVE_THEN_PUBLISH 14   /* a take-over in two steps: the dead lock is removed, then anybody may publish */
 #define LET_GO_EARLY 15          /* a take-over unlocks the judged inode before it replaces it */
 #define LOSE_TAKE_OVER 16        /* a take-over that reaches no caller is released like any other hold */
+#define UNGUARDED_KEEPING 17     /* what was replaced is kept without its flock, so that a sweep takes it for left behind */
+#define UNDO_BY_PATH 18          /* a take-over is undone without a look at what the path names */
 
 #ifdef WITNESS
 c_decl {
@@ -124,6 +126,9 @@ byte heirs_alive;
 byte writers;                    /* guarded writes under way */
 byte judged[INODES + 1];         /* bit p: process p judged, or made, this very file, not an earlier one of this number */
 bit taken[INODES + 1];           /* it was unlinked by force or for its age, while its owner lived */
+#ifdef UNDO
+bit kept[INODES + 1];            /* it has a temporary name: a take-over replaced it, and may be undone */
+#endif
 bit unreported;                  /* the owner of the file that the path names has died, and no acquisition or removal knows */
 
 #define my_bit (1 << me)
@@ -132,10 +137,15 @@ bit unreported;                  /* the owner of the file that the path names ha
 
 /* open(O_CREAT) of a new inode: takes the lowest number nobody uses. Which one does not matter where all that are known to
  * anybody are pinned, and the mutant NO_PIN needs no other. */
+#ifdef UNDO
+#define has_name(inode) (path == inode || kept[inode])
+#else
+#define has_name(inode) (path == inode)
+#endif
 inline create(inode) {
   inode = 1;
   do
-  :: opened[inode] > 0 || path == inode -> inode++
+  :: opened[inode] > 0 || has_name(inode) -> inode++
   :: else -> break
   od;
   assert(inode <= INODES);
@@ -187,7 +197,7 @@ inline close(inode) {
 #endif
      opened[inode]--;
      if
-     :: opened[inode] == 0 && path != inode -> forget(inode)
+     :: opened[inode] == 0 && !has_name(inode) -> forget(inode)
      :: else
      fi;
      inode = NONE
@@ -195,9 +205,9 @@ inline close(inode) {
   fi
 }
 
-/* renameat(2) of a new file over the path: whatever has the name loses it. */
-inline rename_over(inode) {
-  SAY_INODE("%c: renames over the path, which names inode %d\n", path);
+/* renameat2(2) of another file and what the path names: that loses the name. */
+inline take_name(inode) {
+  SAY_INODE("%c: takes the path, which names inode %d\n", path);
   HOLDS(RIGHT_INODE, path != NONE && (judged[path] & my_bit) != 0);
   if
   :: path != NONE && opened[path] == 0 -> forget(path)
@@ -258,12 +268,13 @@ bit calm;
 #define worth_a_look (path == NONE || (may_remove(path) && locked[path] == 0))
 #endif
 
+/* ReplacedFile: what was replaced has a temporary name until the acquisition has reached its caller. */
 #ifdef UNDO
-#define remember_replaced before = record[pin]; told = unreported
-#define forget_replaced before = 0; told = 0
+#define keep_replaced kept[pin] = 1; told = unreported
+#define discard_replaced kept[pin] = 0; told = 0
 #else
-#define remember_replaced skip
-#define forget_replaced skip
+#define keep_replaced skip
+#define discard_replaced skip
 #endif
 
 /* The kernel, at a death: descriptors are closed, and with them go flock, witness and pins. The pid is nobody's then, or a
@@ -304,6 +315,14 @@ inline die() {
   :: else
   fi;
 #endif
+#ifdef UNDO
+  /* A temporary name that a death leaves behind concerns nobody: a sweep may come at once. */
+  if
+  :: hold != NONE && pin != NONE -> discard_replaced
+  :: else
+  fi;
+  told = 0;
+#endif
   close_hold();
   close(pin);
   first = seek;
@@ -311,7 +330,6 @@ inline die() {
   phase = ended;
   joined = 0;
   forcing = 0;
-  forget_replaced;
   alive_when_locked = 0
 }
 
@@ -364,40 +382,58 @@ inline remove_judged() {
   first = let_go
 }
 
-/* An acquire: renameat of its own candidate. What it replaced is in SessionLock::reclaimed_from. */
+/* An acquire: its own candidate and the judged file exchange their names. What it replaced is in
+ * SessionLock::reclaimed_from. */
 inline replace_judged() {
   account_for_judged();
   create(hold);
-  rename_over(hold);
+  keep_replaced;
+  take_name(hold);
   SAY_INODE("%c: takes over, with inode %d\n", hold);
   if
   :: record[pin] == dead -> SEEN(14, "a dead owner's lock is taken over")
   :: else
   fi;
-  remember_replaced;
   unreported = 0;
   record[hold] = verified;
+#if MUTANT == UNGUARDED_KEEPING
+  unlock(pin);
+#endif
   first = let_go
 }
 
 #ifdef UNDO
-/* A take-over that can reach no caller, because the session's path leads elsewhere meanwhile, is undone: a copy of what
- * it replaced is renamed over it, for the next one to find. */
-inline put_back(copy) {
-  create(copy);
-  rename_over(copy);
-  record[copy] = before;
-  judged[copy] = 0;
-  opened[copy] = 0;
-  unreported = told;
-  SEEN(15, "a take-over is undone")
+/* A take-over that can reach no caller, because the session's path leads elsewhere meanwhile, is undone: the file that it
+ * replaced gets its name back, for the next one to find. */
+inline put_back() {
+  if
+  :: kept[pin] ->
+     take_name(pin);
+     unreported = told;
+     SEEN(15, "a take-over is undone")
+  :: else ->
+     unlink();
+     unreported = told
+  fi
+}
+
+inline sweep_kept() {
+  pin = 1;
+  do
+  :: pin <= INODES && !(kept[pin] && locked[pin] == 0) -> pin++
+  :: else -> break
+  od;
+  if
+  :: pin <= INODES -> SAY_INODE("%c: sweeps inode %d, which is kept\n", pin); kept[pin] = 0
+  :: else
+  fi;
+  pin = NONE
 }
 
 inline abandon_take_over() {
+  discard_replaced;
   close_hold();
-  told = 0;
-  before = 0;
-  first = seek
+  first = let_go
 }
 #endif
 
@@ -509,13 +545,18 @@ inline contend() {
   /* reclaim_locked: unlinkat; then the end of its InodeGuard. */
   :: d_step { first == remove -> remove_judged() }
   :: d_step { first == let_go && hold == NONE -> stop_looking(seek) }
-  /* take_over: renameat; then leave_guard, and Acquisition::complete. */
+  /* take_over: renameat2; then Acquisition::complete, and ReplacedFile::discard. */
   :: d_step { first == replace -> replace_judged() } PROGRESS
-  :: d_step { first == let_go && hold != NONE -> stop_looking(rest); phase = idle; forget_replaced }
+  :: d_step { first == let_go && hold != NONE -> discard_replaced; stop_looking(rest); phase = idle }
 #ifdef UNDO
-  /* ... or it finds that the session's path leads elsewhere: flock, names_inode, renameat of a copy. */
-  :: d_step { first == let_go && hold != NONE -> stop_looking(undo_lock) }
+  /* ... or it finds that the session's path leads elsewhere. HoldCore::try_unlink: flock, names_inode; then
+   * ReplacedFile::put_back: renameat2; the end of the judged inode's flock is `let_go`. */
+  :: d_step { first == let_go && hold != NONE -> first = undo_lock }
+#if MUTANT == UNDO_BY_PATH
+  :: d_step { first == undo_lock && can_lock(hold) -> locked[hold] = 1 + me; first = undo }
+#else
   :: d_step { first == undo_lock && can_lock(hold) -> locked[hold] = 1 + me; first = undo_compare }
+#endif
   :: d_step { first == undo_compare && path == hold -> first = undo }
   :: d_step { first == undo_compare && path != hold -> abandon_take_over() }
   :: d_step {
@@ -524,11 +565,12 @@ inline contend() {
        unlink();
        unreported = told;
 #else
-       put_back(pin);
-       pin = NONE;
+       put_back();
 #endif
        abandon_take_over()
      }
+  /* remove_if_left_behind, by a sweep: a kept file that nobody has locked is removed. */
+  :: d_step { first == seek -> sweep_kept() }
 #endif
 
 #ifdef JOIN
@@ -659,8 +701,7 @@ proctype process(byte me) {
   bit joined;            /* `hold` is another process's */
   bit forcing;           /* as an operator, who judges by name */
 #ifdef UNDO
-  mtype:owner before;    /* what the file said that this process has just replaced */
-  bit told;              /* of its owner's death */
+  bit told;              /* what this process has just replaced was a dead owner's, of which no other process knew */
 #endif
   bit alive_when_locked; /* for ALIVE_STAYS */
 

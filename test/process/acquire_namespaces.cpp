@@ -131,6 +131,28 @@ TEST_CASE("a live holder in another PID namespace is held, whoever has its pid h
   }
 }
 
+TEST_CASE("a dead owner of another PID namespace whose lock is put back is what the next turn is told of") {
+  // Protects: that the file itself is put back: a copy would declare a witness on another inode, and be held for ever.
+  if (is_refused(k_new_pids)) {
+    return;
+  }
+  const Session session;
+  auto holder = holder_in(k_new_pids, session, true);
+  end_with_lock(holder, session);
+  const fs::path link = session.directory / "link";
+  fs::create_symlink("s.jsonl", link);
+  {
+    const Script script(
+        once_before([](const sys::CallInfo& info) { return is_call_on(info, sys::Call::renameat2, "s.jsonl.lock"); },
+                    [&] {
+                      fs::remove(link);
+                      fs::create_symlink("other", link);
+                    }));
+    CHECK(!held(try_lock(link)).reclaimed_from());
+  }
+  CHECK(reason_of(try_lock(session.path)) == StaleReason::orphaned);
+}
+
 TEST_CASE("a live holder is held for who looks from a PID namespace that does not have it") {
   // Protects: `compare` (trap 8, the other way): there, its pid is nobody's.
   if (is_refused(k_new_pids)) {

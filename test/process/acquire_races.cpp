@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <optional>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include <doctest/doctest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <sessionlock/lock_manager.hpp>
@@ -37,7 +39,7 @@ bool opens_lock(const sys::CallInfo& info) {
   return is_call_on(info, sys::Call::openat, k_lock_name);
 }
 bool replaces_lock(const sys::CallInfo& info) {
-  return is_call_on(info, sys::Call::renameat, k_lock_name);
+  return is_call_on(info, sys::Call::renameat2, k_lock_name);
 }
 bool links_lock(const sys::CallInfo& info) {
   return is_call_on(info, sys::Call::linkat, k_lock_name);
@@ -360,13 +362,17 @@ TEST_CASE("of a lock on what the session was the observer hears nothing, and of 
 }
 
 TEST_CASE("a take-over of what the session was is undone, and the next turn of that is told of the dead owner") {
-  // Protects: `put_back` in `Acquisition::give_back`.
+  // Protects: `ReplacedFile::put_back` in `HoldCore::try_unlink`.
   const Session session;
   const auto dead = dead_pid();
   plant(session.lock, foreign_record(dead));
   make_older(session.lock, 1h);
-  const auto written = fs::last_write_time(session.lock);
-  const auto text = read_text(session.lock);
+  if (::geteuid() == 0) {
+    REQUIRE(::chown(session.lock.c_str(), 1234, 1234) == 0);
+  }
+  REQUIRE(::chmod(session.lock.c_str(), 0640) == 0);
+  struct stat before {};
+  REQUIRE(::stat(session.lock.c_str(), &before) == 0);
   {
     const Script script(once_before(replaces_lock, [&] { fs::create_symlink("target", session.path); }));
     const auto lock = try_lock(session.path);
@@ -375,34 +381,19 @@ TEST_CASE("a take-over of what the session was is undone, and the next turn of t
     CHECK(lock->verify().has_value());  // Protects: that nothing of the first take-over is used again.
     CHECK(!lock->reclaimed_from());
   }
-  CHECK(read_text(session.lock) == text);
-  CHECK(std::chrono::abs(fs::last_write_time(session.lock) - written) < 1s);
+  // The file itself is back, so that the next turn judges it as this one did.
+  struct stat after {};
+  REQUIRE(::stat(session.lock.c_str(), &after) == 0);
+  CHECK(after.st_ino == before.st_ino);
+  CHECK(after.st_mtime == before.st_mtime);
+  CHECK(after.st_mode == before.st_mode);
+  CHECK(after.st_uid == before.st_uid);
   fs::remove(session.path);
   const auto next = try_lock(session.path);
   REQUIRE(next.has_value());
   REQUIRE(next->reclaimed_from().has_value());
   CHECK(next->reclaimed_from()->record.pid == dead);
   CHECK(names_in(session.directory.path()).size() == 1);
-}
-
-TEST_CASE("a take-over that the disk has no room to undo keeps nobody from either session") {
-  // Protects: the release in `Acquisition::give_back` where `put_back` fails.
-  const Session session;
-  plant(session.lock, foreign_record(dead_pid()));
-  bool has_moved = false;
-  const Script script([&](const sys::CallInfo& info) {
-    if (replaces_lock(info) && !std::exchange(has_moved, true)) {
-      fs::create_symlink("target", session.path);
-    }
-    return has_moved && info.call == sys::Call::write && !fs::exists(session.directory / "target.lock") &&
-                   fs::exists(session.lock)
-               ? ENOSPC
-               : 0;
-  });
-  const auto lock = try_lock(session.path);
-  REQUIRE_MESSAGE(lock.has_value(), (lock ? "" : lock.error().message()));
-  CHECK(lock->lock_path().filename() == "target.lock");
-  CHECK(names_in(session.directory.path()) == std::vector<std::string>{"s.jsonl", "target.lock"});
 }
 
 TEST_CASE("a take-over whose rename was made although the file system denies it is one") {
@@ -443,6 +434,26 @@ TEST_CASE("a take-over whose own file is swept away at the last moment is tried 
   CHECK(lock->verify().has_value());
 }
 
+TEST_CASE("a process that ends in its observer of an acquisition leaves the dead owner to the next turn") {
+  // Protects: `ReplacedFile::put_back` in the clean-up of holds.
+  const Session session;
+  const auto dead = dead_pid();
+  plant(session.lock, foreign_record(dead));
+  const auto inode = inode_of(session.lock);
+  const auto child = ChildProcess::run([&](Channel&) {
+                       ManagerOptions options;
+                       options.observer = [](const Event&) { std::exit(0); };
+                       (void)LockManager(options).try_acquire(session.path);
+                       return 1;
+                     }).wait();
+  CHECK(child.exited_with(0));
+  CHECK(inode_of(session.lock) == inode);
+  CHECK(names_in(session.directory.path()).size() == 1);
+  const auto next = held(try_lock(session.path));
+  REQUIRE(next.reclaimed_from().has_value());
+  CHECK(next.reclaimed_from()->record.pid == dead);
+}
+
 TEST_CASE("a take-over that the disk has no room for leaves the dead owner's lock for the next turn") {
   const Session session;
   plant(session.lock, foreign_record(dead_pid()));
@@ -477,18 +488,41 @@ TEST_CASE("a reclaimer that is killed before it has the lock's name leaves the d
 TEST_CASE("a reclaimer that is killed as soon as it has the lock's name is itself what the next turn is told of") {
   const Session session;
   plant(session.lock, foreign_record(dead_pid()));
-  const auto unlocks_after_it = [renamed = false](const sys::CallInfo& info) mutable {
-    const bool is_next = renamed && info.call == sys::Call::flock;
-    renamed = renamed || replaces_lock(info);
-    return is_next;
+  const auto next_after_it = [replaced = false](const sys::CallInfo& info) mutable {
+    return std::exchange(replaced, replaced || replaces_lock(info));
   };
-  auto a = acquirer(session, k_patience, unlocks_after_it);
+  auto a = acquirer(session, k_patience, next_after_it);
   const pid_t killed = a.pid();
   (void)a.kill();
   const auto b = try_lock(session.path);
   REQUIRE(b.has_value());
   REQUIRE(b->reclaimed_from().has_value());
   CHECK(b->reclaimed_from()->record.pid == killed);
+  // The first one's report went with the killed process. Its lock is what a sweep removes.
+  CHECK(names_in(session.directory.path()).size() == 2);
+}
+
+TEST_CASE(
+    "a reclaimer that is killed while it undoes its take-over has put the dead owner's lock back, or is one itself") {
+  for (const auto call : {sys::Call::renameat2, sys::Call::unlinkat}) {
+    CAPTURE(sys::to_string(call));
+    const Session session;
+    const auto dead = dead_pid();
+    plant(session.lock, foreign_record(dead));
+    const auto moment = [&session, call, calls = 0](const sys::CallInfo& info) mutable {
+      if (replaces_lock(info) && ++calls == 1) {
+        fs::create_symlink("target", session.path);
+      }
+      return info.call == call && (call == sys::Call::unlinkat ? calls == 2 : calls == 2);
+    };
+    auto a = acquirer(session, k_patience, moment);
+    const pid_t killed = a.pid();
+    (void)a.kill();
+    fs::remove(session.path);
+    const auto b = held(try_lock(session.path));
+    REQUIRE(b.reclaimed_from().has_value());
+    CHECK(b.reclaimed_from()->record.pid == (call == sys::Call::renameat2 ? killed : dead));
+  }
 }
 
 TEST_CASE("while a lock is taken over there is no moment at which its name is free") {
@@ -605,6 +639,57 @@ TEST_CASE("who waits to share a hold gets no share of one on what the session wa
   CHECK(a->lock_path() == session.directory / "target.lock");
   CHECK(b->lock_path() == session.directory / "target.lock");
   CHECK(!fs::exists(session.lock));
+}
+
+TEST_CASE("a thread that shares what another took over keeps it, and is told, when that one's path leads elsewhere") {
+  // Protects: that only the last share is released, and the order of `announce`.
+  //   1. A takes over the lock of what its link leads to; B queues behind A by the session's own name, to share.
+  //   2. B has its share. 3. A's link is turned.   4. A lets go; B's lock stays, and B's is the turn after the death.
+  const Session session;
+  const fs::path link = session.directory / "link";
+  write_text(session.path, "");
+  fs::create_symlink("s.jsonl", link);
+  const auto dead = dead_pid();
+  plant(session.lock, foreign_record(dead));
+  const AcquireOptions options = for_both();
+  LockManager manager;
+  Result<SessionLock> a;
+  Result<SessionLock> b;
+  std::thread thread;
+  std::atomic<bool> b_waits{false};
+  const auto a_thread = std::this_thread::get_id();
+  bool is_shared = false;
+  bool has_begun = false;
+  {
+    const Script script(outermost([&](const sys::CallInfo& info) {
+      if (std::this_thread::get_id() != a_thread) {
+        b_waits = b_waits || is_call_on(info, sys::Call::fstatat, "s.jsonl");
+        return 0;
+      }
+      if (!has_begun && replaces_lock(info)) {
+        has_begun = true;
+        thread = std::thread([&] { b = manager.acquire(session.path, options); });
+        wait_until("B waits", [&] { return b_waits.load(); });
+        std::this_thread::sleep_for(50ms);  // B may come later and share all the same
+      } else if (has_begun && !is_shared && is_call_on(info, sys::Call::fstatat, "link")) {
+        is_shared = true;
+        thread.join();
+        fs::remove(link);
+        fs::create_symlink("other", link);
+      }
+      return 0;
+    }));
+    a = manager.acquire(link, options);
+  }
+  REQUIRE(is_shared);
+  REQUIRE_MESSAGE(a.has_value(), (a ? "" : a.error().message()));
+  REQUIRE_MESSAGE(b.has_value(), (b ? "" : b.error().message()));
+  CHECK(a->lock_path().filename() == "other.lock");
+  CHECK(!a->reclaimed_from());
+  CHECK(b->guarded([] {}).has_value());
+  REQUIRE(b->reclaimed_from().has_value());
+  CHECK(b->reclaimed_from()->record.pid == dead);
+  CHECK(names_in(session.directory.path()).size() == 4);  // a session, a link, two locks, and nothing kept
 }
 
 TEST_CASE("the end of a hold is told although who published it failed on the way, and another shares it") {

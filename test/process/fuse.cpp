@@ -100,6 +100,30 @@ TEST_CASE("where each name is a file to the kernel, that is noticed, and no witn
   });
 }
 
+TEST_CASE("where each name is a file to the kernel, a take-over is undone by a second name") {
+  // Protects: that `OwnFile::link_and_rename` compares no inode numbers there, and that no names are exchanged.
+  on_fuse([](const fs::path&) {
+    const Session session;
+    const auto dead = dead_pid();
+    plant(session.lock, foreign_record(dead));
+    const fs::path link = session.directory / "link";
+    fs::create_symlink("s.jsonl", link);
+    {
+      const Script script(
+          once_before([](const sys::CallInfo& info) { return is_call_on(info, sys::Call::renameat, "s.jsonl.lock"); },
+                      [&] {
+                        fs::remove(link);
+                        fs::create_symlink("other", link);
+                      }));
+      REQUIRE_IN_CHILD(!held(try_lock(link)).reclaimed_from());
+    }
+    const auto next = held(try_lock(session.path));
+    REQUIRE_IN_CHILD(next.reclaimed_from() && next.reclaimed_from()->record.pid == dead);
+    const std::vector<std::string> names = {"link", "s.jsonl.lock"};
+    REQUIRE_IN_CHILD(names_in(session.directory.path()) == names);
+  });
+}
+
 TEST_CASE("where each name is a file to the kernel, force waits for a guarded write, and fences the writer after it") {
   // Protects: `NamedLock::open`. Without it force came between a stopped writer's look and its write.
   on_fuse([](const fs::path&) {

@@ -169,7 +169,7 @@ TEST_CASE("what a killed set left is removed by the next set or clear, and nothi
     REQUIRE(sentinel.set(1h));
     auto child = ChildProcess::run([&](Channel&) {
       const Script killed([](const sys::CallInfo& info) {
-        if (info.call == sys::Call::renameat) {
+        if (info.call == sys::Call::renameat2) {
           ::raise(SIGKILL);
         }
         return 0;
@@ -326,7 +326,7 @@ TEST_CASE("a set that fails leaves what was there, and nothing else") {
   const Sentinel sentinel(directory / "stopping");
   REQUIRE(sentinel.set(1h));
   const std::string before = read_text(sentinel.path());
-  for (const auto call : {sys::Call::write, sys::Call::renameat}) {
+  for (const auto call : {sys::Call::write, sys::Call::renameat2}) {
     const Script full(failing(call, ENOSPC));
     CHECK(sentinel.set(2h).error().code == std::errc::no_space_on_device);
     CHECK(read_text(sentinel.path()) == before);

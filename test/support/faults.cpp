@@ -320,6 +320,7 @@ void KnownTraits::forget() const {
   traits_->record_locks.store(true);
   traits_->names_tried.store(false);
   traits_->locks_are_per_name.store(false);
+  traits_->exchanges_names.store(true);
   traits_->inodes_trusted.store(false);
 }
 

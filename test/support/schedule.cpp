@@ -147,8 +147,8 @@ bool is_lock_name(const char* path) {
 
 /// Whether the call takes a lock's name from the file that has it.
 bool takes_name(const sys::CallInfo& info) {
-  return (info.call == sys::Call::unlinkat || info.call == sys::Call::renameat) && is_lock_name(info.path) &&
-         info.path[0] != '.';
+  return (info.call == sys::Call::unlinkat || info.call == sys::Call::renameat || info.call == sys::Call::renameat2) &&
+         is_lock_name(info.path) && info.path[0] != '.';
 }
 
 /// Whether another process can notice the call, or the call another process.

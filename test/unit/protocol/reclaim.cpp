@@ -19,6 +19,7 @@
 
 #include "lock_tools.hpp"
 #include "process.hpp"
+#include "protocol/temporary_name.hpp"
 #include "publishing.hpp"
 #include "script.hpp"
 
@@ -167,46 +168,72 @@ TEST_CASE("a lock that cannot be read again under its flock is judged as unreada
 
 namespace {
 
-/// A complete file under a temporary name beside the lock.
-TemporaryName make_successor(const Removable& lock) {
-  Place place{lock.place.directory, temporary_name("s.lock", std::string(32, 'a'))};
-  plant(place.path(), foreign_record(8));
-  return TemporaryName(std::move(place));
-}
+/// A complete file under a temporary name beside the lock, which is renamed over it.
+class Renamed : public Successor {
+ public:
+  explicit Renamed(const Removable& lock)
+      : lock_(lock), name_(Place{lock.place.directory, temporary_name("s.lock", std::string(32, 'a'))}) {}
+  Result<void> make() override {
+    plant(name_.place().path(), foreign_record(8));
+    return {};
+  }
+  Result<Reclaim> take_place(PinnedInode& judged, InodeGuard& guard) override {
+    CHECK(judged.file.inode == inode_of(lock_.path));
+    const auto renamed =
+        sys::rename_over(lock_.place.directory->fd.get(), name_.place().name.c_str(), lock_.place.name.c_str());
+    if (!renamed.ok()) {
+      return failure(renamed.code(), "renameat", lock_.place);
+    }
+    name_.forget();
+    if (keeps_lock) {
+      guard.keep();
+    }
+    return Reclaim::done;
+  }
+  bool keeps_lock{false};
+
+ private:
+  const Removable& lock_;
+  TemporaryName name_;
+};
 
 }  // namespace
 
-TEST_CASE("a successor takes the place of a removable lock in one step, under the lock's flock") {
-  const Removable lock;
-  auto pinned = pinned_at(lock.place);
-  const SecondDescription other(lock.path);
-  const auto before = inode_of(lock.path);
-  bool was_ever_free = false;
-  bool renamed_under_it = false;
-  {
-    auto successor = make_successor(lock);
-    const Script script([&](const sys::CallInfo& info) {
-      was_ever_free = was_ever_free || !fs::exists(lock.path);
-      renamed_under_it = renamed_under_it || (is(info, sys::Call::renameat) && !other.can_flock());
-      return 0;
-    });
-    CHECK(reclaim(lock.place, pinned, yes, [&]() -> Result<TemporaryName*> { return &successor; }) == Reclaim::done);
+TEST_CASE("a successor takes the place of a removable lock under the lock's flock, which it may keep") {
+  for (const bool keeps_lock : {false, true}) {
+    CAPTURE(keeps_lock);
+    const Removable lock;
+    auto pinned = pinned_at(lock.place);
+    const SecondDescription other(lock.path);
+    const auto before = inode_of(lock.path);
+    bool was_ever_free = false;
+    bool renamed_under_it = false;
+    {
+      Renamed successor(lock);
+      successor.keeps_lock = keeps_lock;
+      const Script script([&](const sys::CallInfo& info) {
+        was_ever_free = was_ever_free || !fs::exists(lock.path);
+        renamed_under_it = renamed_under_it || (is(info, sys::Call::renameat) && !other.can_flock());
+        return 0;
+      });
+      CHECK(reclaim(lock.place, pinned, yes, &successor) == Reclaim::done);
+    }
+    CHECK(!was_ever_free);
+    CHECK(renamed_under_it);
+    CHECK(other.can_flock() != keeps_lock);
+    CHECK(inode_of(lock.path) != before);
+    CHECK(pinned_at(lock.place).content->record.pid == 8);
+    CHECK(names_in(lock.directory.path()).size() == 1);
   }
-  CHECK(!was_ever_free);
-  CHECK(renamed_under_it);
-  CHECK(other.can_flock());
-  CHECK(inode_of(lock.path) != before);
-  CHECK(pinned_at(lock.place).content->record.pid == 8);
-  CHECK(names_in(lock.directory.path()).size() == 1);
 }
 
 TEST_CASE("a successor that does not take the place leaves its temporary name") {
   const Removable lock;
   auto pinned = pinned_at(lock.place);
   const auto fails = [&](const Answer& answer, const Judge& judge) {
-    auto successor = make_successor(lock);
+    Renamed successor(lock);
     const Script script(answer);
-    return reclaim(lock.place, pinned, judge, [&]() -> Result<TemporaryName*> { return &successor; });
+    return reclaim(lock.place, pinned, judge, &successor);
   };
   const Answer nothing = [](const sys::CallInfo&) { return 0; };
   CHECK(fails(nothing, []() -> Result<bool> { return false; }) == Reclaim::spared);

@@ -372,8 +372,7 @@ Result<void> Hold::release_now(Clock::time_point deadline) {
   ClaimedPhase phase(*this);
   Result<void> released;
   if (!params_.joined) {
-    // Looking takes descriptors and memory, and an acquisition that reaches no caller has to be undone without.
-    auto reached = is_announced() ? check_reach() : Result<void>{};
+    auto reached = check_reach();
     released = persist([this] { return core_.try_unlink(); }, deadline);
     if (released && !reached && reached.error().code == Errc::lost) {
       released = std::move(reached);

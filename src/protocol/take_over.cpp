@@ -7,7 +7,6 @@
 #include "protocol/candidate.hpp"
 #include "protocol/file_system_trials.hpp"
 #include "protocol/per_name_locks.hpp"
-#include "system/file_status.hpp"
 #include "system/system.hpp"
 
 namespace sessionlock {
@@ -113,13 +112,8 @@ Result<std::optional<Reclaim>> OwnFile::exchange(PinnedInode& judged, InodeGuard
     }
     return failure(exchanged.code(), "renameat2", place_);
   }
-  Step look = names_inode(directory(), unfinished().c_str(), judged.file);
-  if (struct stat status{}; look.answer == Step::Answer::other && sys::fstat(judged.fd.get(), status).ok()) {
-    // An overlay copies a file of its lower layer when its name is changed: it may have another number now.
-    look = names_inode(directory(), unfinished().c_str(), identity_of(status));
-  }
-  // Where it cannot be looked at, nothing says that it is another one.
-  if (look.answer == Step::Answer::other) {
+  // Where that cannot be looked at, nothing says that it is another one.
+  if (names_inode(directory(), unfinished().c_str(), judged.file).answer == Step::Answer::other) {
     return exchange_back();
   }
   if (can_be_undone_) {

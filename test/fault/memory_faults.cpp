@@ -197,29 +197,29 @@ TEST_CASE("a claim of a PID file that memory is missing for leaves no file") {
                  });
 }
 
-TEST_CASE("whatever memory is missing for, a death is reported to one turn") {
-  // Protects: `ReplacedFile`, which puts back without memory, and `Hold::release_now`, which asks nothing before that.
+TEST_CASE("whatever memory is missing for, a death is reported to one turn, and nobody waits for it") {
+  // Protects: `ReplacedFile`, which puts back without memory.
   Bench session;
-  for (const bool with_observer : {false, true}) {
-    CAPTURE(with_observer);
+  for (const bool has_lock_directory : {false, true}) {
+    CAPTURE(has_lock_directory);
     ManagerOptions options;
-    if (with_observer) {
-      options.observer = [](const Event&) {};
-    }
+    options.lock_directory = has_lock_directory ? session.directory / "locks" : "";
+    options.observer = [](const Event&) {};
     LockManager manager(options);
-    const pid_t dead = dead_pid();
-    const std::string record = foreign_record(dead);
+    const fs::path lock_path = held(manager.try_acquire(session.path)).lock_path();
+    const std::string record = foreign_record(dead_pid());
     std::optional<Result<SessionLock>> lock;
-    without_memory([&] { plant(session.lock, record); }, [&] { lock = manager.try_acquire(session.path); },
+    without_memory([&] { plant(lock_path, record); }, [&] { lock = manager.try_acquire(session.path); },
                    [&] {
                      const bool is_held = lock && lock->has_value();
                      int reports = is_held && (*lock)->reclaimed_from() ? 1 : 0;
                      REQUIRE(reports == (is_held ? 1 : 0));
+                     REQUIRE((is_held || read_text(lock_path) == record));
                      lock.reset();
-                     const auto next = acquired(session);
+                     const auto next = held(manager.try_acquire(session.path));
                      reports += next.reclaimed_from() ? 1 : 0;
                      REQUIRE(reports == 1);
-                     REQUIRE(names_in(session.directory.path()).size() == 1);
+                     REQUIRE(fs::file_size(lock_path) != record.size());
                    });
   }
 }

@@ -101,7 +101,7 @@ TEST_CASE("where each name is a file to the kernel, that is noticed, and no witn
 }
 
 TEST_CASE("where each name is a file to the kernel, a take-over is undone by a second name") {
-  // Protects: that `OwnFile::link_and_rename` compares no inode numbers there, and that no names are exchanged.
+  // Protects: `OwnFile::link_and_rename`.
   on_fuse([](const fs::path&) {
     const Session session;
     const auto dead = dead_pid();

@@ -106,7 +106,6 @@ TEST_CASE("a take-over is undone on an overlay") {
 }
 
 TEST_CASE("a lock of an overlay's lower layer, which an exchange copies up, is taken over") {
-  // Protects: the second look in `OwnFile::exchange`.
   const pid_t dead = dead_pid();
   on_overlay([dead](const fs::path& lower) { plant(lower / "dead.jsonl.lock", foreign_record(dead)); },
              [dead](const fs::path& merged) {

@@ -429,7 +429,7 @@ TEST_CASE("however few descriptors there are, a death is reported to one turn") 
       REQUIRE(::setrlimit(RLIMIT_NOFILE, &before) == 0);
       int reports = lock && lock->reclaimed_from() ? 1 : 0;
       CHECK(lock.has_value() == (reports == 1));
-      undone += was_taken_over && !lock ? 1 : 0;
+      undone += was_taken_over && !lock ? std::size_t{1} : std::size_t{0};
       lock = tl::unexpected(Error{});
       const auto next = held(manager.try_acquire(link));
       reports += next.reclaimed_from() ? 1 : 0;

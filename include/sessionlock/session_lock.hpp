@@ -94,8 +94,8 @@ class SESSIONLOCK_API SessionLock {
   /// Whether this handle has a hold that has not ended as far as this process knows. Asks nobody; see `verify`.
   [[nodiscard]] bool owns() const noexcept;
   /// The stale lock that this acquisition replaced, if it did: an application may have to repair what its owner left
-  /// undone. Exact: the turn after an owner's death is told of it, and no other is. What a sweep or an operator removed
-  /// is reported there instead.
+  /// undone. Exact: the turn after an owner's death is told of it, and no other is. Of threads that share a re-entrant
+  /// hold it is the one whose acquire returned first. What a sweep or an operator removed is reported there instead.
   [[nodiscard]] const std::optional<Inspection>& reclaimed_from() const;
   /// Canonical. Empty for a handle that owns nothing. Lifetime: that of the handle.
   [[nodiscard]] const std::filesystem::path& session_path() const;

@@ -16,6 +16,7 @@
 #include "protocol/lock_file.hpp"
 #include "protocol/publication.hpp"
 #include "protocol/reclaim.hpp"
+#include "protocol/temporary_name.hpp"
 #include "system/deadline.hpp"
 #include "system/file_status.hpp"
 #include "system/lasting.hpp"

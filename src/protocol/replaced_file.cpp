@@ -19,7 +19,7 @@ ReplacedFile::~ReplacedFile() {
   if (!is_kept() || !replaced_.fd.is_registered()) {
     return;
   }
-  const auto enter = [this] { return InodeGuard::enter(directory(), lock_.name.c_str(), successor_fd_, successor_); };
+  const auto enter = [this] { return InodeGuard::enter(lock_.view(), successor_fd_, successor_); };
   const bool is_done = retry_until(std::chrono::steady_clock::now() + k_patience, [&] {
     const InodeGuard guard = enter();
     return guard.is_entered() ? put_back().answer != Step::Answer::failed : guard.step().answer == Step::Answer::other;
@@ -64,7 +64,7 @@ Step ReplacedFile::exchange_back() const noexcept {
   }
   // 1. The successor is compared with the path. 2. A program that deletes locks without the protocol deletes it, and
   // another process publishes. 3. The exchange takes that process's lock from the path. 4. It gets its name back here.
-  const bool took_another = names_inode(directory(), kept_name_.c_str(), successor_).answer == Step::Answer::other;
+  const bool took_another = names_inode(kept(), successor_).answer == Step::Answer::other;
   if (took_another && sys::exchange_names(directory(), kept_name_.c_str(), lock_.name.c_str()).ok()) {
     return {Step::Answer::other};
   }

@@ -48,6 +48,9 @@ class ReplacedFile {
 
  private:
   [[nodiscard]] int directory() const noexcept { return lock_.directory->fd.get(); }
+  [[nodiscard]] PlaceView kept() const noexcept {
+    return {directory(), kept_name_.c_str(), lock_.directory->traits->local};
+  }
   [[nodiscard]] Step exchange_back() const noexcept;
   [[nodiscard]] Step rename_back() const noexcept;
   void unlock() const noexcept;

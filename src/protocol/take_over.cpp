@@ -113,7 +113,7 @@ Result<std::optional<Reclaim>> OwnFile::exchange(PinnedInode& judged, InodeGuard
     return failure(exchanged.code(), "renameat2", place_);
   }
   // Where that cannot be looked at, nothing says that it is another one.
-  if (names_inode(directory(), unfinished().c_str(), judged.file).answer == Step::Answer::other) {
+  if (names_inode(candidate_->temporary()->place().view(), judged.file).answer == Step::Answer::other) {
     return exchange_back();
   }
   if (can_be_undone_) {
@@ -127,8 +127,7 @@ Result<std::optional<Reclaim>> OwnFile::exchange(PinnedInode& judged, InodeGuard
 // 1. A compares the judged inode with the path. 2. A program that deletes locks without the protocol deletes it, and B
 // publishes. 3. A's exchange takes B's lock from the path. 4. A sees it, and gives B's lock its name back.
 Reclaim OwnFile::exchange_back() {
-  const InodeGuard guard =
-      InodeGuard::enter(directory(), place_.name.c_str(), candidate_->fd().get(), candidate_->file());
+  const InodeGuard guard = InodeGuard::enter(place_.view(), candidate_->fd().get(), candidate_->file());
   if (guard.is_entered() && sys::exchange_names(directory(), unfinished().c_str(), place_.name.c_str()).ok()) {
     return Reclaim::replaced;
   }
@@ -150,7 +149,7 @@ Result<Reclaim> OwnFile::link_and_rename(PinnedInode& judged, InodeGuard& guard)
   TemporaryName kept_name(std::move(kept));
   // Where each name is a file of its own to the kernel, the second one has another number.
   if (!traits().locks_are_per_name.load()) {
-    const Step same = names_inode(directory(), kept_name.place().name.c_str(), judged.file);
+    const Step same = names_inode(kept_name.place().view(), judged.file);
     if (same.answer != Step::Answer::done) {
       return same.answer == Step::Answer::failed ? tl::unexpected(to_error(same, place_.path()))
                                                  : Result<Reclaim>(Reclaim::replaced);
@@ -179,8 +178,8 @@ Result<Reclaim> OwnFile::copy_and_rename(PinnedInode& judged) {
     return read ? failure(former.content.error(), "read lock", place_) : tl::unexpected(std::move(read).error());
   }
   const std::string id = other_id(publication_.id);
-  const Publication publication{publication_.mode, id, false,
-                                [&](const FileIdentity*) { return former.content->text; }};
+  const Publication publication{publication_.mode, id, false, [&](const FileIdentity*) { return former.content->text; },
+                                publication_.permissions};
   std::optional<Candidate> copy;
   auto made = make_unfinished(place_, publication, copy);
   if (made) {
@@ -195,7 +194,7 @@ Result<Reclaim> OwnFile::copy_and_rename(PinnedInode& judged) {
   }
   copy->temporary()->forget();
   PublishedFile kept = copy->take();
-  InodeGuard::lock(kept.fd.get()).keep();  // nobody else has opened it
+  InodeGuard::lock(place_.view(), kept.fd.get()).keep();  // nobody else has opened it
   keep({std::move(kept.fd), kept.file, judged.modified});
   return Reclaim::done;
 }

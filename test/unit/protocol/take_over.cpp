@@ -47,7 +47,7 @@ struct DeadLock {
     const InspectionContext context{StalePolicy{}, [](const FileIdentity&) { return false; }, std::nullopt};
     Inspection inspection = judge(pinned, place, context);
     record = own_record();
-    return sessionlock::take_over(place, pinned, inspection, context, lock_publication(place, record, 0600));
+    return sessionlock::take_over(place, pinned, inspection, context, lock_publication(place, record, {}));
   }
   [[nodiscard]] TakeOver taken_over() {
     auto taken = take_over();

@@ -95,8 +95,7 @@ Result<void> remove_if_left_behind(const Place& unfinished, WallTime now) {
   if (!can_be_lock || !is_abandoned(file, now)) {
     return {};
   }
-  const InodeGuard guard =
-      InodeGuard::enter(unfinished.view(), file.fd.get(), file.file);
+  const InodeGuard guard = InodeGuard::enter(unfinished.view(), file.fd.get(), file.file);
   if (!guard.is_entered()) {
     const bool has_failed = guard.step().answer == Step::Answer::failed;
     return has_failed ? tl::unexpected(to_error(guard.step(), unfinished.path())) : Result<void>{};

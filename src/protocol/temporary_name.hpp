@@ -33,10 +33,10 @@ struct PinnedFile;
 /// process holds its witness. `now`: by the clock of the file's file system.
 [[nodiscard]] bool is_abandoned(const PinnedFile& unfinished, WallTime now);
 
-/// Removes an unfinished lock that its maker left behind: a file that can be one, is abandoned, and which no process has
-/// locked (flock(2)), as one does that may put it back (`ReplacedFile`). Its name was made for one publication and is
-/// never used again. Anything else is left alone. `now`: by the clock of the file's file system. Errors: those of the
-/// calls.
+/// Removes an unfinished lock that its maker left behind: a file that can be one, is abandoned, and which no process
+/// has locked (flock(2)), as one does that may put it back (`ReplacedFile`). Its name was made for one publication and
+/// is never used again. Anything else is left alone. `now`: by the clock of the file's file system. Errors: those of
+/// the calls.
 [[nodiscard]] Result<void> remove_if_left_behind(const Place& unfinished, WallTime now);
 
 /// A file under a temporary name, which is removed at the end of the scope unless the file has got another name by

@@ -663,7 +663,7 @@ TEST_CASE("a thread that shares what another took over keeps it, and is told, wh
   {
     const Script script(outermost([&](const sys::CallInfo& info) {
       if (std::this_thread::get_id() != a_thread) {
-        b_waits = b_waits || is_call_on(info, sys::Call::fstatat, "s.jsonl");
+        b_waits = b_waits || is_call_on(info, sys::Call::statx, "s.jsonl");
         return 0;
       }
       if (!has_begun && replaces_lock(info)) {
@@ -671,7 +671,7 @@ TEST_CASE("a thread that shares what another took over keeps it, and is told, wh
         thread = std::thread([&] { b = manager.acquire(session.path, options); });
         wait_until("B waits", [&] { return b_waits.load(); });
         std::this_thread::sleep_for(50ms);  // B may come later and share all the same
-      } else if (has_begun && !is_shared && is_call_on(info, sys::Call::fstatat, "link")) {
+      } else if (has_begun && !is_shared && is_call_on(info, sys::Call::statx, "link")) {
         is_shared = true;
         thread.join();
         fs::remove(link);

@@ -385,7 +385,7 @@ TEST_CASE("a lock on what the session was is given back as soon as no other proc
     if (is_stale) {
       plant(session.lock, record);
     }
-    MovingSession moving(session, is_stale ? sys::Call::renameat : sys::Call::linkat, EWOULDBLOCK);
+    MovingSession moving(session, is_stale ? sys::Call::renameat2 : sys::Call::linkat, EWOULDBLOCK);
     Acquire acquire(session);
     for (int i = 0; i < 3; ++i) {
       REQUIRE(!acquire->advance());

@@ -1,5 +1,6 @@
 #include "chaos/judgement.hpp"
 
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <fstream>
@@ -35,6 +36,15 @@ std::vector<std::uint8_t> count_records(World& world, const fs::path& path, std:
   return seen;
 }
 
+/// Makes what killed processes left under temporary names so old that a sweep may remove it.
+void age_unfinished(const fs::path& directory) {
+  for (const auto& name : names_in(directory)) {
+    if (name.ends_with(".tmp") && !Bystanders::is_name(name)) {
+      fs::last_write_time(directory / name, fs::file_time_type::clock::now() - std::chrono::hours{1});
+    }
+  }
+}
+
 }  // namespace
 
 void judge_session(World& world, const fs::path& directory, std::size_t number) {
@@ -63,6 +73,7 @@ void judge_session(World& world, const fs::path& directory, std::size_t number) 
 }
 
 void judge_directory(World& world, const fs::path& directory) {
+  age_unfinished(directory);
   (void)sweep(directory);
   for (const auto& name : names_in(directory)) {
     const bool is_session = name.ends_with(".jsonl") || name.ends_with(".torn");

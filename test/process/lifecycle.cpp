@@ -483,7 +483,8 @@ TEST_CASE("an exit destroys nothing that another thread is about to use") {
   CHECK(child.wait().exited_with(0));
 }
 
-TEST_CASE("an exit while other threads are busy with locks ends as it was asked to") {
+TEST_CASE("an exit while other threads are busy with locks ends as it was asked to" *
+          doctest::skip(SESSIONLOCK_THREAD_SANITIZER)) {  // which reports threads that an exit leaves unjoined
   exit_while_busy(k_exits);
 }
 

@@ -110,12 +110,13 @@ TEST_CASE("a take-over that is dropped puts back the very file, and leaves it un
 
 TEST_CASE("a kept file is not put back over another's lock") {
   DeadLock lock;
+  const std::string other = foreign_record(::getppid());
   {
     const auto taken = lock.taken_over();
     fs::remove(lock.path);
-    plant(lock.path, foreign_record(::getppid()));
+    plant(lock.path, other);
   }
-  CHECK(read_text(lock.path) == foreign_record(::getppid()));
+  CHECK(read_text(lock.path) == other);
   CHECK(names_in(lock.directory.path()).size() == 1);
 }
 

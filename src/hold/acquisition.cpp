@@ -101,6 +101,7 @@ Acquisition::Stage Acquisition::run_stage() {
 
 Acquisition::Stage Acquisition::rest_until(Clock::time_point until, Stage next) {
   rests_until_ = until;
+  has_rested_ = true;
   return next;
 }
 
@@ -254,8 +255,8 @@ Acquisition::Stage Acquisition::yield() {
     }
     yield_end_.reset();
   }
-  // This thread may have waited for its turn.
-  return has_usable_descriptors(*location_) ? Stage::publish : relocate();
+  // A thread that waited for its turn may have lost descriptors meanwhile; what was just opened needs no second look.
+  return !has_rested_ || has_usable_descriptors(*location_) ? Stage::publish : relocate();
 }
 
 // publish: a complete lock under a name that must not exist yet

@@ -127,6 +127,8 @@ class Acquisition {
   /// Until when a lock that cannot be given back is tried again.
   Deadline::Clock::time_point give_back_end_{};
 
+  /// Since it began; a program may close descriptors that are not its own while an acquire rests.
+  bool has_rested_{false};
   int relocations_{0};
   int immediate_retries_{0};
   bool has_waited_{false};

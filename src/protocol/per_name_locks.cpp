@@ -100,9 +100,7 @@ Result<std::optional<PublishedFile>> NamedLock::open() {
          "the file system does not show the whole record that was written to it; keep the locks on another "
          "(--lock-directory)"});
   }
-  PublishedFile published{std::move((*pinned)->fd), (*pinned)->file, false};
-  published.fd.expect(published.file);
-  return published;
+  return PublishedFile{std::move((*pinned)->fd), (*pinned)->file, false};
 }
 
 Result<void> take(Candidate& candidate, std::initializer_list<Result<void> (Candidate::*)()> steps) {

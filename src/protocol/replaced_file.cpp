@@ -35,7 +35,6 @@ ReplacedFile::~ReplacedFile() {
 
 void ReplacedFile::keep(PinnedInode&& replaced, int successor_fd, const FileIdentity& successor) noexcept {
   replaced_ = std::move(replaced);
-  replaced_.fd.expect(replaced_.file);  // an observer may run before the acquisition has reached its caller
   successor_fd_ = successor_fd;
   successor_ = successor;
   is_kept_.store(true);

@@ -122,6 +122,43 @@ TEST_CASE("an acquire rests in the queue behind another thread's lock until its 
   CHECK(acquire->take().has_value());
 }
 
+TEST_CASE("an acquire whose directory's descriptor became another directory's in the queue publishes nothing there") {
+  // Protects: `has_usable_descriptors` in `Acquisition::yield`. As a program does that becomes a daemon:
+  // 1. A rests in the queue. 2. The program closes all descriptors, and opens another directory under one of the
+  // numbers.
+  const Session session;
+  const TemporaryDirectory elsewhere;
+  auto child = ChildProcess::run([&](Channel&) {
+    auto other = held_here(session);
+    Acquire acquire(session);
+    REQUIRE_IN_CHILD(!acquire->advance() && acquire->stage() == Stage::queue);
+    int replaced = 0;
+    for (const auto& entry : fs::directory_iterator("/proc/self/fd")) {
+      std::error_code none;
+      if (fs::read_symlink(entry.path(), none) == session.directory.path()) {
+        const int directory = ::open(elsewhere.path().c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
+        REQUIRE_IN_CHILD(::dup3(directory, std::stoi(entry.path().filename()), O_CLOEXEC) > 0);
+        ++replaced;
+      }
+    }
+    REQUIRE_IN_CHILD(replaced > 0);
+    REQUIRE_IN_CHILD(code_of(other.release()) == Errc::lost);
+    bool published_elsewhere = false;
+    const Script script([&](const sys::CallInfo&) {
+      published_elsewhere = published_elsewhere || !names_in(elsewhere.path()).empty();
+      return 0;
+    });
+    while (!acquire->advance()) {
+      acquire->slot().wake();
+    }
+    const auto lock = acquire->take();
+    REQUIRE_IN_CHILD(!published_elsewhere && names_in(elsewhere.path()).empty());
+    REQUIRE_IN_CHILD(lock.has_value() && lock->verify().has_value());
+    return 0;
+  });
+  CHECK(child.wait().exited_with(0));
+}
+
 TEST_CASE("in the queue an acquire gives up at its deadline and at a stop request, and those behind it move up") {
   const Session session;
   std::optional<SessionLock> other = held_here(session);

@@ -7,10 +7,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -69,6 +71,16 @@ void append_bytes(const fs::path& path, std::string_view bytes) {
   std::ofstream file(path, std::ios::binary | std::ios::app);
   file << bytes << std::flush;
   REQUIRE(file.good());
+}
+
+/// Does something once, when a torn line has been copied and the cut comes next.
+std::function<int(const sys::CallInfo&)> before_the_cut(std::function<void()> act) {
+  return [act = std::move(act), done = false](const sys::CallInfo& info) mutable {
+    if (info.call == sys::Call::fsync && !std::exchange(done, true)) {
+      act();
+    }
+    return 0;
+  };
 }
 
 mode_t mode_of(const fs::path& path) {
@@ -711,13 +723,10 @@ TEST_CASE("a torn line that another program completes while it is copied stays, 
   Session session("{\"a\":1}\n{\"b\":");
   auto transcript = session.open();
   bool done = false;
-  const Script script([&](const sys::CallInfo& info) {
-    if (!done && info.call == sys::Call::fsync) {  // the copy is written, and the cut comes next
-      done = true;
-      add_raw(session.path, "2}\n");
-    }
-    return 0;
-  });
+  const Script script(before_the_cut([&] {
+    done = true;
+    add_raw(session.path, "2}\n");
+  }));
   const auto report = must(transcript.append(R"({"c":3})"));
   CHECK(done);
   CHECK(report.torn_bytes_moved == 0);
@@ -729,13 +738,10 @@ TEST_CASE("a transcript that another program cuts while its torn line is copied 
   Session session("{\"a\":1}\n{\"b\":");
   auto transcript = session.open();
   bool done = false;
-  const Script script([&](const sys::CallInfo& info) {
-    if (!done && info.call == sys::Call::fsync) {
-      done = true;
-      REQUIRE(::truncate(session.path.c_str(), 0) == 0);
-    }
-    return 0;
-  });
+  const Script script(before_the_cut([&] {
+    done = true;
+    REQUIRE(::truncate(session.path.c_str(), 0) == 0);
+  }));
   (void)must(transcript.append(R"({"c":3})"));
   CHECK(done);
   CHECK(session.text() == "{\"c\":3}\n");
@@ -746,13 +752,10 @@ TEST_CASE("a torn line that another program overwrites while it is copied is cop
   Session session("0\n{\"a\":");
   auto transcript = session.open();
   bool done = false;
-  const Script script([&](const sys::CallInfo& info) {
-    if (!done && info.call == sys::Call::fsync) {
-      done = true;
-      write_text(session.path, "0\n{\"b\":");
-    }
-    return 0;
-  });
+  const Script script(before_the_cut([&] {
+    done = true;
+    write_text(session.path, "0\n{\"b\":");
+  }));
   CHECK(must(transcript.append("1")).torn_bytes_moved == 5);
   CHECK(done);
   CHECK(session.text() == "0\n1\n");
